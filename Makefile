@@ -1,0 +1,45 @@
+# make quickstart   sets everything up and trains a small network on real CIFAR-10
+# make test         sets everything up and runs the tests
+
+# The first Python of at least 3.11 that runs; PYTHON=... names another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+# jax for the hardware found: an NVIDIA GPU, a TPU, or none.
+ACCELERATOR := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
+  elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; fi)
+WORKDIR ?= runs/quickstart
+RUN := .venv/bin/python
+
+.PHONY: quickstart test lint clean-venv
+.DELETE_ON_ERROR:
+
+quickstart: .venv/installed
+	$(RUN) main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: .venv/installed-test
+	$(RUN) -m pytest -n 2
+
+lint: .venv/installed-test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+.venv/installed: pyproject.toml $(wildcard constraints/*.txt)
+	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
+	@echo "Setting up .venv with $$($(PYTHON) --version), jax for $(or $(ACCELERATOR),CPU)"
+	$(PYTHON) -m venv .venv
+	$(call install,$(ACCELERATOR))
+	touch $@
+
+.venv/installed-test: .venv/installed
+	$(call install,test)
+	touch $@
+
+# Tested versions are pinned for the Pythons that have a file in constraints/.
+define install
+pins=constraints/$$($(RUN) -c 'import sys; print("python%d.%d.txt" % sys.version_info[:2])'); \
+	test -f $$pins && pins="-c $$pins" || pins=""; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check $$pins -e '.[$(1)]'
+endef
+
+clean-venv:
+	rm -rf .venv

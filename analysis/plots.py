@@ -1,0 +1,80 @@
+"""Plots of a run, in one style."""
+
+import time
+from typing import Any
+
+from etils import epath
+
+_REDRAW_SECONDS = (
+  15  # drawing costs about half a second, which short epochs should not pay each time
+)
+_STYLE = {
+  "figure.dpi": 120,
+  "font.size": 9,
+  "axes.grid": True,
+  "grid.alpha": 0.3,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "legend.frameon": False,
+}
+
+
+class LearningCurves:
+  """Keeps a PNG of loss, accuracy and learning rate up to date while a run goes on."""
+
+  def __init__(self, path: epath.Path):
+    self._path = path
+    self._drawn = -_REDRAW_SECONDS
+
+  def draw(self, rows: list[dict[str, Any]], title: str, at_once: bool = False) -> None:
+    """Draws the rows of metrics.jsonl, unless it did so moments ago and need not now."""
+    now = time.monotonic()
+    if at_once or now - self._drawn >= _REDRAW_SECONDS:
+      learning_curves(rows, title, self._path)
+      self._drawn = time.monotonic()
+
+
+def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) -> None:
+  """Writes loss, accuracy and learning rate by epoch as a PNG.
+
+  Args:
+    rows: as in metrics.jsonl; 'val_' values may be missing. Several seeds are drawn as thin lines
+      round their mean.
+    title: what stands above.
+    path: the PNG.
+  """
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot as plt
+  from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+  epochs = [row["epoch"] for row in rows]
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+    for axis, name in zip(axes, ("loss", "accuracy"), strict=False):
+      for split, colour in (("train", "tab:blue"), ("val", "tab:orange")):
+        key = f"{split}_{name}"
+        if key not in rows[0]:
+          continue
+        for i in range(len(rows[0].get("seeds", ()))):
+          axis.plot(epochs, [r["seeds"][i][key] for r in rows], color=colour, alpha=0.25, lw=0.7)
+        label = "train" if split == "train" else "validation"
+        marker = "o" if len(rows) < 15 else None
+        axis.plot(
+          epochs, [r[key] for r in rows], color=colour, label=label, marker=marker, markersize=3
+        )
+      axis.set(xlabel="epoch", title=name.capitalize())
+      axis.legend()
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes[2].plot(epochs, [row["learning_rate"] for row in rows], color="tab:green", marker=marker)
+    axes[2].set(xlabel="epoch", title="Learning rate")
+    axes[2].set_ylim(bottom=0)
+    for axis in axes:
+      axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(title)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+      figure.savefig(file, format="png")
+    temporary.replace(path)
+    plt.close(figure)

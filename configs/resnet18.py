@@ -1,0 +1,26 @@
+"""ResNet-18 (He et al. 2016, CIFAR stem, 11.2 M parameters) on CIFAR-10.
+
+The recipe of most CIFAR code bases: SGD with Nesterov momentum, cosine decay after a short warm-up,
+crop and flip. Weight decay 5e-4 in PyTorch's meaning, on all parameters.
+Expected: at least 95 % test accuracy in 60 epochs.
+"""
+
+import ml_collections
+
+from configs import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = default.get_config()
+  config.model.name = "resnet18"
+  config.num_epochs = 60
+  config.batch_size = 128
+  config.augment = "random_crop(padding=4) | random_flip()"
+  config.optimizer.name = "sgd"
+  config.optimizer.learning_rate = 0.1
+  config.optimizer.momentum = 0.9
+  config.optimizer.nesterov = True
+  config.loss.l2 = (("", 2.5e-4),)
+  config.schedule.name = "warmup_cosine"
+  config.schedule.warmup_epochs = 2.0
+  return config

@@ -1,0 +1,128 @@
+"""The one entry: python main.py --config=configs/resnet18.py --workdir=/tmp/run
+
+Any field of the config is overridden by --config.field=value. --mode=train (the default) trains, or
+resumes what --workdir holds; --mode=prepare fetches and prepares the data only; --mode=summary
+prints the layers of the model and its parameters.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import console
+import errors
+
+# Fields that a config file does not list are accepted here and checked in configs/check.py and by
+# what they are arguments of, whose messages name the alternatives.
+config_flags.DEFINE_config_file(
+  "config",
+  None,
+  "The experiment: a file of configs/.",
+  lock_config=False,
+  accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; made if it is not there.")
+_MODES = ("train", "prepare", "summary")
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator_address", None, "host:port of process 0, where the cluster does not tell it."
+)
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "With coordinator_address: how many.")
+_PROCESS = flags.DEFINE_integer("process_id", None, "With coordinator_address: which this is.")
+
+
+def main(argv: list[str]) -> None:
+  if len(argv) > 1:
+    raise errors.UserError(f"{argv[1]}: not understood; options are written --name=value")
+  config = flags.FLAGS.config
+  if config is None:
+    raise errors.UserError("--config: missing; name an experiment, such as configs/resnet18.py")
+  if _MODE.value == "prepare":
+    _prepare(config)
+  elif _MODE.value == "summary":
+    _start_jax()
+    from analysis import summary
+
+    print(summary.describe(config))
+  else:
+    if not _WORKDIR.value:
+      raise errors.UserError("--workdir: missing; name the folder that is to hold the run")
+    _start_jax()
+    import results
+    import train
+
+    print(results.summary(train.train_and_evaluate(config, _WORKDIR.value)))
+    print(f"wrote {os.path.join(_WORKDIR.value, 'results.json')}")
+
+
+def _prepare(config) -> None:
+  import datasets
+  from configs import check
+
+  check.check(config)
+  data = config.data
+  dataset = datasets.prepare(data.name, data.dir or None, data.source or None)
+  print(
+    f"{dataset.name}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
+    f"images of {len(dataset.class_names)} classes, fingerprint {dataset.fingerprint}"
+  )
+
+
+def _start_jax() -> None:
+  """Joins the other processes, if any, and caches compiled programs across runs."""
+  import jax
+
+  cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/cifar-jax")
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  if _COORDINATOR.value:
+    jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+
+
+def run() -> None:
+  """Parses the command line and runs `main`; an error is one line, and a code other than 0."""
+  logging.set_verbosity(logging.WARNING)
+  console.show_log()
+  try:
+    app.run(main, flags_parser=_parse)
+  except SystemExit:
+    raise
+  except BaseException as error:
+    # By name, so that a wrong flag is answered without importing the training program.
+    if "--debug" in sys.argv or "--debug=true" in sys.argv:
+      raise
+    if type(error).__name__ == "Interrupted":
+      print(f"{error}: saved; the same command resumes", file=sys.stderr)
+      sys.exit(128 + error.signum)
+    message = _message(error)
+    if message is None:
+      raise
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise errors.UserError(f"{error}; see --help") from error
+  except (OSError, ImportError, SyntaxError) as error:
+    raise errors.UserError(f"--config: cannot be loaded: {error}") from error
+
+
+def _message(error: BaseException) -> str | None:
+  """The line for an error that a person can mend, or None for one that is a fault of this code."""
+  if isinstance(error, errors.UserError):
+    return str(error)
+  if isinstance(error, OSError):
+    return f"{error.filename or 'I/O'}: {error.strerror or error}"
+  if isinstance(error, KeyboardInterrupt):
+    return "interrupted"
+  return None
+
+
+if __name__ == "__main__":
+  run()
