@@ -1,14 +1,15 @@
 """What a person sees of long work: lines, and a bar on a terminal where lines would be too many."""
 
+import contextlib
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
 
 log = logging.getLogger("cifar-jax")  # apart from absl's, in which libraries tell of every file
-
-HEARTBEAT_SECONDS = 30
+SECONDS_BETWEEN_LINES = 10.0
 
 
 def show_log() -> None:
@@ -25,46 +26,51 @@ class _AboveBar(logging.Handler):
     tqdm.write(self.format(record), file=sys.stderr)
 
 
-class Progress:
-  """Counts `total` units of work: `with Progress('epoch 1/10', 390, 'step') as p: p.advance(1)`."""
+@contextlib.contextmanager
+def progress(
+  what: str, total: int | None, unit: str, done: int = 0
+) -> Iterator[Callable[..., None]]:
+  """Yields `advance(n, **values)`, to be called as n more units are done.
 
-  def __init__(self, title: str, total: int, unit: str, done: int = 0):
-    self._title, self._total, self._unit, self._done = title, total, unit, done
-    self._started_at = done
-    self._start = self._last = time.monotonic()
-    self._bar = None
-    if sys.stderr.isatty():
-      self._bar = tqdm(
-        total=total, initial=done, desc=title, unit=unit, leave=False, dynamic_ncols=True
-      )
+  A bar on a terminal; elsewhere a line now and then, with the speed and the seconds left.
 
-  def __enter__(self) -> "Progress":
-    return self
+  Args:
+    what: what is being done, such as 'epoch 1/10'.
+    total: units in all; None when nobody knows.
+    unit: name of a unit, such as 'step', or 'B' for bytes.
+    done: units done before.
 
-  def __exit__(self, *_: object) -> None:
-    if self._bar is not None:
-      self._bar.close()
+  The values, such as loss=1.23, are shown beside.
+  """
+  if sys.stderr.isatty():
+    scale = unit == "B"
+    with tqdm(
+      desc=what, total=total, unit=unit, initial=done, unit_scale=scale, leave=False
+    ) as bar:
 
-  def advance(self, units: int, **values: float) -> None:
-    """Counts `units` more as done; `values` are shown beside, such as loss=1.23."""
-    self._done += units
-    shown = {name: f"{value:.4f}" for name, value in values.items()}
-    if self._bar is not None:
-      self._bar.set_postfix(shown, refresh=False)
-      self._bar.update(units)
+      def move(n: int, **values: float) -> None:
+        bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
+        bar.update(n)
+
+      yield move
+    return
+
+  now, before, start = done, done, time.monotonic()
+  next_line = start + SECONDS_BETWEEN_LINES
+
+  def tell(n: int, **values: float) -> None:
+    nonlocal now, next_line
+    now += n
+    seconds = time.monotonic() - start
+    if start + seconds < next_line or now == total:
       return
-    now = time.monotonic()
-    if now - self._last >= HEARTBEAT_SECONDS and self._done < self._total:
-      self._last = now
-      rate = (self._done - self._started_at) / (now - self._start)
-      log.info(
-        "%s: %s %d/%d, %.1f %s/s, %.0f s left%s",
-        self._title,
-        self._unit,
-        self._done,
-        self._total,
-        rate,
-        self._unit,
-        (self._total - self._done) / rate,
-        "".join(f", {name} {value}" for name, value in shown.items()),
-      )
+    next_line += SECONDS_BETWEEN_LINES
+    rate = (now - before) / seconds
+    line = f"{what}: {now:,}"
+    if total:
+      line += f" of {total:,} {unit} ({now / total:.0%}), {(total - now) / rate:.0f} s left"
+    else:
+      line += f" {unit}"
+    log.info("%s", ", ".join([line, *(f"{name} {value:.4f}" for name, value in values.items())]))
+
+  yield tell

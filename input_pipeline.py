@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 import jax
 import ml_collections
 import numpy as np
+from absl import flags
 
 import augment
 import datasets
@@ -266,6 +267,8 @@ class StreamedSource:
     read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
     batches = grain.MapDataset.source(_Reader(self._splits, shards)).to_iter_dataset(read)
     if self._workers:
+      if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which a notebook has not parsed
+        flags.FLAGS.mark_as_parsed()
       batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers))
     for shard in batches:
       yield shard, {}

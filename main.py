@@ -73,6 +73,10 @@ def _prepare(config) -> None:
 
 def _start_jax() -> None:
   """Joins the other processes, if any, and caches compiled programs across runs."""
+  # With more virtual devices than cores (--xla_force_host_platform_device_count), XLA:CPU's
+  # collectives block all threads of its pool and never end; NPROC is what sizes the pool.
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", "64")
   import jax
 
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/cifar-jax")
@@ -80,6 +84,8 @@ def _start_jax() -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   if _COORDINATOR.value:
     jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if _PROCESS.value:
+      console.log.setLevel("WARNING")  # the first process tells what all of them do
 
 
 def run() -> None:

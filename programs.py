@@ -69,7 +69,7 @@ class Programs:
     self._source = source
     self._steps_per_epoch = steps_per_epoch
     self._evaluation_batches = evaluation_batches
-    self._compiled: dict[tuple[str, int], Callable] = {}
+    self._programs: dict[tuple[str, int], Callable] = {}
     self.compile_seconds = 0.0
 
   def train(self, steps: int, state: PyTree, shard: dict, data: dict) -> tuple[PyTree, jax.Array]:
@@ -95,11 +95,14 @@ class Programs:
     }
 
   def _run(self, name: tuple[str, int], program: Callable, donate: bool, *arguments: Any) -> Any:
-    if name not in self._compiled:
-      start = time.monotonic()
-      self._compiled[name] = parallel(program, donate).lower(*arguments).compile()
-      self.compile_seconds += time.monotonic() - start
-    return self._compiled[name](*arguments)
+    if name in self._programs:
+      return self._programs[name](*arguments)
+    # Not lowered and compiled apart: over several processes only a call knows the global shapes.
+    start = time.monotonic()
+    self._programs[name] = parallel(program, donate)
+    out = self._programs[name](*arguments)  # returns when compiled; the work itself is not awaited
+    self.compile_seconds += time.monotonic() - start
+    return out
 
   def _over_seeds(self, program: Callable) -> Callable:
     """Maps over the seeds of the first argument and of the order; the images are shared."""

@@ -27,7 +27,7 @@ class RunFolder:
 
   def __init__(self, workdir: epath.PathLike, writer: bool = True):
     self.path = epath.Path(workdir)
-    self._writer = writer
+    self.writer = writer
     self._tensorboard = None
     if writer:
       try:
@@ -40,7 +40,7 @@ class RunFolder:
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
     """Holds the folder for this process alone; UserError if another run holds it."""
-    if not self._writer or "://" in str(self.path):  # object stores have no locks
+    if not self.writer or "://" in str(self.path):  # object stores have no locks
       yield
       return
     lock = filelock.FileLock(self.path / ".lock")
@@ -100,7 +100,7 @@ class RunFolder:
 
   def write_scalars(self, row: dict[str, Any]) -> None:
     """Appends an epoch's numbers to the TensorBoard events; a repeated epoch replaces its first."""
-    if not self._writer or "://" in str(self.path):
+    if not self.writer or "://" in str(self.path):
       return
     if self._tensorboard is None:
       from tensorboardX import SummaryWriter
@@ -129,7 +129,7 @@ class RunFolder:
     self._write(name, json.dumps(_finite(value), indent=2) + "\n")
 
   def _write(self, name: str, text: str) -> None:
-    if not self._writer:
+    if not self.writer:
       return
     temporary = self.path / f".{name}.tmp"
     temporary.write_text(text)

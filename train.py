@@ -20,7 +20,6 @@ import numpy as np
 import optax
 from flax import struct
 
-import callbacks
 import checkpoints
 import errors
 import input_pipeline
@@ -32,7 +31,8 @@ import run_folder
 import schedules
 from analysis import plots
 from configs import check
-from console import Progress, log
+from console import log, progress
+from controls import Controls
 
 PyTree = Any
 _IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
@@ -282,7 +282,7 @@ def _train(
     config.num_epochs * steps_per_epoch,
   )
   tx = optimizers.create(config.optimizer, schedule)
-  controls = callbacks.Controls(config)
+  controls = Controls(config)
   preprocess = input_pipeline.make_preprocess(config, dataset, steps_per_epoch)
 
   def start(seed: jax.Array) -> tuple[TrainState, PyTree]:
@@ -365,7 +365,7 @@ def _train(
     dispatches = _dispatches(steps_per_epoch - done, steps_at_once)
     title = f"epoch {epoch + 1}/{config.num_epochs}"
     shards = source.train(order, config.batch_size, done, dispatches)
-    with Progress(title, steps_per_epoch, "step", done) as progress:
+    with progress(title, steps_per_epoch, "steps", done) as advance:
       queue: deque[tuple[int, jax.Array]] = deque()
       for count, (shard, data) in zip(dispatches, shards, strict=True):
         state, loss = program.train(count, state, shard, data)
@@ -373,7 +373,7 @@ def _train(
         queue.append((count, loss))
         if len(queue) > _IN_FLIGHT:
           taken, loss = queue.popleft()
-          progress.advance(taken, loss=float(np.mean(loss)))
+          advance(taken, loss=float(np.mean(loss)))
           if not np.isfinite(loss).any():
             break
         if stop and jax.process_count() == 1 and step % steps_per_epoch:
@@ -402,8 +402,8 @@ def _train(
         values["val_objective"] = values["val_loss"] + np.asarray(penalty_of(variables))
     rate = np.asarray(schedule(step - 1)) * np.asarray(state.lr_scale)
     values["learning_rate"] = rate
-    values = {name: np.asarray(value, np.float32) for name, value in values.items()}
-    control = jax.device_get(update_control(control, epoch + 1, values))
+    values = {name: np.asarray(value, np.float64) for name, value in values.items()}
+    control = jax.device_get(update_control(control, epoch, values))
     state = state.replace(lr_scale=programs.replicate(controls.lr_scale(control)))
     if np.any(controls.improved(control)):
       best = keep_best(controls.improved(control), variables, best)
@@ -415,14 +415,16 @@ def _train(
     rows.append(row)
     seconds, epoch_seconds = seconds + epoch_seconds, 0.0
     last = step == config.num_epochs * steps_per_epoch or controls.stopped(control)
+    stopping = _any_process(stop)
     folder.write_metrics(rows)  # before the checkpoint, so that it never speaks of a missing row
-    if last or stop or (epoch + 1) % config.checkpoint_every == 0:
+    if last or stopping or (epoch + 1) % config.checkpoint_every == 0:
       save(best_is_new)
       best_is_new = False
     folder.write_scalars(row)
-    curves.draw(rows, f"{config.model.name} on {dataset.name}", at_once=last)
+    if folder.writer:
+      curves.draw(rows, f"{config.model.name} on {dataset.name}", at_once=last)
     log.info("%s", results.epoch_line(row, config.num_epochs))
-    if _any_process(stop) and not last:
+    if stopping and not last:
       store.close()
       raise Interrupted(stop[0] if stop else signal.SIGTERM)
 

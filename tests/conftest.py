@@ -1,0 +1,28 @@
+"""Settings every test shares: JAX on the CPU as eight devices, Keras (the oracle) on JAX."""
+
+import logging
+import os
+
+import pytest
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["KERAS_BACKEND"] = "jax"
+flags = os.environ.get("XLA_FLAGS", "")
+if "xla_force_host_platform_device_count" not in flags:
+  os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+os.environ.setdefault("NPROC", "64")  # see main.py: fewer threads than devices can deadlock
+
+
+@pytest.fixture
+def log_lines(monkeypatch):
+  """The lines that the project logs for people, at level INFO and above."""
+  import console
+
+  lines: list[str] = []
+  handler = logging.Handler()
+  handler.emit = lambda record: lines.append(record.getMessage())
+  monkeypatch.setattr(console.log, "handlers", [handler])
+  level = console.log.level
+  console.log.setLevel(logging.INFO)  # setLevel, because it also clears the logger's cache
+  yield lines
+  console.log.setLevel(level)

@@ -1,0 +1,186 @@
+"""Splits, order and the two ways of delivering batches."""
+
+import types
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import datasets
+import errors
+import input_pipeline
+import programs
+from configs import default
+
+
+def fake_dataset(train: int = 230, test: int = 57, name: str = "fake") -> datasets.Dataset:
+  rng = np.random.RandomState(0)
+
+  def split(n: int) -> datasets.Split:
+    images = rng.randint(0, 256, (n, 4, 4, 3)).astype(np.uint8)
+    labels = rng.randint(0, 3, n).astype(np.int32)
+    return datasets.Split(images, labels, np.arange(n, dtype=np.int32))
+
+  names = ("a", "b", "c")
+  return datasets.Dataset(name, split(train), split(test), names, "0" * 64, (0.5,) * 3, (0.25,) * 3)
+
+
+def data_config(**fields) -> ml_collections.ConfigDict:
+  data = default.get_config().data
+  data.update(fields)
+  return data
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+  validation=st.one_of(st.floats(0, 0.9), st.integers(0, 200)),
+  train_examples=st.integers(0, 20),
+  split_seed=st.integers(0, 100),
+)
+def test_splits_are_disjoint_exhaustive_and_stratified(validation, train_examples, split_seed):
+  dataset = fake_dataset()
+  n, labels = len(dataset.train.labels), dataset.train.labels
+  data = data_config(validation=validation, split_seed=split_seed)
+  splits = input_pipeline.make_splits(dataset, data)
+  everything = np.concatenate([splits.train, splits.validation, splits.test])
+  assert np.array_equal(np.sort(everything), np.arange(n + len(dataset.test.labels)))
+  assert np.array_equal(splits.test, np.arange(n, n + len(dataset.test.labels)))
+  count = validation if isinstance(validation, int) else round(validation * n)
+  assert len(splits.validation) == count
+  for c in range(3):
+    share = count * np.mean(labels == c)
+    assert abs(np.sum(labels[splits.validation] == c) - share) < 1
+  data.train_examples = train_examples
+  fewer = input_pipeline.make_splits(dataset, data)
+  assert np.array_equal(fewer.validation, splits.validation)
+  assert len(fewer.train) == (train_examples or len(splits.train))
+  assert np.isin(fewer.train, splits.train).all()
+
+
+def test_split_is_the_same_on_every_machine():
+  dataset = fake_dataset()
+  splits = input_pipeline.make_splits(dataset, data_config(validation=12))
+  assert splits.validation.tolist() == [89, 96, 104, 115, 118, 119, 125, 145, 146, 212, 217, 222]
+  again = input_pipeline.make_splits(dataset, data_config(validation=12, split_seed=1))
+  assert splits.validation.tolist() != again.validation.tolist()
+
+
+def test_validation_on_test_is_the_test_set():
+  dataset = fake_dataset()
+  splits = input_pipeline.make_splits(dataset, data_config(validation="test"))
+  assert np.array_equal(splits.validation, splits.test)
+  assert np.array_equal(splits.train, np.arange(len(dataset.train.labels)))
+
+
+def test_validation_on_the_first_official_file():
+  n = 50_000
+  labels = np.zeros(n, np.int32)
+  ids = np.arange(n, dtype=np.int32)
+  train = types.SimpleNamespace(labels=labels, ids=ids)
+  test = types.SimpleNamespace(labels=labels[:7], ids=ids[:7])
+  dataset = types.SimpleNamespace(name="cifar10", train=train, test=test)
+  splits = input_pipeline.make_splits(dataset, data_config(validation="batch_1"))
+  assert np.array_equal(splits.validation, np.arange(10_000))
+  assert np.array_equal(splits.train, np.arange(10_000, 50_000))
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"validation": "batch_1"}, "data.validation: 'batch_1' is an official file of CIFAR-10"),
+    ({"validation": 230}, "data.validation: 230 examples leave none of the 230"),
+    ({"train_examples": 208}, "data.train_examples: 208 is more than the 207"),
+  ],
+)
+def test_impossible_splits(fields, message):
+  with pytest.raises(errors.UserError, match=message):
+    input_pipeline.make_splits(fake_dataset(), data_config(**fields))
+
+
+def test_order_is_a_permutation_and_a_function_of_seed_and_epoch():
+  examples = np.arange(5, 105)
+  first = input_pipeline.epoch_order(jax.random.key(0), 0, examples)
+  assert sorted(first.tolist()) == examples.tolist()
+  assert first.tolist() == input_pipeline.epoch_order(jax.random.key(0), 0, examples).tolist()
+  assert first.tolist() != input_pipeline.epoch_order(jax.random.key(0), 1, examples).tolist()
+  assert first.tolist() != input_pipeline.epoch_order(jax.random.key(1), 0, examples).tolist()
+
+
+@settings(deadline=None, max_examples=50)
+@given(examples=st.integers(1, 300), batch_size=st.integers(1, 300), batches=st.integers(1, 4))
+def test_evaluation_counts_every_example_exactly_once(examples, batch_size, batches):
+  numbers = np.arange(1000, 1000 + examples)
+  shards = list(input_pipeline.evaluation_shards(numbers, batch_size, batches))
+  devices = jax.device_count()
+  assert all(shard["example"].shape[:2] == (devices, batches) for shard in shards)
+  seen = np.concatenate([shard["example"][shard["mask"]] for shard in shards])
+  assert sorted(seen.tolist()) == numbers.tolist()
+  assert all(np.isin(shard["example"], numbers).all() for shard in shards)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streamed_batches_equal_resident_ones(tmp_path, workers):
+  dataset = fake_dataset()
+  np.save(tmp_path / "images.npy", dataset.train.images)
+  mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+  train = datasets.Split(mapped, dataset.train.labels, dataset.train.ids)
+  dataset = datasets.Dataset("fake", train, dataset.test, *_rest(dataset))
+  resident = input_pipeline.ResidentSource(dataset, programs.replicate)
+  streamed = input_pipeline.StreamedSource(dataset, workers)
+  order = input_pipeline.epoch_order(jax.random.key(3), 2, np.arange(230))
+  batch_size, first, dispatches = 16, 5, [2, 2, 1]
+
+  def batches(source):
+    step = first
+    shards = source.train(order, batch_size, first, dispatches)
+    for steps, (shard, data) in zip(dispatches, shards, strict=True):
+      for i in range(steps):
+        for device in range(jax.device_count()):
+          local = {k: v[device] for k, v in shard.items()}
+          local |= {k: local[k][i] for k in ("image", "label") if k in local}
+          images, labels = input_pipeline.examples_of(local, data, step * batch_size)
+          yield np.asarray(images), np.asarray(labels)
+        step += 1
+
+  pairs = list(zip(batches(resident), batches(streamed), strict=True))
+  assert len(pairs) == 5 * jax.device_count()
+  for a, b in pairs:
+    np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1], b[1])
+
+  examples = np.arange(200, 287)  # training and test images together
+  for (a, data), (b, _) in zip(
+    resident.evaluate(examples, 32, 2), streamed.evaluate(examples, 32, 2), strict=True
+  ):
+    np.testing.assert_array_equal(data["images"][a["example"]], b["image"])
+    np.testing.assert_array_equal(data["labels"][a["example"]], b["label"])
+    np.testing.assert_array_equal(a["mask"], b["mask"])
+
+
+def _rest(dataset: datasets.Dataset) -> tuple:
+  return dataset.class_names, dataset.fingerprint, dataset.mean, dataset.std
+
+
+def test_source_is_chosen_by_size():
+  dataset = fake_dataset()
+  nbytes = dataset.train.images.nbytes + dataset.test.images.nbytes
+  fits = input_pipeline.make_source(dataset, data_config(resident_bytes=nbytes), lambda x: x)
+  assert isinstance(fits, input_pipeline.ResidentSource)
+  larger = input_pipeline.make_source(dataset, data_config(resident_bytes=nbytes - 1), lambda x: x)
+  assert isinstance(larger, input_pipeline.StreamedSource)
+
+
+def test_preprocess_does_not_depend_on_how_a_batch_is_shared():
+  config = default.get_config()
+  config.batch_size, config.augment = 16, "random_crop(padding=1) | random_flip() | cutout(size=2)"
+  dataset = fake_dataset()
+  train, _ = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
+  key, rows = jax.random.key(0), np.arange(16)
+  images, labels = dataset.train.images[:16], dataset.train.labels[:16]
+  whole = train(key, 20, rows, images, labels)
+  half = train(key, 20, rows[8:], images[8:], labels[8:])
+  np.testing.assert_array_equal(whole["image"][8:], half["image"])
+  assert not np.array_equal(whole["image"], train(key, 21, rows, images, labels)["image"])

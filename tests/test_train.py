@@ -1,0 +1,417 @@
+"""The training program: pure steps against NumPy, and whole runs on a small data set."""
+
+import json
+import signal
+import socket
+import subprocess
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import runs
+from sklearn import metrics as sklearn_metrics
+
+import errors
+import input_pipeline
+import models
+import optimizers
+import schedules
+import train
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """Where the digits are decoded once for all tests of this file."""
+  import datasets
+
+  directory = tmp_path_factory.mktemp("data")
+  datasets.load("digits", str(directory))
+  return directory
+
+
+@pytest.fixture(scope="module")
+def whole_run(data_dir, tmp_path_factory):
+  """An undisturbed run in a process of its own with one device."""
+  workdir = tmp_path_factory.mktemp("whole")
+  done = runs.run(runs.command(data_dir, workdir))
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+# --- Pure steps ----------------------------------------------------------------------------------
+
+
+class Linear:
+  """A model with no layers: logits = flattened image @ kernel."""
+
+  @staticmethod
+  def apply(variables, images, train, rngs=None, mutable=None):
+    logits = images.reshape(len(images), -1) @ variables["params"]["dense"]["kernel"]
+    return (logits, {"batch_stats": {}}) if train else logits
+
+
+def linear_state(kernel, tx, ema=False):
+  params = {"dense": {"kernel": jnp.asarray(kernel)}}
+  return train.TrainState(
+    step=jnp.int32(0),
+    params=params,
+    batch_stats={},
+    opt_state=tx.init(params),
+    average={"params": params, "batch_stats": {}} if ema else None,
+    lr_scale=jnp.float32(0.5),
+    sums=train.Sums.zero(),
+    key=jax.random.key_data(jax.random.key(0)),
+  )
+
+
+def test_train_step_is_the_gradient_step_written_out_in_numpy(data_dir):
+  config = runs.config(data_dir, loss__label_smoothing=0.2, loss__l2=(("kernel$", 0.01),))
+  tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(12, 5)).astype(np.float32)
+  image = rng.normal(size=(6, 2, 2, 3)).astype(np.float32)
+  label = rng.integers(0, 5, 6)
+  step = jax.jit(train.make_train_step(config, Linear, tx))
+  batch = {"image": image, "target": np.eye(5, dtype=np.float32)[label], "label": label}
+  state, metrics = step(linear_state(kernel, tx), batch)
+
+  x = image.reshape(6, 12)
+  logits = x @ kernel
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  target = 0.8 * np.eye(5)[label] + 0.2 / 5
+  gradient = x.T @ (p - target) / 6 + 2 * 0.01 * kernel
+  np.testing.assert_allclose(metrics["loss"], -(target * np.log(p)).sum(1).mean(), rtol=1e-5)
+  np.testing.assert_allclose(metrics["penalty"], 0.01 * (kernel**2).sum(), rtol=1e-5)
+  assert metrics["correct"] == (logits.argmax(1) == label).sum()
+  expected = kernel - 0.5 * 0.1 * gradient  # lr_scale times the learning rate
+  np.testing.assert_allclose(state.params["dense"]["kernel"], expected, rtol=1e-5, atol=1e-6)
+  assert state.step == 1
+
+
+def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
+  config = runs.config(data_dir, ema_decay=0.5)
+  tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
+  kernel = np.zeros((12, 5), np.float32)
+  batch = {
+    "image": np.ones((2, 2, 2, 3), np.float32),
+    "target": np.eye(5, dtype=np.float32)[:2],
+    "label": np.arange(2),
+  }
+  before = linear_state(kernel, tx, ema=True)
+  after, _ = train.make_train_step(config, Linear, tx)(before, batch)
+  expected = optimizers.ema_update(before.average["params"], after.params, 0, 0.5)
+  np.testing.assert_allclose(
+    after.variables()["params"]["dense"]["kernel"], expected["dense"]["kernel"]
+  )
+  assert not np.array_equal(
+    after.variables()["params"]["dense"]["kernel"], after.params["dense"]["kernel"]
+  )
+
+
+def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
+  rng = np.random.default_rng(1)
+  kernel = rng.normal(size=(12, 20)).astype(np.float32)
+  image = rng.normal(size=(50, 2, 2, 3)).astype(np.float32)
+  label = rng.integers(0, 20, 50)
+  mask = np.arange(50) < 37
+  variables = {"params": {"dense": {"kernel": kernel}}}
+  sums = train.make_eval_step(Linear)(variables, {"image": image, "label": label, "mask": mask})
+  logits = image.reshape(50, 12) @ kernel
+  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  classes = np.arange(20)
+  assert sums["examples"] == 37
+  np.testing.assert_allclose(
+    sums["loss"] / 37, sklearn_metrics.log_loss(label[:37], p[:37], labels=classes), rtol=1e-5
+  )
+  for name, k in (("correct", 1), ("top5", 5)):
+    found = sklearn_metrics.top_k_accuracy_score(label[:37], logits[:37], k=k, labels=classes)
+    np.testing.assert_allclose(sums[name] / 37, found, rtol=1e-6)
+
+
+def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
+  config = runs.config(data_dir)
+  model = models.create(config.model, 10)
+  tx = optimizers.create(config.optimizer, schedules.create({"name": "constant"}, 0.05, 10, 100))
+  state = train.init_state(config, model, tx, jnp.int32(0), (8, 8, 3))
+  rng = np.random.default_rng(2)
+  label = np.arange(10)
+  batch = {
+    "image": rng.normal(size=(10, 8, 8, 3)).astype(np.float32),
+    "target": np.eye(10, dtype=np.float32),
+    "label": label,
+  }
+  step = jax.jit(train.make_train_step(config, model, tx))
+  first = jax.tree.map(np.array, state)
+  losses = []
+  later = state
+  for _ in range(60):
+    later, metrics = step(later, batch)
+    losses.append(float(metrics["loss"]))
+  assert losses[-1] < 0.6 * losses[0]
+  assert metrics["correct"] >= 9
+  jax.tree.map(np.testing.assert_array_equal, first, jax.tree.map(np.array, state))
+  changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), state, later)
+  assert all(jax.tree.leaves(changed.params)) and all(jax.tree.leaves(changed.batch_stats))
+
+
+# --- Whole runs ----------------------------------------------------------------------------------
+
+
+def test_a_run_folder_explains_itself(whole_run):
+  rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+  assert [row["epoch"] for row in rows] == [1, 2]
+  assert [row["step"] for row in rows] == [16, 32]
+  assert rows[1]["train_loss"] < rows[0]["train_loss"]
+  names = "train_loss train_accuracy val_loss val_accuracy learning_rate images_per_second seconds"
+  for row in rows:
+    assert all(row[name] > 0 for name in names.split())
+    assert row["val_objective"] > row["val_loss"]
+  found = json.loads((whole_run / "results.json").read_text())
+  best = max(rows, key=lambda row: row["val_accuracy"])
+  assert found["best_epoch"] == best["epoch"]
+  assert found["val_accuracy"] == pytest.approx(best["val_accuracy"], abs=1e-6)
+  assert found["val_loss"] == pytest.approx(best["val_loss"], rel=1e-5)
+  assert found["data"]["train_examples"] == 1293 and found["data"]["test_examples"] == 360
+  assert found["test_accuracy"] * 360 == pytest.approx(round(found["test_accuracy"] * 360))
+  assert found["selected_on"] == "validation"
+  assert found["versions"]["jax"] == jax.__version__
+  config = json.loads((whole_run / "config.json").read_text())
+  assert config["dtype"] == "float32" and config["model"]["widths"] == [4, 4, 8]
+  assert (whole_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
+  assert list((whole_run / "tensorboard").iterdir())
+  best_variables = runs.checkpoint(whole_run / "checkpoints" / "best")
+  assert {path.split(".")[0] for path in best_variables} == {"params", "batch_stats"}
+
+
+def test_a_finished_run_is_left_as_it_is(data_dir, whole_run):
+  before = (whole_run / "results.json").read_bytes()
+  done = runs.run(runs.command(data_dir, whole_run))
+  assert done.returncode == 0 and "finished already" in done.stderr
+  assert "test accuracy" in done.stdout
+  assert (whole_run / "results.json").read_bytes() == before
+
+
+def test_another_config_is_refused_by_field(data_dir, whole_run):
+  done = runs.run(runs.command(data_dir, whole_run, batch_size=40, seed=3))
+  assert done.returncode == 1
+  assert done.stderr.startswith("error: workdir: ") and done.stderr.count("\n") == 1
+  assert "batch_size (80 there, 40 now), seed (0 there, 3 now)" in done.stderr
+
+
+@pytest.mark.parametrize("kills", [3])
+def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, whole_run, tmp_path, kills):
+  rng = np.random.default_rng(0)
+  for _ in range(kills):
+    process = subprocess.Popen(
+      runs.command(data_dir, tmp_path), env=runs.environment(), stderr=subprocess.DEVNULL
+    )
+    wait_for_metrics(tmp_path, process, after=rng.uniform(0, 3))
+    process.kill()
+    process.wait()
+  done = runs.run(runs.command(data_dir, tmp_path))
+  assert done.returncode == 0, done.stderr
+  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+  assert comparable(whole_run) == comparable(tmp_path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
+  data_dir, whole_run, tmp_path, signum
+):
+  arguments = runs.command(data_dir, tmp_path)
+  process = subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True)
+  for line in process.stderr:  # sent as soon as the first epoch is done
+    if "epoch 1/2" in line:
+      process.send_signal(signum)
+      break
+  output = process.stderr.read()
+  assert process.wait() == 128 + signum, output
+  assert f"{signum.name}: saved" in output and "Traceback" not in output
+  assert not (tmp_path / "results.json").exists()
+  done = runs.run(arguments)
+  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+  assert comparable(whole_run) == comparable(tmp_path)
+
+
+def wait_for_metrics(workdir, process, after: float) -> None:
+  """Waits until the run's folder is there, then so many seconds more, or until it is over."""
+  deadline = time.monotonic() + 120
+  while not (workdir / "checkpoints").exists() and time.monotonic() < deadline:
+    time.sleep(0.05)
+  end = time.monotonic() + after
+  while time.monotonic() < end and process.poll() is None:
+    time.sleep(0.02)
+
+
+def comparable(workdir) -> tuple:
+  """metrics.jsonl and the figures of results.json, without clocks."""
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  for row in rows:
+    del row["seconds"], row["images_per_second"]
+  found = json.loads((workdir / "results.json").read_text())
+  return rows, {k: v for k, v in found.items() if k.startswith(("test_", "val_", "best_"))}
+
+
+TEN_STEPS = {
+  "num_epochs": 10,  # of one step each, so that metrics.jsonl holds every step's loss
+  "data.train_examples": 80,
+  "data.normalize": "standardize",
+  "model.widths": (8, 8, 8),
+  "augment": "random_crop(padding=2) | random_flip() | mixup(alpha=1.0)",
+  "optimizer.learning_rate": 0.01,
+}
+
+
+@pytest.fixture(scope="module")
+def ten_steps(data_dir, tmp_path_factory):
+  """Ten steps on one device."""
+  workdir = tmp_path_factory.mktemp("ten")
+  done = runs.run(runs.command(data_dir, workdir, **TEN_STEPS))
+  assert done.returncode == 0, done.stderr
+  return workdir
+
+
+def test_eight_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
+  done = runs.run(runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
+  assert done.returncode == 0, done.stderr
+  assert_close_runs(ten_steps, tmp_path)
+
+
+def test_two_processes_of_four_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  processes = [
+    subprocess.Popen(
+      [
+        *runs.command(data_dir, tmp_path, **TEN_STEPS),
+        f"--coordinator_address={address}",
+        "--num_processes=2",
+        f"--process_id={i}",
+      ],
+      env=runs.environment(4),
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=300)[0] for process in processes]
+  assert [process.returncode for process in processes] == [0, 0], outputs
+  assert_close_runs(ten_steps, tmp_path)
+
+
+def assert_close_runs(a, b) -> None:
+  """The same losses to float tolerance, row by row."""
+  (rows, found), (other_rows, other_found) = comparable(a), comparable(b)
+  for row, other in zip(rows, other_rows, strict=True):
+    assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-4)
+    assert other["val_loss"] == pytest.approx(row["val_loss"], rel=1e-4)
+  assert other_found["test_loss"] == pytest.approx(found["test_loss"], rel=1e-4)
+
+
+def test_streamed_run_is_the_resident_run(data_dir, whole_run, tmp_path):
+  done = runs.run(runs.command(data_dir, tmp_path, data__resident_bytes=0))
+  assert done.returncode == 0, done.stderr
+  assert comparable(whole_run) == comparable(tmp_path)
+  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+
+
+def test_several_steps_in_one_dispatch_are_the_same_steps(data_dir, tmp_path):
+  # Four steps an epoch, as one dispatch of three and one of the rest.
+  fields = TEN_STEPS | {"num_epochs": 2, "data.train_examples": 320}
+  for name, steps in (("single", 1), ("several", 3)):
+    config = runs.config(data_dir, steps_per_dispatch=steps, **fields)
+    train.train_and_evaluate(config, str(tmp_path / name))
+  assert_close_runs(tmp_path / "single", tmp_path / "several")
+
+
+def test_seeds_trained_at_once_are_the_seeds_trained_alone(data_dir, tmp_path):
+  together = train.train_and_evaluate(
+    runs.config(data_dir, num_seeds=2, num_epochs=1, seed=5), str(tmp_path / "together")
+  )
+  assert together["seeds"] == [5, 6]
+  accuracies = []
+  for i, seed in enumerate((5, 6)):
+    alone = train.train_and_evaluate(
+      runs.config(data_dir, num_epochs=1, seed=seed), str(tmp_path / str(seed))
+    )
+    assert together["per_seed"][i]["seed"] == seed
+    assert together["per_seed"][i]["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-3)
+    accuracies.append(together["per_seed"][i]["test_accuracy"])
+  assert together["test_accuracy"] == pytest.approx(np.mean(accuracies))
+  assert together["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
+  assert together["test_accuracy_standard_error"] == pytest.approx(
+    np.std(accuracies, ddof=1) / np.sqrt(2)
+  )
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
+  config = runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9)
+  train.train_and_evaluate(config, str(tmp_path))
+  state = runs.final_state(tmp_path)
+  floats = {v.dtype for v in state.values() if np.issubdtype(v.dtype, np.floating)}
+  assert floats == {np.dtype(np.float32)}
+  row = json.loads((tmp_path / "metrics.jsonl").read_text())
+  assert np.isfinite(row["train_loss"])
+
+
+def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
+  # The learning rate explodes in the second epoch: 'step' multiplies it there.
+  config = runs.config(
+    data_dir,
+    schedule__name="step",
+    schedule__boundaries=(1,),
+    schedule__factor=1e30,
+    num_epochs=3,
+    augment="",
+  )
+  with pytest.raises(errors.UserError, match=r"loss: became NaN or infinite at step (\d+) \(epoch"):
+    train.train_and_evaluate(config, str(tmp_path))
+  latest = [p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()]
+  assert latest == ["00000016"]
+  assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+  assert all(np.isfinite(v).all() for v in runs.final_state(tmp_path).values())
+
+
+def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_path):
+  config = runs.config(
+    data_dir,
+    num_epochs=9,
+    optimizer__learning_rate=1e-7,  # nothing improves
+    plateau__monitor="val_accuracy",
+    plateau__mode="max",
+    plateau__patience=2,
+    plateau__min_delta=0.5,
+    early_stopping__monitor="val_accuracy",
+    early_stopping__mode="max",
+    early_stopping__patience=4,
+    early_stopping__min_delta=0.5,
+  )
+  found = train.train_and_evaluate(config, str(tmp_path))
+  rates = [
+    json.loads(line)["learning_rate"]
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+  ]
+  np.testing.assert_allclose(rates, [1e-7, 1e-7, 1e-7, 1e-8, 1e-8], rtol=1e-5)
+  assert found["epochs_run"] == 5
+  schedule = optax.constant_schedule(1e-7)
+  assert schedule(0) == pytest.approx(rates[0])
+
+
+def test_selecting_on_the_test_set_is_said(data_dir, tmp_path):
+  config = runs.config(data_dir, data__validation="test", num_epochs=1)
+  found = train.train_and_evaluate(config, str(tmp_path))
+  assert found["selected_on"] == "test"
+  assert found["test_accuracy"] == found["val_accuracy"]
+
+
+def test_order_of_an_epoch_uses_only_training_examples(data_dir):
+  dataset = input_pipeline.load(runs.config(data_dir))
+  splits = input_pipeline.make_splits(dataset, runs.config(data_dir).data)
+  order = np.asarray(input_pipeline.epoch_order(jax.random.key(0), 0, splits.train))
+  assert not np.isin(order, splits.validation).any() and not np.isin(order, splits.test).any()
