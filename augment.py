@@ -17,7 +17,6 @@ To add an augmentation, write one function below: `@_register(argument=check, ..
 
 import ast
 import dataclasses
-import difflib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -27,6 +26,7 @@ import jax.numpy as jnp
 from jax import lax
 
 import errors
+import registry
 import warp
 
 
@@ -322,9 +322,7 @@ def _parse_step(node: ast.expr) -> Step:
     raise _error(f"cannot read {ast.unparse(node)!r}; write name(argument=value)")
   name = call.func.id
   if name not in _REGISTRY:
-    close = difflib.get_close_matches(name, _REGISTRY, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    raise _error(f"unknown transform {name!r}{hint} known: {', '.join(_REGISTRY)}")
+    raise registry.unknown("augment", "transform", name, _REGISTRY)
 
   transform = _REGISTRY[name]
   parameters = transform.parameters()

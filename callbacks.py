@@ -18,7 +18,7 @@ import numpy as np
 import optax
 
 import errors
-from schedules import check_number
+from registry import check_number
 
 Scalar = jax.typing.ArrayLike
 

@@ -6,6 +6,8 @@ speaks of are there whenever the run dies. What is newer than the `latest` resum
 the repeated epochs, being deterministic, make it again.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -30,12 +32,14 @@ class Checkpoints:
 
   def save_best(self, step: int, variables: PyTree) -> None:
     """Writes the best variables, as of `step`, and waits for it: `latest` must not come before."""
-    self._best.save(step, args=ocp.args.StandardSave(_to_host(variables)))
-    self._best.wait_until_finished()
+    with _told(self._best):
+      self._best.save(step, args=ocp.args.StandardSave(_to_host(variables)))
+      self._best.wait_until_finished()
 
   def save_latest(self, step: int, run: PyTree) -> None:
     """Starts writing the run; its arrays are copied first, so the caller may donate them."""
-    self._latest.save(step, args=ocp.args.StandardSave(_to_host(run)))
+    with _told(self._latest):
+      self._latest.save(step, args=ocp.args.StandardSave(_to_host(run)))
 
   def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
     """The newest whole checkpoint as (step, tree of NumPy arrays), or None if there is none.
@@ -60,8 +64,27 @@ class Checkpoints:
   def close(self) -> None:
     """Waits until everything is written."""
     for manager in (self._best, self._latest):
-      manager.wait_until_finished()
-      manager.close()
+      with _told(manager):
+        manager.wait_until_finished()
+        manager.close()
+
+
+@contextlib.contextmanager
+def _told(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Turns a failure to write, of this save or of one still under way, into one line."""
+  try:
+    yield
+  except (OSError, ValueError, RuntimeError) as error:
+    full = "No space left on device" in str(error)
+    reason = "No space left on device" if full else _first_line(error)
+    raise errors.UserError(
+      f"{manager.directory}: a checkpoint cannot be written ({reason}); mend that, and the same "
+      "command resumes from the one before"
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or repr(error)).splitlines()[0][:200]
 
 
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:
@@ -96,8 +119,7 @@ def _restore(manager: ocp.CheckpointManager, template: PyTree) -> tuple[int, PyT
       _check_fits(manager.item_metadata(step), wanted, directory)
       found = manager.restore(step, args=ocp.args.StandardRestore(wanted))
     except (OSError, ValueError, KeyError, TypeError) as error:
-      reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-      log.error("%s: cannot be read (%s); trying the one before it", directory, reason)
+      log.error("%s: cannot be read (%s); trying the one before", directory, _first_line(error))
       continue
     return step, jax.tree.unflatten(jax.tree.structure(template), [found[p] for p in wanted])
   if steps:

@@ -5,10 +5,12 @@ resumes what --workdir holds; --mode=prepare fetches and prepares the data only;
 prints the layers of the model and its parameters.
 """
 
+import logging
 import os
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 import console
@@ -90,7 +92,10 @@ def _start_jax() -> None:
 
 def run() -> None:
   """Parses the command line and runs `main`; an error is one line, and a code other than 0."""
-  logging.set_verbosity(logging.WARNING)
+  if "--debug" not in sys.argv:
+    # Libraries log tracebacks of the errors that they raise, which are told here in one line.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
   console.show_log()
   try:
     app.run(main, flags_parser=_parse)

@@ -24,7 +24,8 @@ import jax.numpy as jnp
 import optax
 
 import errors
-from schedules import Schedule, check_number, from_registry
+from registry import call_named, check_number
+from schedules import Schedule
 
 PyTree = Any
 
@@ -71,7 +72,7 @@ def create(
   check_number("optimizer.clip_norm", clip_norm, "a number >= 0", lambda x: x >= 0)
   check_number("optimizer.weight_decay", weight_decay, "a number >= 0", lambda x: x >= 0)
 
-  transforms = [from_registry("optimizer", METHODS, config, common=_COMMON)]
+  transforms = [call_named("optimizer", METHODS, config, common=_COMMON)]
   if clip_norm:
     transforms.insert(0, optax.clip_by_global_norm(clip_norm))
   if isinstance(weight_decay, jax.Array) or weight_decay:

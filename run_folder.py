@@ -132,8 +132,14 @@ class RunFolder:
     if not self.writer:
       return
     temporary = self.path / f".{name}.tmp"
-    temporary.write_text(text)
-    temporary.replace(self.path / name)
+    try:
+      temporary.write_text(text)
+      temporary.replace(self.path / name)
+    except OSError as error:
+      raise errors.UserError(
+        f"{self.path / name}: cannot be written ({error.strerror or error}); mend that, and the "
+        "same command resumes"
+      ) from error
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

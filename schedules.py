@@ -8,8 +8,6 @@ only ever multiplies. `steps_per_epoch` and `total_steps` are positive integers.
 the first update's, so the last update's is total_steps - 1.
 """
 
-import difflib
-import inspect
 import itertools
 import math
 import numbers
@@ -22,6 +20,7 @@ import numpy as np
 import optax
 
 import errors
+from registry import call_named, check_number
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -49,7 +48,7 @@ def create(
     UserError: for an unknown name or argument, or a value out of range; it names the field.
   """
   check_number("optimizer.learning_rate", learning_rate, "a number > 0", lambda x: x > 0)
-  shape = from_registry(
+  shape = call_named(
     "schedule",
     SCHEDULES,
     config_schedule,
@@ -355,61 +354,6 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "step": step_decay,
   "warmup_cosine": warmup_cosine,
 }
-
-
-def from_registry(
-  section: str,
-  registry: Mapping[str, Callable[..., Any]],
-  config: Mapping[str, Any],
-  *args: Any,
-  common: Sequence[str] = (),
-  **context: Any,
-) -> Any:
-  """Calls registry[config["name"]](*args, **context, **the rest of config).
-
-  Arguments whose value is None are left to their defaults.
-
-  Args:
-    section: where `config` stands in the whole config, for the messages: 'schedule.name: …'.
-    registry: functions by name; parameters that a config may set are those with a default.
-    common: arguments that the caller has taken out of `config`, for the messages.
-    context: parameters that the caller sets; the functions have no default for them.
-
-  Raises:
-    UserError: the name or an argument is unknown, or a flag's value is neither True nor False.
-  """
-  given = {field: value for field, value in dict(config).items() if value is not None}
-  name = given.pop("name", None)
-  if name not in registry:
-    what = "missing" if name is None else f"unknown {section} {name!r}"
-    close = difflib.get_close_matches(str(name), registry, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise errors.UserError(f"{section}.name: {what}; {hint}known: {', '.join(sorted(registry))}")
-  parameters = inspect.signature(registry[name]).parameters.values()
-  accepted = {p.name: p.default for p in parameters if p.default is not p.empty}
-  for field, value in given.items():
-    if field not in accepted:
-      raise errors.UserError(
-        f"{section}.{field}: {name!r} takes no such argument; "
-        f"it takes: {', '.join([*accepted, *common]) or 'none'}"
-      )
-    if isinstance(accepted[field], bool) and not isinstance(value, bool):
-      raise errors.UserError(f"{section}.{field}: must be True or False, got {value!r}")
-  return registry[name](*args, **context, **given)
-
-
-def check_number(
-  field: str, value: Any, requirement: str, holds: Callable[[Any], bool] = lambda x: True
-) -> None:
-  """Raises UserError unless `value` is a finite number for which `holds`, or a JAX array.
-
-  A JAX array may be traced, in which case nothing is known of its value.
-  """
-  if isinstance(value, jax.Array):
-    return
-  is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-  if not (is_number and math.isfinite(value) and holds(value)):
-    raise errors.UserError(f"{field}: must be {requirement}, got {value!r}")
 
 
 def _check_fraction(name: str, value: Any) -> None:

@@ -13,7 +13,6 @@ Under the data directory (TFDS's own: the environment variable TFDS_DATA_DIR, or
 """
 
 import contextlib
-import difflib
 import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -22,6 +21,7 @@ import filelock
 from etils import epath
 
 import errors
+import registry
 from console import log
 from datasets import cache, cifar, digits
 from datasets.cache import Dataset, Split
@@ -111,11 +111,7 @@ def prepare(
 
 def _locate(name: str, data_dir: epath.PathLike | None) -> tuple[Entry, epath.Path]:
   if name not in REGISTRY:
-    close = difflib.get_close_matches(name, REGISTRY, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    raise errors.UserError(
-      f"data.name: unknown dataset {name!r}{hint}; known: {', '.join(REGISTRY)}"
-    )
+    raise registry.unknown("data.name", "dataset", name, REGISTRY)
   if data_dir is None:
     data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   data_dir = os.fspath(data_dir)

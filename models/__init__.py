@@ -15,7 +15,6 @@ float32, before the softmax. Parameters and batch statistics are float32; the co
 is done in the model's `dtype`.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -26,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+import registry
 from errors import UserError
 
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {}
@@ -86,10 +86,7 @@ def create(
   name = given.pop("name", None)
   sync_bn = given.pop("sync_bn", True)
   if name not in _REGISTRY:
-    what = "missing" if name is None else f"unknown model {name!r}"
-    close = difflib.get_close_matches(str(name), known(), n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UserError(f"model.name: {what}; {hint}known: {', '.join(known())}")
+    raise registry.unknown("model.name", "model", name, known())
 
   accepted = arguments(name)
   for field, value in given.items():
