@@ -117,11 +117,18 @@ def run() -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   try:
-    return flags.FLAGS(argv)
+    rest = flags.FLAGS(argv)
+    getattr(flags.FLAGS.config, "seed", None)  # a file that could not be read is told of on first use
   except flags.Error as error:
     raise errors.UserError(f"{error}; see --help") from error
-  except (OSError, ImportError, SyntaxError) as error:
-    raise errors.UserError(f"--config: cannot be loaded: {error}") from error
+  except Exception as error:  # a config is a program, and can fail in any way
+    reason = f"{type(error).__name__}: {_last_line(error)}"
+    raise errors.UserError(f"--config: cannot be loaded ({reason}); --debug shows where") from error
+  return rest
+
+
+def _last_line(error: Exception) -> str:
+  return str(error).strip().splitlines()[-1].strip()
 
 
 def _message(error: BaseException) -> str | None:

@@ -458,7 +458,7 @@ def test_unknown_name():
   with pytest.raises(errors.UserError) as caught:
     datasets.load("cifra10")
   assert str(caught.value) == (
-    "data.name: unknown dataset 'cifra10' (did you mean 'cifar10'?); "
+    "data.name: unknown dataset 'cifra10'; did you mean 'cifar10'? "
     "known: cifar10, cifar100, cifar100_coarse, digits"
   )
   assert datasets.known() == ("cifar10", "cifar100", "cifar100_coarse", "digits")
