@@ -26,19 +26,19 @@ lint: .venv/installed-test
 .venv/installed: pyproject.toml $(wildcard constraints/*.txt)
 	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
 	@echo "Setting up .venv with $$($(PYTHON) --version), jax for $(or $(ACCELERATOR),CPU)"
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 	$(call install,$(ACCELERATOR))
-	touch $@
+	@touch $@
 
 .venv/installed-test: .venv/installed
 	$(call install,test)
-	touch $@
+	@touch $@
 
 # Tested versions are pinned for the Pythons that have a file in constraints/.
 define install
-pins=constraints/$$($(RUN) -c 'import sys; print("python%d.%d.txt" % sys.version_info[:2])'); \
+@pins=constraints/$$($(RUN) -c 'import sys; print("python%d.%d.txt" % sys.version_info[:2])'); \
 	test -f $$pins && pins="-c $$pins" || pins=""; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check $$pins -e '.[$(1)]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check $$pins -e '.$(if $(1),[$(1)])'
 endef
 
 clean-venv:
