@@ -118,7 +118,7 @@ def run() -> None:
 def _parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
-    getattr(flags.FLAGS.config, "seed", None)  # a file that could not be read is told of on first use
+    getattr(flags.FLAGS.config, "seed", None)  # raises what went wrong in reading the file
   except flags.Error as error:
     raise errors.UserError(f"{error}; see --help") from error
   except Exception as error:  # a config is a program, and can fail in any way
