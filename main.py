@@ -105,6 +105,9 @@ def run() -> None:
     # By name, so that a wrong flag is answered without importing the training program.
     if "--debug" in sys.argv or "--debug=true" in sys.argv:
       raise
+    if isinstance(error, BrokenPipeError):  # the reader of a table has seen enough
+      sys.stderr.close()
+      sys.exit(1)
     if type(error).__name__ == "Interrupted":
       print(f"{error}: saved; the same command resumes", file=sys.stderr)
       sys.exit(128 + error.signum)

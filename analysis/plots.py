@@ -67,7 +67,9 @@ def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) ->
       axis.set(xlabel="epoch", title=name.capitalize())
       axis.legend()
     axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes[2].plot(epochs, [row["learning_rate"] for row in rows], color="tab:green", marker=marker)
+    axes[2].plot(
+      epochs, [row["learning_rate"] for row in rows], color="tab:green", marker=marker, markersize=3
+    )
     axes[2].set(xlabel="epoch", title="Learning rate")
     axes[2].set_ylim(bottom=0)
     for axis in axes:

@@ -1,0 +1,66 @@
+"""A run folder: one run, one config, whole files."""
+
+import json
+
+import pytest
+
+import errors
+import run_folder
+from configs import default
+
+
+def test_the_same_config_is_adopted_again(tmp_path):
+  folder = run_folder.RunFolder(tmp_path / "run")
+  folder.adopt_config(default.get_config())
+  folder.adopt_config(default.get_config())
+  assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == 128
+
+
+def test_another_config_is_refused_by_field(tmp_path):
+  folder = run_folder.RunFolder(tmp_path)
+  folder.adopt_config(default.get_config())
+  other = default.get_config()
+  other.loss.l2 = (("kernel", 1e-4),)
+  other.model.depth = 28
+  with pytest.raises(errors.UserError) as raised:
+    folder.adopt_config(other)
+  assert str(raised.value) == (
+    f"workdir: {tmp_path} holds a run with another config: "
+    "loss.l2 ([] there, [['kernel', 0.0001]] now), model.depth (absent there, 28 now); "
+    "name another folder, or the same values to resume"
+  )
+
+
+def test_a_folder_is_one_runs_at_a_time(tmp_path):
+  first, second = run_folder.RunFolder(tmp_path), run_folder.RunFolder(tmp_path)
+  with first.locked(), pytest.raises(errors.UserError, match="another run is writing to"):
+    second.locked().__enter__()
+  with second.locked():
+    pass
+
+
+def test_rows_are_replaced_whole_and_nan_is_null(tmp_path):
+  folder = run_folder.RunFolder(tmp_path)
+  assert folder.metrics() == []
+  folder.write_metrics([{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": float("nan")}])
+  assert folder.metrics() == [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": None}]
+  folder.write_metrics(folder.metrics()[:1])
+  assert (tmp_path / "metrics.jsonl").read_text() == '{"epoch": 1, "val_loss": 0.5}\n'
+  assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+  folder = run_folder.RunFolder(tmp_path)
+  (tmp_path / name).write_text('{"epoch": 1')
+  with pytest.raises(errors.UserError, match=rf"{name}: .*JSON; name another workdir"):
+    folder.metrics() if name == "metrics.jsonl" else folder.adopt_config(default.get_config())
+
+
+def test_only_the_writer_writes(tmp_path):
+  reader = run_folder.RunFolder(tmp_path / "run", writer=False)
+  reader.adopt_config(default.get_config())
+  reader.write_metrics([{"epoch": 1}])
+  reader.write_results({})
+  with reader.locked():
+    assert not (tmp_path / "run").exists()
