@@ -49,21 +49,28 @@ def collect(
   parameters: tuple[int, int],
   rows: list[dict[str, Any]],
   best_epochs: list[int],
-  measured: dict[str, dict[str, np.ndarray]],
+  tested: dict[str, np.ndarray],
 ) -> dict[str, Any]:
   """What results.json holds.
 
   Args:
     parameters: trainable ones, and batch statistics.
-    best_epochs: for each seed the epoch whose weights were selected, from 1.
-    measured: 'test' and 'val' figures of the selected weights: scalars, or [seeds].
+    rows: as in metrics.jsonl; the validation figures are those of the selected epochs.
+    best_epochs: for each seed the epoch whose weights were selected, from 1; 0 for none, since no
+      epoch's metric was a number.
+    tested: 'loss', 'accuracy' and 'top5' on the test set: scalars, or [seeds].
   """
   seeds = [config.seed + i for i in range(config.num_seeds)]
-  figures = {
-    f"{split}_{name}": np.atleast_1d(value)
-    for split, found in measured.items()
-    for name, value in found.items()
-  }
+  figures = {f"test_{name}": np.atleast_1d(value) for name, value in tested.items()}
+  for name in ("val_loss", "val_accuracy", "val_top5"):
+    if rows and name in rows[0]:
+      figures[name] = np.array(
+        [
+          rows[epoch - 1].get("seeds", rows[epoch - 1 : epoch])[i][name] if epoch else np.nan
+          for i, epoch in enumerate(best_epochs)
+        ],
+        np.float64,  # None, which a resumed run reads for NaN, becomes NaN again
+      )
   found: dict[str, Any] = {name: float(value.mean()) for name, value in figures.items()}
   if len(seeds) > 1:
     for name, value in figures.items():

@@ -395,7 +395,7 @@ def _train(
     }
     if len(splits.validation):
       found = program.evaluate(variables, splits.validation)
-      values |= {"val_loss": found["loss"], "val_accuracy": found["accuracy"]}
+      values |= {f"val_{name}": value for name, value in found.items()}
     if config.loss.l2:
       values["train_objective"] = values["train_loss"] + sums.penalty / sums.examples
       if len(splits.validation):
@@ -429,12 +429,10 @@ def _train(
       raise Interrupted(stop[0] if stop else signal.SIGTERM)
 
   # The selected weights, and the test set, once.
-  measured = {"test": program.evaluate(best, splits.test)}
-  if len(splits.validation):
-    measured["val"] = program.evaluate(best, splits.validation)
+  tested = program.evaluate(best, splits.test)
   store.close()
   found = results.collect(
-    config, dataset, splits, parameters, rows, controls.best_epochs(control), measured
+    config, dataset, splits, parameters, rows, controls.best_epochs(control), tested
   )
   found["seconds_to_train"] = seconds
   found["compile_seconds"] = program.compile_seconds
