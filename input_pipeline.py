@@ -84,6 +84,26 @@ def make_splits(dataset: datasets.Dataset, data: ml_collections.ConfigDict) -> S
   return Splits(train, validation, test)
 
 
+def training_stages(
+  dataset: datasets.Dataset, splits: Splits, data: ml_collections.ConfigDict
+) -> list[np.ndarray]:
+  """The training examples of each stage of a run: one stage, or one for each official file.
+
+  Raises:
+    UserError: `data.file_by_file` for a data set that does not come in files of equal size.
+  """
+  if not data.file_by_file:
+    return [splits.train]
+  files = dataset.train.ids[splits.train] // 10_000
+  stages = [splits.train[files == number] for number in np.unique(files)]
+  if not dataset.name.startswith("cifar10") or len({len(stage) for stage in stages}) > 1:
+    raise errors.UserError(
+      "data.file_by_file: needs whole official files of CIFAR-10; with data.validation='batch_1', "
+      "'test' or 0 they are"
+    )
+  return stages
+
+
 def stratified(
   labels: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.RandomState
 ) -> np.ndarray:

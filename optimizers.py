@@ -29,7 +29,7 @@ from schedules import Schedule
 
 PyTree = Any
 
-_COMMON = ("weight_decay", "clip_norm")
+_COMMON = ("weight_decay", "clip_norm", "freeze")
 
 
 class OptimizerState(NamedTuple):
@@ -47,7 +47,8 @@ def create(
   Args:
     config_optimizer: `name`, one of `METHODS`, and the method's own arguments; `clip_norm`: the
       global norm that gradients are scaled down to, 0 or None for no clipping; `weight_decay`: see
-      below; `learning_rate` is ignored, for the schedule holds it. None stands for the default.
+      below; `freeze`: patterns (re.search) of the paths of parameters that stay as they are;
+      `learning_rate` is ignored, for the schedule holds it. None stands for the default.
     schedule: from the step to the learning rate.
 
   Returns:
@@ -65,6 +66,7 @@ def create(
   """
   config = dict(config_optimizer)
   config.pop("learning_rate", None)
+  freeze = config.pop("freeze", None) or ()
   clip_norm = config.pop("clip_norm", None) or 0.0
   weight_decay = config.pop("weight_decay", None)
   if weight_decay is None:
@@ -78,6 +80,9 @@ def create(
   if isinstance(weight_decay, jax.Array) or weight_decay:
     transforms.append(_decoupled_weight_decay(weight_decay))
   method = optax.chain(*transforms)
+  if freeze:
+    parts = {"trained": method, "frozen": optax.set_to_zero()}
+    method = optax.multi_transform(parts, lambda params: _frozen_or_trained(params, freeze))
 
   def init(params: PyTree) -> OptimizerState:
     return OptimizerState(jnp.zeros([], jnp.int32), method.init(params))
@@ -225,15 +230,29 @@ def l2_penalty(params: PyTree, rules: Iterable[tuple[str, float]]) -> jax.Array:
     if i not in decided:
       taken = any(pattern.search(path) for path in paths)
       found = "no parameter but what an earlier pattern takes" if taken else "no parameter"
-      few = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
-      raise errors.UserError(
-        f"loss.l2: pattern {pattern.pattern!r} matches {found}; parameters are: {few}"
-      )
+      raise _matches_none("loss.l2", pattern.pattern, found, paths)
   penalty = jnp.zeros([], jnp.float32)
   for i, leaf in zip(decided, jax.tree.leaves(params), strict=True):
     if i is not None:
       penalty += rules[i][1] * jnp.sum(jnp.square(leaf), dtype=jnp.float32)
   return penalty
+
+
+def _frozen_or_trained(params: PyTree, patterns: Iterable[str]) -> PyTree:
+  """'frozen' for the parameters whose path a pattern is found in, 'trained' for the others."""
+  paths = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
+  for pattern in patterns:
+    if not any(re.search(pattern, path) for path in paths):
+      raise _matches_none("optimizer.freeze", pattern, "no parameter", paths)
+  return jax.tree.map_with_path(
+    lambda path, _: "frozen" if any(re.search(p, _name(path)) for p in patterns) else "trained",
+    params,
+  )
+
+
+def _matches_none(field: str, pattern: str, found: str, paths: list[str]) -> errors.UserError:
+  few = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
+  return errors.UserError(f"{field}: pattern {pattern!r} matches {found}; parameters are: {few}")
 
 
 def ema_update(

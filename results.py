@@ -49,7 +49,7 @@ def collect(
   parameters: tuple[int, int],
   rows: list[dict[str, Any]],
   best_epochs: list[int],
-  tested: dict[str, np.ndarray],
+  measured: dict[str, dict[str, np.ndarray]],
 ) -> dict[str, Any]:
   """What results.json holds.
 
@@ -58,10 +58,15 @@ def collect(
     rows: as in metrics.jsonl; the validation figures are those of the selected epochs.
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 for none, since no
       epoch's metric was a number.
-    tested: 'loss', 'accuracy' and 'top5' on the test set: scalars, or [seeds].
+    measured: by split ('test', and 'train' if asked for) 'loss', 'accuracy' and 'top5' of the
+      selected weights: scalars, or [seeds].
   """
   seeds = [config.seed + i for i in range(config.num_seeds)]
-  figures = {f"test_{name}": np.atleast_1d(value) for name, value in tested.items()}
+  figures = {
+    f"{split}_{name}": np.atleast_1d(value)
+    for split, found in measured.items()
+    for name, value in found.items()
+  }
   for name in ("val_loss", "val_accuracy", "val_top5"):
     if rows and name in rows[0]:
       figures[name] = np.array(

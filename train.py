@@ -256,10 +256,11 @@ def _train(
   # Data.
   dataset = input_pipeline.load(config)
   splits = input_pipeline.make_splits(dataset, config.data)
-  steps_per_epoch = len(splits.train) // config.batch_size
+  stages = input_pipeline.training_stages(dataset, splits, config.data)
+  steps_per_epoch = len(stages[0]) // config.batch_size
   if not steps_per_epoch:
     raise errors.UserError(
-      f"batch_size: {config.batch_size} is more than the {len(splits.train)} training examples"
+      f"batch_size: {config.batch_size} is more than the {len(stages[0])} training examples"
     )
   source = input_pipeline.make_source(dataset, config.data, programs.replicate)
   streamed = isinstance(source, input_pipeline.StreamedSource)
@@ -361,7 +362,7 @@ def _train(
   while step < config.num_epochs * steps_per_epoch and not controls.stopped(control):
     epoch, done = divmod(step, steps_per_epoch)
     clock = _Clock(program, epoch_seconds)
-    order = order_of(keys, epoch, splits.train)
+    order = order_of(keys, epoch, stages[epoch * len(stages) // config.num_epochs])
     dispatches = _dispatches(steps_per_epoch - done, steps_at_once)
     title = f"epoch {epoch + 1}/{config.num_epochs}"
     shards = source.train(order, config.batch_size, done, dispatches)
@@ -429,10 +430,12 @@ def _train(
       raise Interrupted(stop[0] if stop else signal.SIGTERM)
 
   # The selected weights, and the test set, once.
-  tested = program.evaluate(best, splits.test)
+  measured = {"test": program.evaluate(best, splits.test)}
+  if config.evaluate_train:
+    measured["train"] = program.evaluate(best, splits.train)
   store.close()
   found = results.collect(
-    config, dataset, splits, parameters, rows, controls.best_epochs(control), tested
+    config, dataset, splits, parameters, rows, controls.best_epochs(control), measured
   )
   found["seconds_to_train"] = seconds
   found["compile_seconds"] = program.compile_seconds

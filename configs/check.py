@@ -67,6 +67,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(f"loss.label_smoothing: {config.loss.label_smoothing} must be in [0, 1)")
   if not 0 <= config.ema_decay < 1:
     raise errors.UserError(f"ema_decay: {config.ema_decay} must be in [0, 1)")
+  if config.data.file_by_file and config.data.train_examples:
+    raise errors.UserError(
+      "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
+    )
   _check_validation(config.data.validation)
   _check_l2(config.loss.l2)
   for name in ("plateau", "early_stopping", "select"):

@@ -48,6 +48,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.validation = ml_collections.FieldReference(0.1, field_type=object)
   config.data.split_seed = 0  # of the validation split; apart from `seed`, so seeds share a split
   config.data.train_examples = 0  # train on this many, stratified; 0 means all
+  # Train on one official file after another, each for its share of the epochs, as report 002 does.
+  config.data.file_by_file = False
   config.data.normalize = "standardize"  # or 'unit': pixels / 255
   # Training and test images together live on each device if they fit; larger sets are streamed.
   config.data.resident_bytes = 2 * 1024**3
@@ -67,6 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.name = "sgd"
   config.optimizer.learning_rate = 0.1
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
+  config.optimizer.freeze = ()  # patterns of the paths of parameters that stay as they are
   config.optimizer.clip_norm = 0.0  # largest global gradient norm; 0 means no clipping
 
   config.schedule = ml_collections.ConfigDict()
@@ -96,6 +99,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.select = ml_collections.ConfigDict()
   config.select.monitor = "val_accuracy"
   config.select.mode = "max"
+
+  config.evaluate_train = False  # also measure the selected weights on the training examples
 
   config.checkpoint_every = 1  # epochs; the last is always written
 

@@ -87,6 +87,24 @@ def test_validation_on_the_first_official_file():
   assert np.array_equal(splits.train, np.arange(10_000, 50_000))
 
 
+def test_file_by_file_is_a_stage_for_each_official_file():
+  ids = np.arange(50_000, dtype=np.int32)
+  train = types.SimpleNamespace(labels=np.zeros(50_000, np.int32), ids=ids)
+  test = types.SimpleNamespace(labels=np.zeros(10, np.int32), ids=ids[:10])
+  dataset = types.SimpleNamespace(name="cifar10", train=train, test=test)
+  data = data_config(validation="batch_1", file_by_file=True)
+  splits = input_pipeline.make_splits(dataset, data)
+  stages = input_pipeline.training_stages(dataset, splits, data)
+  assert [stage.tolist() for stage in stages] == [
+    list(range(start, start + 10_000)) for start in range(10_000, 50_000, 10_000)
+  ]
+  assert len(input_pipeline.training_stages(dataset, splits, data_config())) == 1
+  data = data_config(validation=10, file_by_file=True)
+  splits = input_pipeline.make_splits(dataset, data)
+  with pytest.raises(errors.UserError, match="data.file_by_file: needs whole official files"):
+    input_pipeline.training_stages(dataset, splits, data)
+
+
 @pytest.mark.parametrize(
   ("fields", "message"),
   [

@@ -386,3 +386,24 @@ def test_ema_properties(average, new, step, decay):
   assert np.all(np.abs(warm - new) <= np.abs(plain - new) + 1e-4)  # warm-up forgets sooner
   if decay <= 0.1:  # the warm-up's decay starts at 0.1
     np.testing.assert_allclose(warm, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_frozen_parameters_stay_as_they_are_and_the_others_move_as_without():
+  params = {"base": {"conv": {"kernel": jnp.ones((3, 2))}}, "head": {"kernel": jnp.ones((2, 4))}}
+  gradients = jax.tree.map(lambda leaf: 0.5 * leaf, params)
+
+  def after_three_steps(**fields):
+    config = {"name": "adam", "weight_decay": 0.1, **fields}
+    tx = optimizers.create(config, lambda step: 0.1)
+    state, moved = tx.init(params), params
+    for _ in range(3):
+      updates, state = tx.update(gradients, state, moved, lr_scale=0.5)
+      moved = optax.apply_updates(moved, updates)
+    return moved
+
+  frozen, free = after_three_steps(freeze=("^base/",)), after_three_steps()
+  np.testing.assert_array_equal(frozen["base"]["conv"]["kernel"], params["base"]["conv"]["kernel"])
+  np.testing.assert_allclose(frozen["head"]["kernel"], free["head"]["kernel"], rtol=1e-6)
+  assert not np.array_equal(free["base"]["conv"]["kernel"], params["base"]["conv"]["kernel"])
+  with pytest.raises(errors.UserError, match=r"optimizer.freeze: pattern 'bsae' matches no param"):
+    after_three_steps(freeze=("bsae",))
