@@ -7,6 +7,7 @@ one or the new one and never a part.
 import contextlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ class RunFolder:
 
   def __init__(self, workdir: epath.PathLike, writer: bool = True):
     self.path = epath.Path(workdir)
+    if "://" not in str(workdir):
+      self.path = epath.Path(os.path.abspath(workdir))  # which Orbax insists on
     self.writer = writer
     self._tensorboard = None
     if writer:

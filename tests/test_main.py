@@ -120,9 +120,10 @@ def test_unknown_names_list_the_known(field, message, tmp_path_factory, tmp_path
 
 def test_training_starts_without_tensorflow_or_keras(tmp_path_factory, tmp_path):
   data_dir = tmp_path_factory.getbasetemp() / "digits"
-  arguments = runs.command(data_dir, tmp_path, num_epochs=1)
-  done = runs.run([arguments[0], "-X", "importtime", *arguments[1:]])
+  arguments = runs.command(data_dir, "a/relative/workdir", num_epochs=1)
+  done = runs.run([arguments[0], "-X", "importtime", *arguments[1:]], cwd=tmp_path)
   assert done.returncode == 0, done.stderr
+  assert (tmp_path / "a" / "relative" / "workdir" / "results.json").exists()
   imported = {
     line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if "import time:" in line
   }
