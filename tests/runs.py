@@ -63,11 +63,11 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 def run(
-  arguments: list[str], devices: int = 1, timeout: float = 300
+  arguments: list[str], devices: int = 1, cwd: pathlib.Path = ROOT
 ) -> subprocess.CompletedProcess:
   """Runs a command line to its end and returns its output."""
   return subprocess.run(
-    arguments, env=environment(devices), capture_output=True, text=True, timeout=timeout, cwd=ROOT
+    arguments, env=environment(devices), capture_output=True, text=True, timeout=300, cwd=cwd
   )
 
 
