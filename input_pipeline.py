@@ -35,7 +35,8 @@ class Splits:
 def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
   """Loads `config.data.name`, or `config.data.fallback` where that cannot be had."""
   try:
-    return datasets.load(config.data.name, config.data.dir or None, config.data.source or None)
+    data = config.data
+    return datasets.load(data.name, data.dir or None, data.source or None, data.options)
   except datasets.Unavailable as error:
     if not config.data.fallback:
       raise

@@ -66,7 +66,7 @@ def _prepare(config) -> None:
 
   check.check(config)
   data = config.data
-  dataset = datasets.prepare(data.name, data.dir or None, data.source or None)
+  dataset = datasets.prepare(data.name, data.dir or None, data.source or None, data.options)
   print(
     f"{dataset.name}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
     f"images of {len(dataset.class_names)} classes, fingerprint {dataset.fingerprint}"

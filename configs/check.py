@@ -13,7 +13,12 @@ import errors
 from configs import default
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_objective")
-_OPEN = ("model", "optimizer", "schedule")  # may hold arguments that default.py does not list
+_OPEN = (
+  "model.",
+  "optimizer.",
+  "schedule.",
+  "data.options.",
+)  # may hold arguments that default.py does not list
 _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
   "data.normalize": ("standardize", "unit"),
@@ -50,7 +55,7 @@ def check(config: ml_collections.ConfigDict) -> None:
   for name, value in fields.items():
     if name in defaults:
       _check_type(name, value, defaults[name])
-    elif name.split(".")[0] not in _OPEN:
+    elif not name.startswith(_OPEN):
       raise errors.UserError(f"{name}: no such config field{_hint(name, defaults)}")
   for name in defaults:
     if name not in fields:
@@ -79,7 +84,7 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 def _flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
   for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict) and not (prefix and prefix[:-1] in _OPEN):
+    if isinstance(value, ml_collections.ConfigDict) and prefix not in _OPEN:
       yield from _flatten(value, f"{prefix}{key}.")
     else:
       yield prefix + key, value

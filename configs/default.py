@@ -10,8 +10,9 @@ A config file defines `get_config()`, which starts from this one:
     return config
 
 `model`, `optimizer` and `schedule` hold a `name` and the arguments of the thing named; further
-arguments may be added (`config.schedule.warmup_epochs = 5`). An argument set to None means the
-named thing's own default. All other fields are fixed, and a misspelt one is refused.
+arguments may be added (`config.schedule.warmup_epochs = 5`), and so they may to `data.options`. An
+argument set to None means the named thing's own default. All other fields are fixed, and a misspelt
+one is refused.
 """
 
 import ml_collections
@@ -41,6 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.name = "cifar10"
   config.data.dir = ""  # TFDS directory; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.source = ""  # folder or archive to prepare from; '' tries the known sources in turn
+  # Arguments of the data set named, such as size=150, per_class=2000 for photos.
+  config.data.options = ml_collections.ConfigDict()
   config.data.fallback = ""  # data set to train on when `name` cannot be had; '' means none
   # Validation examples out of the training set: a fraction or a count (seeded, stratified), 0 for
   # none, 'batch_1' (the first official file), or 'test', which selects on the test set and is

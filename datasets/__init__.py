@@ -10,12 +10,20 @@ Under the data directory (TFDS's own: the environment variable TFDS_DATA_DIR, or
   decoded-<version>/  the decoded arrays (see cache.py)
   preparing/          what is half made; never read, cleared by the next to prepare
   prepare.lock        held while preparing
+
+Where a data set has options, or is whatever the source holds, there is a
+`decoded-<version>-<16 hex digits>/` for each source and choice of options. Any of them may be
+deleted: it is made again when it is next wanted.
 """
 
 import contextlib
+import functools
+import hashlib
+import inspect
+import json
 import os
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import filelock
 from etils import epath
@@ -23,7 +31,7 @@ from etils import epath
 import errors
 import registry
 from console import log
-from datasets import cache, cifar, digits
+from datasets import cache, cifar, digits, mnist, photos
 from datasets.cache import Dataset, Split
 from datasets.fetch import Unavailable
 
@@ -37,13 +45,18 @@ class Entry(NamedTuple):
     folder: under the data directory; names that differ only in their labels share it.
     version: of the data.
     label: which kind of label the name stands for.
-    decode: called with (folder's path, empty folder to work in, source or None).
+    decode: called with (folder's path, empty folder to work in, source or None); its further
+      arguments, which have defaults, are the data set's options. JSON files that it leaves in the
+      folder to work in are kept beside the decoded arrays.
+    fingerprint: called with (folder's path, source or None) where the data are the user's own;
+      equal only while the files behind the data set are the same.
   """
 
   folder: str
   version: str
   label: str
-  decode: Callable[[epath.Path, epath.Path, epath.PathLike | None], cache.Decoded]
+  decode: Callable[..., cache.Decoded]
+  fingerprint: Callable[[epath.Path, epath.PathLike | None], str] = lambda home, source: ""
 
 
 REGISTRY = {
@@ -51,6 +64,14 @@ REGISTRY = {
   "cifar100": Entry("cifar100", "3.0.2", "label", cifar.CIFAR100.decode),
   "cifar100_coarse": Entry("cifar100", "3.0.2", "coarse_label", cifar.CIFAR100.decode),
   "digits": Entry("digits", "1.0.0", "label", digits.decode),
+  "mnist": Entry("mnist", "3.0.1", "label", mnist.MNIST.decode),
+  "fashion_mnist": Entry("fashion_mnist", "3.0.1", "label", mnist.FASHION_MNIST.decode),
+  "image_folder": Entry(
+    "image_folder", "1.0.0", "label", photos.IMAGE_FOLDER.decode, photos.IMAGE_FOLDER.fingerprint
+  ),
+  "cats_vs_dogs": Entry(
+    "cats_vs_dogs", "4.0.1", "label", photos.CATS_VS_DOGS.decode, photos.CATS_VS_DOGS.fingerprint
+  ),
 }
 
 
@@ -60,7 +81,10 @@ def known() -> tuple[str, ...]:
 
 
 def load(
-  name: str, data_dir: epath.PathLike | None = None, source: epath.PathLike | None = None
+  name: str,
+  data_dir: epath.PathLike | None = None,
+  source: epath.PathLike | None = None,
+  options: Mapping[str, Any] | None = None,
 ) -> Dataset:
   """The data set, prepared first if it is not yet.
 
@@ -69,28 +93,33 @@ def load(
     data_dir: a local folder; None for TFDS's own (see above).
     source: a folder or archive with the data set's files, for when nothing is prepared yet; None
       tries the official URL, and what other sources the data set has.
+    options: of this data set, such as the `size` of photos; those left out, or None, have their
+      defaults.
 
   Raises:
-    errors.UserError: unknown name, bad source, unusable data directory, damaged TFDS data.
+    errors.UserError: unknown name or option, bad source, unusable data directory, damaged TFDS
+      data.
     Unavailable: nothing is prepared, no source was named, and none is in reach.
   """
-  entry, home = _locate(name, data_dir)
+  entry, _, final = _locate(name, data_dir, source, options)
   try:
-    return cache.read(home / f"decoded-{entry.version}", name, entry.label)
+    return cache.read(final, name, entry.label)
   except cache.Unusable:
-    return prepare(name, data_dir, source)
+    return prepare(name, data_dir, source, options)
 
 
 def prepare(
-  name: str, data_dir: epath.PathLike | None = None, source: epath.PathLike | None = None
+  name: str,
+  data_dir: epath.PathLike | None = None,
+  source: epath.PathLike | None = None,
+  options: Mapping[str, Any] | None = None,
 ) -> Dataset:
   """Fetches, prepares and decodes what is missing, showing progress, and loads the data set.
 
   Any number of processes may call it at once: one works, the others wait for it. One that is
   killed leaves nothing that a later one would trust. Arguments and errors as for `load`.
   """
-  entry, home = _locate(name, data_dir)
-  final = home / f"decoded-{entry.version}"
+  entry, home, final = _locate(name, data_dir, source, options)
   try:
     home.mkdir(parents=True, exist_ok=True)
     with _locked(home / "prepare.lock", name):
@@ -100,6 +129,8 @@ def prepare(
         log.info("%s; preparing %s", reason, name)
       with _scratch(home / "preparing") as work:
         cache.write(work / "decoded", entry.decode(home, work, source))
+        for note in work.glob("*.json"):
+          os.replace(note, work / "decoded" / note.name)
         cache.publish(work / "decoded", final)
       return cache.read(final, name, entry.label)
   except OSError as error:
@@ -109,7 +140,13 @@ def prepare(
     ) from error
 
 
-def _locate(name: str, data_dir: epath.PathLike | None) -> tuple[Entry, epath.Path]:
+def _locate(
+  name: str,
+  data_dir: epath.PathLike | None,
+  source: epath.PathLike | None,
+  options: Mapping[str, Any] | None,
+) -> tuple[Entry, epath.Path, epath.Path]:
+  """The entry, with the options bound to its `decode`; its folder; where its arrays belong."""
   if name not in REGISTRY:
     raise registry.unknown("data.name", "dataset", name, REGISTRY)
   if data_dir is None:
@@ -117,7 +154,30 @@ def _locate(name: str, data_dir: epath.PathLike | None) -> tuple[Entry, epath.Pa
   data_dir = os.fspath(data_dir)
   if "://" in data_dir:
     raise errors.UserError(f"data.dir: {data_dir} is not a local folder, which it must be")
-  return REGISTRY[name], epath.Path(data_dir).expanduser().resolve() / REGISTRY[name].folder
+  entry = REGISTRY[name]
+  home = epath.Path(data_dir).expanduser().resolve() / entry.folder
+  chosen = _choose(name, entry, options or {})
+  final = home / f"decoded-{entry.version}"
+  recipe = (entry.fingerprint(home, source), chosen)
+  if any(recipe):
+    told = json.dumps(recipe, sort_keys=True, default=repr)
+    final = home / f"{final.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+  return entry._replace(decode=functools.partial(entry.decode, **chosen)), home, final
+
+
+def _choose(name: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
+  """Every option of a data set, `given` over the defaults."""
+  parameters = inspect.signature(entry.decode).parameters.values()
+  options = {p.name: p.default for p in parameters if p.default is not p.empty}
+  for option, value in given.items():
+    if option not in options:
+      raise errors.UserError(
+        f"data.options.{option}: {name!r} takes no such option; "
+        f"it takes: {', '.join(options) or 'none'}"
+      )
+    if value is not None:
+      options[option] = value
+  return options
 
 
 @contextlib.contextmanager

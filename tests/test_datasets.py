@@ -459,9 +459,19 @@ def test_unknown_name():
     datasets.load("cifra10")
   assert str(caught.value) == (
     "data.name: unknown dataset 'cifra10'; did you mean 'cifar10'? "
-    "known: cifar10, cifar100, cifar100_coarse, digits"
+    "known: cifar10, cifar100, cifar100_coarse, digits, mnist, fashion_mnist, image_folder, "
+    "cats_vs_dogs"
   )
-  assert datasets.known() == ("cifar10", "cifar100", "cifar100_coarse", "digits")
+  assert datasets.known() == (
+    "cifar10",
+    "cifar100",
+    "cifar100_coarse",
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "image_folder",
+    "cats_vs_dogs",
+  )
 
 
 def test_data_dir_is_tfdss_own_by_default(prepared, monkeypatch):

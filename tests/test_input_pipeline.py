@@ -101,7 +101,7 @@ def test_file_by_file_is_a_stage_for_each_official_file():
   assert len(input_pipeline.training_stages(dataset, splits, data_config())) == 1
   data = data_config(validation=10, file_by_file=True)
   splits = input_pipeline.make_splits(dataset, data)
-  with pytest.raises(errors.UserError, match="data.file_by_file: needs whole official files"):
+  with pytest.raises(errors.UserError, match=r"data.file_by_file: needs whole official files"):
     input_pipeline.training_stages(dataset, splits, data)
 
 

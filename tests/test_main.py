@@ -1,19 +1,64 @@
 """The command line: wrong input gives one clear line, and an exit code other than 0."""
 
+import importlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 import runs
 
+import augment
 import errors
+import models
+import optimizers
+import schedules
 import train
-from configs import check, default, quickstart, resnet18
+from configs import check, default
+
+CONFIGS = sorted(
+  str(path.relative_to(runs.ROOT))
+  for path in (runs.ROOT / "configs").rglob("*.py")
+  if path.name not in ("__init__.py", "check.py")
+)
 
 
-@pytest.mark.parametrize("module", [default, quickstart, resnet18])
-def test_configs_pass_their_own_check(module):
-  check.check(module.get_config())
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_names_only_what_there_is(path):
+  config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config()
+  check.check(config)
+  augment.parse(config.augment)
+  schedule = schedules.create(config.schedule, config.optimizer.learning_rate, 100, 1000)
+  tx = optimizers.create(config.optimizer, schedule)
+  model = models.create(config.model, 10)
+  images = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  jax.eval_shape(tx.init, variables["params"])
+  jax.eval_shape(lambda params: optimizers.l2_penalty(params, config.loss.l2), variables["params"])
+
+
+@pytest.mark.parametrize(
+  ("name", "total", "trainable"),
+  [
+    ("report000_simple_cnn", 847_530, 846_634),
+    ("report000_resnet_plateau", 10_489_674, 10_476_106),
+    ("report000_resnet_restarts", 10_489_674, 10_476_106),
+    ("report002_model1", 2_233_898, 2_233_898),
+    ("report002_model2", 2_233_898, 2_233_898),
+    ("report002_model3", 1_668_906, 1_668_906),
+    ("report002_final", 1_668_906, 1_668_906),
+    ("report004_a", 2_168_362, 2_168_362),
+    ("report004_b", 2_168_362, 2_168_362),
+  ],
+)
+def test_reproductions_have_their_reports_totals(name, total, trainable):
+  config = importlib.import_module(f"configs.reproductions.{name}").get_config()
+  model = models.create(config.model, 10)
+  images = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  found = models.count_parameters(variables)
+  assert (sum(found), found[0]) == (total, trainable)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import zlib
 
 import numpy as np
 import pytest
-from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -70,7 +69,7 @@ def values(split: datasets.Split) -> list[int]:
   return split.images[:, 0, 0, 0].tolist()
 
 
-def load(data_dir: pathlib.Path, source: str, name: str = "image_folder", **options):
+def load(data_dir: pathlib.Path, source: str | None, name: str = "image_folder", **options):
   return datasets.load(name, str(data_dir), source, OPTIONS | options)
 
 
@@ -115,6 +114,7 @@ def kinds() -> dict[str, bytes]:
   }
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")  # where Keras decodes
 @pytest.mark.parametrize("interpolation", photos.INTERPOLATIONS)
 def test_decode_is_keras_load_img(interpolation, keras_utils):
   for kind, content in kinds().items():
@@ -134,8 +134,8 @@ def test_all_of_keras_interpolations_are_known():
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "WEBP"])
 def test_exif_orientation_is_honoured(kind):
-  upright = np.zeros((16, 16, 3), np.uint8)
-  upright[:8, :8], upright[:8, 8:], upright[8:, :8] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
+  upright = np.zeros((64, 64, 3), np.uint8)
+  upright[:32, :32], upright[:32, 32:], upright[32:, :32] = (255, 0, 0), (0, 255, 0), (0, 0, 255)
   stored = {  # where row 0 and column 0 of the stored photo are, by the EXIF standard
     1: upright,  # top, left
     2: upright[:, ::-1],  # top, right
@@ -149,8 +149,8 @@ def test_exif_orientation_is_honoured(kind):
   for orientation, pixels in stored.items():
     exif = Image.Exif()
     exif[0x0112] = orientation
-    found = photo_files.decode(encoded(pixels, kind, exif=exif), 16, "nearest")
-    np.testing.assert_allclose(found[2::6, 2::6], upright[2::6, 2::6], atol=60)
+    found = photo_files.decode(encoded(pixels, kind, exif=exif), 64, "nearest")
+    np.testing.assert_allclose(found[16::32, 16::32], upright[16::32, 16::32], atol=9)
 
 
 def test_damaged_exif_leaves_a_photo_as_it_is():
@@ -201,7 +201,7 @@ def test_what_is_no_image_is_left_out_and_listed(tmp_path, log_lines):
   bad = {
     "cat/cut.jpg": jpeg[: len(jpeg) // 2],
     "cat/header only.jpg": jpeg[:200],
-    "cat/cut.png": solid(9)[:-20],
+    "cat/cut.png": encoded(noise(64, 64, 3))[:-2000],
     "cat/text.jpg": b"This is no image.\n",
     "cat/empty.jpg": b"",
     "cat/Thumbs.db": b"\xd0\xcf\x11\xe0",
@@ -236,12 +236,12 @@ def test_what_is_no_image_is_left_out_and_listed(tmp_path, log_lines):
     "cat/empty.jpg": "not an image",
     "cat/Thumbs.db": "not named as an image",
     "cat/deep/bomb.png": "3600000000 pixels",
-    "cat/float.tif": "mode F",
+    "cat/float.tif": "mode f",
     "dog/postscript.jpg": "not an image",
     "dog/pipe.jpg": "no regular file",
-    "dog/nowhere.jpg": "No such file",
+    "dog/nowhere.jpg": "no such file",
   }.items():
-    assert reason in reasons[name] and "\n" not in reasons[name], reasons[name]
+    assert reason in reasons[name].lower() and "\n" not in reasons[name], reasons[name]
   (line,) = [line for line in log_lines if "left out" in line]
   assert "image_folder: left out 12 files" in line and "left_out.json" in line
 
@@ -285,11 +285,13 @@ def test_the_same_files_give_the_same_arrays_everywhere(tmp_path):
   for i, source in enumerate(sources):
     dataset = load(tmp_path / str(i), source, per_class=7, test_fraction=0.3, seed=5)
     assert dataset.class_names == ("a", "b")
-    assert values(dataset.train) == [11, 13, 10, 15, 9, 2, 4, 1, 6, 0]
-    assert values(dataset.test) == [17, 12, 8, 3]
+    assert values(dataset.train) == [11, 17, 16, 9, 14, 2, 8, 7, 0, 5]
+    assert values(dataset.test) == [13, 10, 4, 1]
     assert dataset.train.labels.tolist() == [0] * 5 + [1] * 5
     assert dataset.test.labels.tolist() == [0, 0, 1, 1]
-    assert dataset.fingerprint == "x"
+    assert dataset.fingerprint == (
+      "32cf69df8761b2815fca6dc9373a66865e29270498dd4edc6c0f358216bc320e"
+    )
 
 
 class Fake:
@@ -455,7 +457,7 @@ def test_bad_options_are_refused(tmp_path):
     ("seed", -1, "must be a whole number in [0, 2 ** 32), got -1"),
     ("seed", 2**32, "must be a whole number in"),
     ("sise", 9, "'image_folder' takes no such option; it takes: size, interpolation, per_class, t"),
-    ("source", "x", "'image_folder' takes no such option"),
+    ("home", "x", "'image_folder' takes no such option"),
   ]:
     with pytest.raises(errors.UserError) as caught:
       load(tmp_path, source, **{option: value})
@@ -510,9 +512,7 @@ def test_changed_files_are_decoded_again(tmp_path):
   (cat / "04.png").rename(cat / "004.png")
   assert changed() == 3
   before = (cat / "00.png").stat()
-  content = bytearray(solid(60))
-  content += bytes(before.st_size - len(content))  # of the same size
-  (cat / "00.png").write_bytes(content)
+  (cat / "00.png").write_bytes(solid(60).ljust(before.st_size)[: before.st_size])
   os.utime(cat / "00.png", ns=(before.st_atime_ns, before.st_mtime_ns + 1))
   assert changed() == 4
   (cat / "00.png").unlink()

@@ -1,0 +1,11 @@
+"""Report 004, model b: model a with rotation by up to 10°, shifts by a tenth and flips."""
+
+import ml_collections
+
+from configs.reproductions import report004_a
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = report004_a.get_config()
+  config.augment = "random_affine(rotation=10, shift=(0.1, 0.1), flip=True)"
+  return config
