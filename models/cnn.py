@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from errors import UserError
 from models import layers, register
 
 
@@ -36,21 +35,10 @@ class SimpleCNN(nn.Module):
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
     conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=glorot, dtype=self.dtype)
-    norm = functools.partial(
-      nn.BatchNorm,
-      use_running_average=not train,
-      momentum=0.99,
-      epsilon=1e-3,
-      dtype=self.dtype,
-      axis_name=self.axis_name if self.sync_bn else None,
-    )
-    dense = functools.partial(nn.Dense, kernel_init=glorot)
+    norm = layers.keras_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
 
-    if min(images.shape[1:3]) < 2 ** len(self.widths):
-      raise UserError(
-        f"model.widths: {len(self.widths)} stages halve an image of {images.shape[1]}x"
-        f"{images.shape[2]} pixels to nothing; give fewer widths or larger images"
-      )
+    remedy = "give fewer widths or larger images"
+    layers.check_halvings(images, len(self.widths), "model.widths", remedy)
     x = images.astype(self.dtype)
     for stage, width in enumerate(self.widths, start=1):
       for index in (1, 2):
@@ -60,8 +48,9 @@ class SimpleCNN(nn.Module):
     x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     x = x.reshape(x.shape[0], -1)
     for index, units in enumerate(self.dense, start=1):
-      x = nn.relu(dense(units, dtype=self.dtype, name=f"dense{index}")(x))
-    return dense(self.num_classes, dtype=jnp.float32, name="head")(x)
+      dense = nn.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
+      x = nn.relu(dense(x))
+    return layers.dense_logits(x, self.num_classes, glorot)
 
 
 @register("simple_cnn")

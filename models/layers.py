@@ -1,7 +1,7 @@
 """Layers that several model families share."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -49,6 +49,52 @@ def pooled_logits(x: jax.Array, num_classes: int) -> jax.Array:
   return nn.Dense(num_classes, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
 
 
+def keras_norm(
+  train: bool, dtype: jnp.dtype, axis_name: str | None, momentum: float = 0.99
+) -> Callable[..., nn.BatchNorm]:
+  """Batch norm with Keras' defaults, epsilon 1e-3 and `momentum`; call it with a `name`.
+
+  Args:
+    train: normalise with the batch's statistics and move the stored ones, else use those.
+    axis_name: the axis whose devices share their statistics, None for each its own.
+  """
+  return functools.partial(
+    nn.BatchNorm,
+    use_running_average=not train,
+    momentum=momentum,
+    epsilon=1e-3,
+    dtype=dtype,
+    axis_name=axis_name,
+  )
+
+
+def dense_logits(
+  x: jax.Array, num_classes: int, kernel_init: Callable, single_logit: bool = False
+) -> jax.Array:
+  """The last layer of Keras' networks, a dense layer named 'head', in float32.
+
+  With `single_logit` it has one unit, as a network for two classes with a sigmoid output has: a
+  sigmoid of z is the softmax of (0, z), and so is the cross-entropy, so these are the logits.
+
+  Args:
+    x: [batch, features].
+
+  Returns:
+    [batch, num_classes] float32. Called inside a compact module, which then owns the parameters.
+
+  Raises:
+    UserError: `single_logit` with other than two classes.
+  """
+  if single_logit and num_classes != 2:
+    raise UserError(
+      f"model.single_logit: one logit tells two classes apart, the data has {num_classes}; "
+      "leave it False"
+    )
+  units = 1 if single_logit else num_classes
+  z = nn.Dense(units, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
+  return jnp.concatenate([jnp.zeros_like(z), z], axis=-1) if single_logit else z
+
+
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Maximum over windows that do not overlap: Keras' MaxPooling2D(window), padding 'valid'.
 
@@ -70,6 +116,15 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   x = x.reshape(batch, rows, window, columns, window, channels)
   places = [x[:, :, i, :, j] for i in range(window) for j in range(window)]
   return functools.reduce(lambda a, b: jnp.where((b > a) | jnp.isnan(b), b, a), places)
+
+
+def check_halvings(images: jax.Array, halvings: int, field: str, remedy: str) -> None:
+  """Raises UserError for `field` if images [batch, height, width, …] cannot be halved so often."""
+  height, width = images.shape[1:3]
+  if min(height, width) < 2**halvings:
+    raise UserError(
+      f"{field}: {halvings} stages halve an image of {height}x{width} pixels to nothing; {remedy}"
+    )
 
 
 def check_rate(argument: str, rate: float) -> None:

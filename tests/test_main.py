@@ -31,8 +31,9 @@ def test_every_config_names_only_what_there_is(path):
   augment.parse(config.augment)
   schedule = schedules.create(config.schedule, config.optimizer.learning_rate, 100, 1000)
   tx = optimizers.create(config.optimizer, schedule)
-  model = models.create(config.model, 10)
-  images = jnp.zeros((1, 32, 32, 3))
+  classes, size = (2, 150) if config.data.name == "cats_vs_dogs" else (10, 32)
+  model = models.create(config.model, classes)
+  images = jnp.zeros((1, size, size, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
   jax.eval_shape(tx.init, variables["params"])
   jax.eval_shape(lambda params: optimizers.l2_penalty(params, config.loss.l2), variables["params"])
@@ -50,6 +51,12 @@ def test_every_config_names_only_what_there_is(path):
     ("report002_final", 1_668_906, 1_668_906),
     ("report004_a", 2_168_362, 2_168_362),
     ("report004_b", 2_168_362, 2_168_362),
+    # Not printed; counted by Keras for the same layers.
+    ("report004_c", 2_170_474, 2_169_066),
+    ("report001_basic_cnn", 1_231_370, 1_229_834),
+    ("report001_inception", 5_492_746, 5_491_210),
+    ("report001_residual", 1_298_186, 1_296_650),
+    ("report003_cifar10", 11_189_194, None),
   ],
 )
 def test_reproductions_have_their_reports_totals(name, total, trainable):
@@ -58,7 +65,8 @@ def test_reproductions_have_their_reports_totals(name, total, trainable):
   images = jnp.zeros((1, 32, 32, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
   found = models.count_parameters(variables)
-  assert (sum(found), found[0]) == (total, trainable)
+  assert sum(found) == total
+  assert trainable is None or found[0] == trainable
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,9 @@ SMALL = {
     ELU_L2,
   ),
   "elu_resnet_sparse": (
-    elu_resnet.EluResNet(10, (2, 1), width=4, block="sparse", epsilon=3.2),
-    ("elu_resnet", {"stages": (2, 1), "width": 4, "block": "sparse", "epsilon": 3.2}),
+    # This epsilon gates all examples, some or none, according to the block.
+    elu_resnet.EluResNet(10, (2, 1), width=4, block="sparse", epsilon=0.72),
+    ("elu_resnet", {"stages": (2, 1), "width": 4, "block": "sparse", "epsilon": 0.72}),
     ELU_L2,
   ),
   "elu_resnet_highway": (
@@ -252,6 +253,27 @@ def test_only_identity_blocks_have_highway_gates():
   params = shapes({"name": "elu_resnet", "stages": (2,), "block": "highway"})["params"]
   assert "gate_conv" in params["stage1_block2"]
   assert "gate_conv" not in params["stage1_block1"]
+
+
+@pytest.mark.parametrize("sync_bn", [True, False])
+@pytest.mark.parametrize(
+  "name",
+  ["pointwise_resnet", "basic_cnn", "lenet2", "two_block_cnn_bn", "vgg19_cifar", "elu_resnet18"],
+)
+def test_every_layer_knows_of_the_other_devices(name, sync_bn):
+  found = []
+
+  def note(call, args, kwargs, context):
+    found.append(context.module)
+    return call(*args, **kwargs)
+
+  with nn.intercept_methods(note):
+    shapes({"name": name, "sync_bn": sync_bn}, axis_name="batch")
+  norms = {layer.axis_name for layer in found if isinstance(layer, nn.BatchNorm)}
+  dropouts = {layer.axis_name for layer in found if isinstance(layer, layers.Dropout)}
+  assert norms <= {"batch" if sync_bn else None}
+  assert dropouts <= {"batch"}
+  assert norms | dropouts
 
 
 def test_strict_identity_is_the_four_relus(twins):

@@ -3,9 +3,8 @@
 The first cycle is 200 steps, about half an epoch, as the code has it; the rest as in
 report000_resnet_plateau, without the plateau.
 
-The report trains this one with `from_logits=True` on a softmax output. TensorFlow's Keras looks
-behind such a softmax and uses its input; Keras 3 takes the softmax a second time. The report does
-not say which it ran; this config takes the softmax once.
+The report gives this one `from_logits=True` on a softmax output. TensorFlow's Keras looks behind
+such a softmax and takes its input, so that this is the same loss as the other run's.
 """
 
 import ml_collections

@@ -1,0 +1,148 @@
+"""Report 001's convolutional networks, with Keras' initialisers and batch norm.
+
+Each stage is a 3×3 convolution, ReLU, 2×2 pooling and batch norm, in this order. `basic_cnn` is
+three of them and dense layers: with dense=(512,), widths of 32 or 64 and single_logit=True the one
+for photographs of 150×150 pixels (task 1); as it stands the one for CIFAR-10 (task 2).
+`inception_cnn` and `residual_cnn` are the other two of task 2. None has dropout or a regulariser.
+
+Where the report is silent:
+
+- Padding of the basic network's convolutions: 'same'. The report calls the residual network "same
+  as the basic CNN, except used skip connections" and prints its convolutions with
+  padding='same'; so the three networks differ in nothing but their blocks. Keras' default would
+  have been 'valid'.
+- Kernel size: 3×3, as printed for the residual network.
+- Widths inside the inception block: the stage's, for all six convolutions. The report says that
+  hidden layer sizes are the best of its search, 256, and names no other.
+- The inception block's pooling: stride 1 and padding 'same', without which the four parts have
+  different sizes and cannot be concatenated.
+
+The listing of the residual network lost its underscores and parts of some lines. Read as
+`in1 -> out1 = norm(pool(relu(conv(in1))))`, `in2 = out1 + conv1x1(in1, stride 2)`, and the same
+again from in2 to in3, it agrees with the text ("two residual blocks") and every shape fits:
+`residual_2 = input_…` without a strided convolution, as the remains would have it, cannot be added
+to something half its size. One line is whole and contradicts this: the second pooling takes
+`output___1`, not `output___2`, which leaves the second convolution out of the network.
+`residual_cnn_as_printed` follows that line.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from errors import UserError
+from models import layers, register
+
+
+class Inception(nn.Module):
+  """1×1; 1×1 then 3×3; 1×1 then 5×5; pooling then 1×1: each with ReLU, concatenated.
+
+  Attributes:
+    width: channels of each convolution; four times as many are put out.
+  """
+
+  width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    glorot = nn.initializers.glorot_uniform()
+
+    def conv(x: jax.Array, size: int, name: str) -> jax.Array:
+      layer = nn.Conv(self.width, (size, size), kernel_init=glorot, dtype=self.dtype, name=name)
+      return nn.relu(layer(x))
+
+    parts = [
+      conv(x, 1, "conv1x1"),
+      conv(conv(x, 1, "conv3x3_reduce"), 3, "conv3x3"),
+      conv(conv(x, 1, "conv5x5_reduce"), 5, "conv5x5"),
+      conv(nn.max_pool(x, (2, 2), padding="SAME"), 1, "conv_pool"),
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+class BasicCNN(nn.Module):
+  """Stages of 3×3 convolution, ReLU, pooling and batch norm; dense layers.
+
+  Attributes:
+    widths: channels of each stage.
+    dense: units of each hidden dense layer.
+    single_logit: a head of one unit, for two classes; see layers.dense_logits.
+    kind: 'plain'; 'inception', with an inception block after the second stage; 'residual', with a
+      strided 1×1 convolution round each stage but the last; or 'residual_as_printed', the same
+      without the second stage's convolution.
+  """
+
+  num_classes: int
+  widths: Sequence[int]
+  dense: Sequence[int] = ()
+  single_logit: bool = False
+  kind: str = "plain"
+  dtype: jnp.dtype = jnp.float32
+  axis_name: str | None = None
+  sync_bn: bool = True
+
+  @nn.compact
+  def __call__(self, images: jax.Array, train: bool) -> jax.Array:
+    glorot = nn.initializers.glorot_uniform()
+    conv = functools.partial(nn.Conv, kernel_init=glorot, dtype=self.dtype)
+    norm = layers.keras_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
+    residual = self.kind.startswith("residual")
+
+    remedy = "give fewer widths or larger images"
+    layers.check_halvings(images, len(self.widths), "model.widths", remedy)
+    divisor = 2 ** (len(self.widths) - 1)
+    if residual and (images.shape[1] % divisor or images.shape[2] % divisor):
+      raise UserError(
+        f"model.name: the residual blocks do not fit images of {images.shape[1]}x"
+        f"{images.shape[2]} pixels; height and width must be multiples of {divisor}"
+      )
+
+    x = y = images.astype(self.dtype)
+    for stage, width in enumerate(self.widths, start=1):
+      if self.kind != "residual_as_printed" or stage != 2:
+        y = nn.relu(conv(width, (3, 3), name=f"conv{stage}")(x))
+      y = norm(name=f"norm{stage}")(layers.max_pool(y))
+      if self.kind == "inception" and stage == 2:
+        y = Inception(width, self.dtype, name="inception")(y)
+      if residual and stage < len(self.widths):
+        x = y + conv(width, (1, 1), strides=2, name=f"shortcut{stage}")(x)
+      else:
+        x = y
+    x = x.reshape(x.shape[0], -1)
+    for index, units in enumerate(self.dense, start=1):
+      dense = nn.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
+      x = nn.relu(dense(x))
+    return layers.dense_logits(x, self.num_classes, glorot, self.single_logit)
+
+
+@register("basic_cnn")
+def basic_cnn(
+  widths: Sequence[int] = (256, 256, 256),
+  dense: Sequence[int] = (),
+  single_logit: bool = False,
+  **common,
+) -> BasicCNN:
+  """Report 001's basic network; the defaults are task 2's."""
+  return BasicCNN(widths=widths, dense=dense, single_logit=single_logit, **common)
+
+
+@register("inception_cnn", kind="inception")
+@register("residual_cnn", kind="residual")
+@register("residual_cnn_as_printed", kind="residual_as_printed")
+def cnn_with_blocks(kind: str, widths: Sequence[int] = (256, 256, 256), **common) -> BasicCNN:
+  """Report 001's task 2 with an inception block, or with residual blocks.
+
+  Raises UserError for fewer than two widths, and if `residual_cnn_as_printed`, where the first
+  stage's channels run on in the place of the second's, is given two that differ.
+  """
+  if len(widths) < 2:
+    raise UserError(f"model.widths: {tuple(widths)} is a single stage; give at least two")
+  if kind == "residual_as_printed" and widths[0] != widths[1]:
+    raise UserError(
+      f"model.widths: {tuple(widths)} begins with two that differ; as printed, they must not"
+    )
+  return BasicCNN(kind=kind, widths=widths, **common)
