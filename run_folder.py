@@ -60,22 +60,20 @@ class RunFolder:
     with lock:
       yield
 
-  def adopt_config(self, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json, or compares with the one there.
+  def refuse_other_config(self, config: ml_collections.ConfigDict) -> None:
+    """Compares with config.json, if there is one.
 
     Raises:
       UserError: the folder holds a run with another config; names the fields that differ.
     """
-    wanted = json.loads(json.dumps(config.to_dict()))
     file = self.path / "config.json"
     if not file.exists():
-      self._write_json("config.json", wanted)
       return
     try:
       there = json.loads(file.read_text())
     except ValueError:
       raise errors.UserError(f"{file}: is not JSON; name another workdir") from None
-    old, new = _flat(there), _flat(wanted)
+    old, new = _flat(there), _flat(_as_json(config))
     differing = [
       f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
       for name in sorted(old.keys() | new.keys())
@@ -86,6 +84,10 @@ class RunFolder:
         f"workdir: {self.path} holds a run with another config: {', '.join(differing)}; "
         "name another folder, or the same values to resume"
       )
+
+  def write_config(self, config: ml_collections.ConfigDict) -> None:
+    """Writes config.json, which makes the folder this run's."""
+    self._write_json("config.json", _as_json(config))
 
   def metrics(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, one for each finished epoch."""
@@ -143,6 +145,10 @@ class RunFolder:
         f"{self.path / name}: cannot be written ({error.strerror or error}); mend that, and the "
         "same command resumes"
       ) from error
+
+
+def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  return json.loads(json.dumps(config.to_dict()))
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

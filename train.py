@@ -1,24 +1,19 @@
-"""The training program: what one step computes, how it runs on the devices, and the loop around it.
+"""The training program, from a config to a run folder: `train_and_evaluate`, in named sections.
 
-Read from the top: TrainState and the pure `train_step` and `eval_step`; then
-`train_and_evaluate`, the loop, in named sections. How steps become compiled, parallel programs is
-in programs.py.
+What one step computes (`TrainState`, `make_train_step`, `make_eval_step`) is in steps.py, and how
+steps become compiled, parallel programs in programs.py.
 """
 
 import contextlib
 import signal
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
-from flax import struct
 
 import checkpoints
 import errors
@@ -33,182 +28,11 @@ from analysis import plots
 from configs import check
 from console import log, progress
 from controls import Controls
+from interruption import Interrupted, any_process, stop_signals
+from steps import Sums, TrainState, init_state, make_eval_step, make_train_step
 
 PyTree = Any
 _IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
-
-
-class Interrupted(Exception):
-  """A signal asked the run to stop; everything is saved and the same command resumes."""
-
-  def __init__(self, signum: int):
-    super().__init__(signal.Signals(signum).name)
-    self.signum = signum
-
-
-# --- What one step computes ----------------------------------------------------------------------
-
-
-class Sums(struct.PyTreeNode):
-  """Sums over the training examples of the current epoch, on the device. Scalars."""
-
-  loss: jax.Array
-  penalty: jax.Array
-  correct: jax.Array
-  examples: jax.Array
-  bad_step: jax.Array  # the first step of the run whose loss was not finite, or -1
-
-  @classmethod
-  def zero(cls) -> "Sums":
-    zero = jnp.zeros((), jnp.float32)
-    return cls(zero, zero, zero, zero, jnp.full((), -1, jnp.int32))
-
-  def add(self, metrics: dict, step: jax.Array, first: jax.Array) -> "Sums":
-    """Adds a step's metrics; `first` says that it is the first of its epoch."""
-    examples = metrics["examples"]
-    old = jax.tree.map(lambda total: jnp.where(first, 0.0, total), self)
-    bad = (self.bad_step < 0) & ~jnp.isfinite(metrics["loss"])
-    return Sums(
-      loss=old.loss + metrics["loss"] * examples,
-      penalty=old.penalty + metrics["penalty"] * examples,
-      correct=old.correct + metrics["correct"],
-      examples=old.examples + examples,
-      bad_step=jnp.where(bad, step, self.bad_step),
-    )
-
-
-class TrainState(struct.PyTreeNode):
-  """All that training changes; with several seeds every leaf has a leading axis of seeds."""
-
-  step: jax.Array  # [] int32, steps taken
-  params: PyTree
-  batch_stats: PyTree
-  opt_state: PyTree
-  average: PyTree | None  # moving average of {'params', 'batch_stats'}, if config.ema_decay
-  lr_scale: jax.Array  # [] float32, set by the plateau logic between epochs
-  sums: Sums
-  key: jax.Array  # [2] uint32, the seed's key data; constant
-
-  def variables(self) -> dict[str, PyTree]:
-    """What evaluation and checkpoints use: the moving average where there is one."""
-    if self.average is not None:
-      return self.average
-    return {"params": self.params, "batch_stats": self.batch_stats}
-
-
-def init_state(
-  config: ml_collections.ConfigDict,
-  model: Any,
-  tx: optax.GradientTransformation,
-  seed: jax.Array,
-  image_shape: tuple[int, int, int],
-) -> TrainState:
-  """The state before the first step: a function of `seed` [] int32 alone."""
-  key = jax.random.key(seed)
-  init_key = input_pipeline.purpose_key(key, input_pipeline.INIT, 0)
-  variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
-  params, batch_stats = variables["params"], variables.get("batch_stats", {})
-  return TrainState(
-    step=jnp.zeros((), jnp.int32),
-    params=params,
-    batch_stats=batch_stats,
-    opt_state=tx.init(params),
-    average={"params": params, "batch_stats": batch_stats} if config.ema_decay else None,
-    lr_scale=jnp.ones((), jnp.float32),
-    sums=Sums.zero(),
-    key=jax.random.key_data(key),
-  )
-
-
-def make_train_step(
-  config: ml_collections.ConfigDict,
-  model: Any,
-  tx: optax.GradientTransformation,
-  axis_name: str | None = None,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-  """Returns train_step(state, batch) -> (state, metrics), a pure function.
-
-  batch: 'image' [b, h, w, c] float32, 'target' [b, classes] float32 (rows sum to 1), 'label' [b].
-  metrics: 'loss' (mean cross-entropy), 'penalty' (L2), 'correct' and 'examples' (counts), over the
-  batches of all devices on `axis_name`, or over this one if that is None.
-  """
-
-  def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    key = jax.random.wrap_key_data(state.key)
-    dropout_key = input_pipeline.purpose_key(key, input_pipeline.DROPOUT, state.step)
-
-    def objective(params):
-      logits, updated = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        batch["image"],
-        train=True,
-        rngs={"dropout": dropout_key},
-        mutable=["batch_stats"],
-      )
-      target = optax.smooth_labels(batch["target"], config.loss.label_smoothing)
-      loss = optax.softmax_cross_entropy(logits, target).mean()
-      penalty = optimizers.l2_penalty(params, config.loss.l2)
-      return loss + penalty, (loss, penalty, logits, updated.get("batch_stats", {}))
-
-    gradients, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(
-      state.params
-    )
-    correct = jnp.sum(jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
-    examples = jnp.float32(len(logits))
-    if axis_name:
-      gradients, loss = jax.lax.pmean((gradients, loss), axis_name)
-      correct, examples = jax.lax.psum((correct, examples), axis_name)
-      if not config.model.sync_bn:  # each device has its own; the mean of them is kept
-        batch_stats = jax.lax.pmean(batch_stats, axis_name)
-
-    updates, opt_state = tx.update(
-      gradients, state.opt_state, state.params, lr_scale=state.lr_scale
-    )
-    params = optax.apply_updates(state.params, updates)
-    average = state.average
-    if average is not None:
-      average = optimizers.ema_update(
-        average, {"params": params, "batch_stats": batch_stats}, state.step, config.ema_decay
-      )
-    state = state.replace(
-      step=state.step + 1,
-      params=params,
-      batch_stats=batch_stats,
-      opt_state=opt_state,
-      average=average,
-    )
-    return state, {"loss": loss, "penalty": penalty, "correct": correct, "examples": examples}
-
-  return train_step
-
-
-def make_eval_step(
-  model: Any, axis_name: str | None = None
-) -> Callable[[dict[str, PyTree], dict], dict]:
-  """Returns eval_step(variables, batch) -> sums, a pure function.
-
-  batch: 'image' [b, h, w, c] float32, 'label' [b] int32, 'mask' [b] bool (False: padding).
-  sums: 'loss' (cross-entropy), 'correct', 'top5' and 'examples' over the unmasked rows, of all
-  devices on `axis_name`, or of this one if that is None.
-  """
-
-  def eval_step(variables: dict[str, PyTree], batch: dict) -> dict:
-    logits = model.apply(variables, batch["image"], train=False)
-    labels, mask = batch["label"], batch["mask"]
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
-    sums = {
-      "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-      "correct": jnp.argmax(logits, -1) == labels,
-      "top5": jnp.sum(logits > of_label, axis=1) < 5,
-      "examples": jnp.ones_like(labels),
-    }
-    sums = {name: jnp.sum(jnp.where(mask, v, 0.0)) for name, v in sums.items()}
-    return jax.lax.psum(sums, axis_name) if axis_name else sums
-
-  return eval_step
-
-
-# --- The loop ------------------------------------------------------------------------------------
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -241,7 +65,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
   config = resolve(config)
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
   with folder.locked(), contextlib.closing(folder):
-    folder.adopt_config(config)
+    folder.refuse_other_config(config)
     finished = folder.results()
     if finished is not None:
       log.info("%s: finished already; nothing to do", folder.path)
@@ -300,6 +124,7 @@ def _train(
   penalty_of = jax.jit(
     over_seeds(lambda variables: optimizers.l2_penalty(variables["params"], config.loss.l2))
   )
+  jax.eval_shape(penalty_of, state.variables())  # patterns that match nothing are told of now
   keys = over_seeds(jax.random.key)(seed_array)
   parameters = models.count_parameters(jax.eval_shape(start, seeds[0])[0].variables())
 
@@ -356,7 +181,8 @@ def _train(
     times = np.array([seconds, epoch_seconds])
     store.save_latest(step, {"state": state, "control": control, "seconds": times})
 
-  # Epochs.
+  # Epochs. From here on the folder is this run's: what was wrong in the config would be known.
+  folder.write_config(config)
   best_is_new = False
   curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
   while step < config.num_epochs * steps_per_epoch and not controls.stopped(control):
@@ -416,7 +242,7 @@ def _train(
     rows.append(row)
     seconds, epoch_seconds = seconds + epoch_seconds, 0.0
     last = step == config.num_epochs * steps_per_epoch or controls.stopped(control)
-    stopping = _any_process(stop)
+    stopping = any_process(stop)
     folder.write_metrics(rows)  # before the checkpoint, so that it never speaks of a missing row
     if last or stopping or (epoch + 1) % config.checkpoint_every == 0:
       save(best_is_new)
@@ -441,26 +267,6 @@ def _train(
   found["compile_seconds"] = program.compile_seconds
   folder.write_results(found)
   return found
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT in a list instead of dying; a second one of them does kill."""
-  received: list[int] = []
-  if threading.current_thread() is not threading.main_thread():
-    yield received
-    return
-
-  def note(signum: int, _: Any) -> None:
-    received.append(signum)
-    signal.signal(signum, signal.SIG_DFL)
-
-  before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield received
-  finally:
-    for signum, handler in before.items():
-      signal.signal(signum, handler)
 
 
 class _Clock:
@@ -493,12 +299,3 @@ def _refuse_nan(sums: Sums, steps_per_epoch: int, folder: run_folder.RunFolder) 
       f"lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "
       f"good checkpoint stays in {folder.path / 'checkpoints'}"
     )
-
-
-def _any_process(stop: list[int]) -> bool:
-  """Whether any process was asked to stop, so that all stop after the same epoch."""
-  if jax.process_count() == 1:
-    return bool(stop)
-  from jax.experimental import multihost_utils
-
-  return bool(multihost_utils.process_allgather(np.array(len(stop))).any())

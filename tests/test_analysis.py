@@ -5,7 +5,7 @@ import pytest
 import runs
 from PIL import Image
 
-from analysis import plots, summary
+from analysis import plots, summary, tables
 
 
 def test_summary_is_keras_columns(tmp_path_factory):
@@ -53,3 +53,9 @@ def test_curves_are_redrawn_now_and_then_and_at_the_end(tmp_path):
   assert path.read_bytes() == first
   curves.draw(rows, "another title", at_once=True)
   assert path.read_bytes() != first
+
+
+def test_readme_holds_what_the_records_say():
+  readme = (runs.ROOT / "README.md").read_text()
+  assert tables.updated(readme) == readme, "run python -m analysis.tables"
+  assert "not run" in tables.tables()

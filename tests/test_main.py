@@ -169,6 +169,7 @@ def test_unknown_names_list_the_known(field, message, tmp_path_factory, tmp_path
   last = done.stderr.splitlines()[-1]
   assert last.startswith(f"error: {message}"), done.stderr
   assert "Traceback" not in done.stderr
+  assert not (tmp_path / "config.json").exists()  # the corrected command may use the folder
 
 
 def test_training_starts_without_tensorflow_or_keras(tmp_path_factory, tmp_path):

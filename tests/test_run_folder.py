@@ -9,21 +9,22 @@ import run_folder
 from configs import default
 
 
-def test_the_same_config_is_adopted_again(tmp_path):
+def test_the_same_config_is_no_other(tmp_path):
   folder = run_folder.RunFolder(tmp_path / "run")
-  folder.adopt_config(default.get_config())
-  folder.adopt_config(default.get_config())
+  folder.refuse_other_config(default.get_config())
+  folder.write_config(default.get_config())
+  folder.refuse_other_config(default.get_config())
   assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == 128
 
 
 def test_another_config_is_refused_by_field(tmp_path):
   folder = run_folder.RunFolder(tmp_path)
-  folder.adopt_config(default.get_config())
+  folder.write_config(default.get_config())
   other = default.get_config()
   other.loss.l2 = (("kernel", 1e-4),)
   other.model.depth = 28
   with pytest.raises(errors.UserError) as raised:
-    folder.adopt_config(other)
+    folder.refuse_other_config(other)
   assert str(raised.value) == (
     f"workdir: {tmp_path} holds a run with another config: "
     "loss.l2 ([] there, [['kernel', 0.0001]] now), model.depth (absent there, 28 now); "
@@ -54,12 +55,14 @@ def test_a_damaged_file_is_named(tmp_path, name):
   folder = run_folder.RunFolder(tmp_path)
   (tmp_path / name).write_text('{"epoch": 1')
   with pytest.raises(errors.UserError, match=rf"{name}: .*JSON; name another workdir"):
-    folder.metrics() if name == "metrics.jsonl" else folder.adopt_config(default.get_config())
+    if name == "metrics.jsonl":
+      folder.metrics()
+    folder.refuse_other_config(default.get_config())
 
 
 def test_only_the_writer_writes(tmp_path):
   reader = run_folder.RunFolder(tmp_path / "run", writer=False)
-  reader.adopt_config(default.get_config())
+  reader.write_config(default.get_config())
   reader.write_metrics([{"epoch": 1}])
   reader.write_results({})
   with reader.locked():

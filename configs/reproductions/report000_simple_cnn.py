@@ -12,6 +12,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "about 88 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

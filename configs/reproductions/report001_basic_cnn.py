@@ -9,6 +9,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "about 65 % test, 65.7 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

@@ -11,6 +11,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "70.9 % test, 72.1 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

@@ -4,6 +4,8 @@ import ml_collections
 
 from configs.reproductions import report002_model3
 
+REPORTED = "78.4 % test"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = report002_model3.get_config()

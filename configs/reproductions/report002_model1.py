@@ -13,6 +13,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "73.9 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

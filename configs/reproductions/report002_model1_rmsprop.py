@@ -7,6 +7,8 @@ import ml_collections
 
 from configs.reproductions import report002_model1
 
+REPORTED = "none: defined there and not used"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = report002_model1.get_config()

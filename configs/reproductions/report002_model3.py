@@ -4,6 +4,8 @@ import ml_collections
 
 from configs.reproductions import report002_model1
 
+REPORTED = "75.7 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = report002_model1.get_config()

@@ -10,6 +10,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "74.5 % validation"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

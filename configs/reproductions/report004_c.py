@@ -4,6 +4,8 @@ import ml_collections
 
 from configs.reproductions import report004_a
 
+REPORTED = "none printed"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = report004_a.get_config()

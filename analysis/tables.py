@@ -1,0 +1,78 @@
+"""The result tables of README.md, made from the records in benchmarks/results/.
+
+  python -m analysis.tables
+
+rewrites them. A record is a folder named after the config, with config.json, metrics.jsonl and
+results.json of a finished run; a reproduction without one is "not run".
+"""
+
+import importlib
+import json
+import pathlib
+from typing import Any
+
+ROOT = pathlib.Path(__file__).parent.parent
+_RECORDS = ROOT / "benchmarks" / "results"
+_BEGIN, _END = "<!-- made by python -m analysis.tables -->", "<!-- end -->"
+
+
+def tables() -> str:
+  """The reproductions beside what their reports print, then all other recorded runs."""
+  names = sorted(
+    path.stem for path in (ROOT / "configs" / "reproductions").glob("*.py") if path.stem[0] != "_"
+  )
+  recorded = sorted(path.parent.name for path in _RECORDS.glob("*/results.json"))
+  rows = [_row(name, "") for name in recorded if name not in names]
+  first = _table(["config", "ours", "selected on", "seeds", "epochs", "device"], rows)
+  rows = []
+  for name in names:
+    reported = importlib.import_module(f"configs.reproductions.{name}").REPORTED
+    rows.append(_row(name, "reproductions/", reported))
+  header = ["config", "the report prints", "ours", "selected on", "seeds", "epochs", "device"]
+  return f"{first}\n\n{_table(header, rows)}"
+
+
+def _row(name: str, folder: str, *before: str) -> list[str]:
+  link = f"[{name}](configs/{folder}{name}.py)"
+  file = _RECORDS / name / "results.json"
+  if not file.exists():
+    return [link, *before, "not run", "", "", "", ""]
+  found = json.loads(file.read_text())
+  return [
+    link,
+    *before,
+    _figures(found),
+    found["selected_on"],
+    str(len(found["seeds"])),
+    str(found["epochs_run"]),
+    f"{found['device']['count']} × {found['device']['kind']}",
+  ]
+
+
+def _figures(found: dict[str, Any]) -> str:
+  parts = []
+  for split, name in (("test", "test"), ("val", "validation")):
+    if found.get(f"{split}_accuracy") is not None:
+      text = f"{100 * found[f'{split}_accuracy']:.1f}"
+      if f"{split}_accuracy_standard_error" in found:
+        text += f" ± {100 * found[f'{split}_accuracy_standard_error']:.1f}"
+      parts.append(f"{text} % {name}")
+  return ", ".join(parts)
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+  lines = [header, ["---"] * len(header), *rows]
+  return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def updated(readme: str) -> str:
+  """The text of the README with its tables as the records are now."""
+  before, rest = readme.split(_BEGIN)
+  _, after = rest.split(_END)
+  return f"{before}{_BEGIN}\n\n{tables()}\n\n{_END}{after}"
+
+
+if __name__ == "__main__":
+  file = ROOT / "README.md"
+  file.write_text(updated(file.read_text()))
+  print(f"wrote {file}")
