@@ -90,11 +90,14 @@ def training_stages(
 ) -> list[np.ndarray]:
   """The training examples of each stage of a run: one stage, or one for each official file.
 
+  They are repeated until there are `data.epoch_examples` of them.
+
   Raises:
     UserError: `data.file_by_file` for a data set that does not come in files of equal size.
   """
+  repeats = max(1, -(-data.epoch_examples // len(splits.train)))
   if not data.file_by_file:
-    return [splits.train]
+    return [np.tile(splits.train, repeats)]
   files = dataset.train.ids[splits.train] // 10_000
   stages = [splits.train[files == number] for number in np.unique(files)]
   if not dataset.name.startswith("cifar10") or len({len(stage) for stage in stages}) > 1:
@@ -102,7 +105,7 @@ def training_stages(
       "data.file_by_file: needs whole official files of CIFAR-10; with data.validation='batch_1', "
       "'test' or 0 they are"
     )
-  return stages
+  return [np.tile(stage, repeats) for stage in stages]
 
 
 def stratified(

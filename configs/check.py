@@ -34,6 +34,7 @@ _AT_LEAST = {
   "eval_batch_size": 1,
   "data.split_seed": 0,
   "data.train_examples": 0,
+  "data.epoch_examples": 0,
   "data.resident_bytes": 0,
   "data.workers": 0,
   "optimizer.learning_rate": 0,

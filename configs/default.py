@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.validation = ml_collections.FieldReference(0.1, field_type=object)
   config.data.split_seed = 0  # of the validation split; apart from `seed`, so seeds share a split
   config.data.train_examples = 0  # train on this many, stratified; 0 means all
+  config.data.epoch_examples = 0  # repeat a small set until an epoch has at least this many
   # Train on one official file after another, each for its share of the epochs, as report 002 does.
   config.data.file_by_file = False
   config.data.normalize = "standardize"  # or 'unit': pixels / 255

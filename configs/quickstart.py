@@ -14,6 +14,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()
   config.num_epochs = 5
   config.data.fallback = "digits"
+  config.data.epoch_examples = 20_000  # which CIFAR-10 has, and the digits repeated
   config.model.name = "simple_cnn"
   config.model.widths = (16, 32, 64)
   config.model.dense = (128,)

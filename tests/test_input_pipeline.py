@@ -87,6 +87,15 @@ def test_validation_on_the_first_official_file():
   assert np.array_equal(splits.train, np.arange(10_000, 50_000))
 
 
+@pytest.mark.parametrize(("wanted", "repeats"), [(0, 1), (207, 1), (208, 2), (1000, 5)])
+def test_a_small_set_is_repeated_whole(wanted, repeats):
+  dataset, data = fake_dataset(), data_config(epoch_examples=wanted)
+  splits = input_pipeline.make_splits(dataset, data)
+  (stage,) = input_pipeline.training_stages(dataset, splits, data)
+  numbers, counts = np.unique(stage, return_counts=True)
+  assert np.array_equal(numbers, splits.train) and set(counts) == {repeats}
+
+
 def test_file_by_file_is_a_stage_for_each_official_file():
   ids = np.arange(50_000, dtype=np.int32)
   train = types.SimpleNamespace(labels=np.zeros(50_000, np.int32), ids=ids)
