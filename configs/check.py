@@ -141,6 +141,11 @@ def _check_monitor(section: str, config: ml_collections.ConfigDict) -> None:
     return
   if monitor not in METRICS:
     raise errors.UserError(f"{section}.monitor: {monitor!r} is not one of {', '.join(METRICS)}")
+  if monitor == "val_objective" and not config.loss.l2:
+    raise errors.UserError(
+      f"{section}.monitor: 'val_objective' is the loss with its penalties, and loss.l2 has none; "
+      "take 'val_loss'"
+    )
   if monitor.startswith("val_") and not config.data.validation:
     raise errors.UserError(
       f"{section}.monitor: {monitor!r} needs validation examples, but data.validation is "

@@ -88,6 +88,7 @@ def test_reproductions_have_their_reports_totals(name, total, trainable):
     ("select.monitor", "val_acc", "select.monitor: 'val_acc' is not one of train_loss"),
     ("data.validation", 0, "select.monitor: 'val_accuracy' needs validation examples"),
     ("plateau.mode", "auto", "plateau.mode: 'auto' is not one of min, max"),
+    ("plateau.monitor", "val_objective", "plateau.monitor: 'val_objective' is the loss with its"),
   ],
 )
 def test_impossible_fields_are_named(field, value, message):
