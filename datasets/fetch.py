@@ -12,12 +12,15 @@ import tarfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from etils import epath
 
 import errors
 from console import log, progress
+
+T = TypeVar("T")
 
 # Connecting, and each wait for more bytes: a machine with no network moves on quickly.
 _TIMEOUT_SECONDS = 10
@@ -86,6 +89,27 @@ def _read_archive(path: epath.Path, limits: Mapping[str, int]) -> dict[str, byte
 def _check_size(what: object, size: int, limit: int) -> None:
   if size > limit:
     raise Failed(f"{what}: has {size} bytes, more than the {limit} it can have")
+
+
+def first_of(
+  name: str, ways: Iterable[Callable[[], epath.Path]], read: Callable[[epath.Path], T], remedy: str
+) -> T:
+  """What `read` makes of the first source that can be had; each way fetches one to a path.
+
+  Raises:
+    Unavailable: every one failed; names data set `name`, what was tried, and the remedy.
+  """
+  tried = []
+  for way in ways:
+    try:
+      return read(way())
+    except Failed as error:
+      log.info("%s: not from %s", name, error)
+      tried.append(str(error))
+  raise Unavailable(
+    f"data.name: {name} is not in reach. Tried {'; '.join(tried)}. "
+    f"Get it by other means and give --config.data.source: {remedy}"
+  )
 
 
 def download(url: str, sha256: str, folder: epath.Path) -> epath.Path:

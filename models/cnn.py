@@ -35,7 +35,7 @@ class SimpleCNN(nn.Module):
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
     conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=glorot, dtype=self.dtype)
-    norm = layers.keras_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
+    norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
 
     remedy = "give fewer widths or larger images"
     layers.check_halvings(images, len(self.widths), "model.widths", remedy)

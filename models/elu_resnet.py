@@ -145,7 +145,7 @@ class EluResNet(nn.Module):
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     conv = functools.partial(nn.Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
     axis_name = self.axis_name if self.sync_bn else None
-    norm = layers.keras_norm(train, self.dtype, axis_name, momentum=0.9)
+    norm = layers.batch_norm(train, self.dtype, axis_name, momentum=0.9)
     dropout = functools.partial(layers.Dropout, deterministic=not train, axis_name=self.axis_name)
 
     x = conv(self.width, (3, 3), strides=2, name="stem_conv")(images.astype(self.dtype))

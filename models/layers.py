@@ -49,10 +49,14 @@ def pooled_logits(x: jax.Array, num_classes: int) -> jax.Array:
   return nn.Dense(num_classes, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
 
 
-def keras_norm(
-  train: bool, dtype: jnp.dtype, axis_name: str | None, momentum: float = 0.99
+def batch_norm(
+  train: bool,
+  dtype: jnp.dtype,
+  axis_name: str | None,
+  momentum: float = 0.99,
+  epsilon: float = 1e-3,
 ) -> Callable[..., nn.BatchNorm]:
-  """Batch norm with Keras' defaults, epsilon 1e-3 and `momentum`; call it with a `name`.
+  """Batch norm, with Keras' defaults; call it with a `name`.
 
   Args:
     train: normalise with the batch's statistics and move the stored ones, else use those.
@@ -62,7 +66,7 @@ def keras_norm(
     nn.BatchNorm,
     use_running_average=not train,
     momentum=momentum,
-    epsilon=1e-3,
+    epsilon=epsilon,
     dtype=dtype,
     axis_name=axis_name,
   )

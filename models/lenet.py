@@ -46,7 +46,7 @@ class LeNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
-    norm = layers.keras_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
+    norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     dropout = functools.partial(layers.Dropout, deterministic=not train, axis_name=self.axis_name)
     linear = {"kernel_init": glorot, "use_bias": not self.batch_norm, "dtype": self.dtype}
 

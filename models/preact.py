@@ -88,14 +88,8 @@ class PreActResNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(
-      nn.BatchNorm,
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=self.dtype,
-      axis_name=self.axis_name if self.sync_bn else None,
-    )
+    axis_name = self.axis_name if self.sync_bn else None
+    norm = layers.batch_norm(train, self.dtype, axis_name, momentum=0.9, epsilon=1e-5)
     dropout = functools.partial(
       layers.Dropout, self.dropout, deterministic=not train, axis_name=self.axis_name
     )

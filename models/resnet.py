@@ -99,14 +99,8 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     conv = functools.partial(layers.conv, dtype=self.dtype)
-    norm = functools.partial(
-      nn.BatchNorm,
-      use_running_average=not train,
-      momentum=0.9,
-      epsilon=1e-5,
-      dtype=self.dtype,
-      axis_name=self.axis_name if self.sync_bn else None,
-    )
+    axis_name = self.axis_name if self.sync_bn else None
+    norm = layers.batch_norm(train, self.dtype, axis_name, momentum=0.9, epsilon=1e-5)
     last_scale = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
 
     x = images.astype(self.dtype)
