@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 import errors
 from console import log
@@ -55,6 +56,10 @@ class Checkpoints:
     """Likewise for the best variables."""
     return _restore(self._best, template)
 
+  def is_empty(self) -> bool:
+    """Whether there is nothing to resume from."""
+    return not self._latest.all_steps()
+
   def rewind(self, step: int) -> None:
     """Drops what is newer than `step`, which a resumed run is about to make again."""
     for manager in (self._latest, self._best):
@@ -67,6 +72,33 @@ class Checkpoints:
       with _told(manager):
         manager.wait_until_finished()
         manager.close()
+
+
+def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, PyTree]]:
+  """The selected weights of a run folder, read without knowing the model.
+
+  Returns:
+    The step they were taken at, and {'params': {…}, 'batch_stats': {…}} of NumPy arrays; those of
+    a run with several seeds have a leading axis of seeds.
+
+  Raises:
+    UserError: there is no checkpoint in the folder, or none that can be read.
+  """
+  directory = epath.Path(workdir) / "checkpoints" / "best"
+  steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
+  for step in sorted(steps, reverse=True):
+    folder = directory / str(step).zfill(8) / "default"
+    try:
+      with ocp.StandardCheckpointer() as checkpointer:
+        found = checkpointer.restore(folder.resolve())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+      log.error("%s: cannot be read (%s); trying the one before", folder, _first_line(error))
+      continue
+    leaves = {tuple(path.split(".")): np.asarray(leaf) for path, leaf in found.items()}
+    tree = traverse_util.unflatten_dict(leaves)
+    return step, {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
+  reason = "none of its checkpoints can be read" if steps else "it holds no selected weights"
+  raise errors.UserError(f"{workdir}: {reason}; name the folder of a run that has trained")
 
 
 @contextlib.contextmanager

@@ -153,6 +153,8 @@ def make_preprocess(
   classes = len(dataset.class_names)
 
   def preprocess_eval(images: jax.Array) -> jax.Array:
+    if images.dtype != np.uint8:  # features, which transfer.features_of made of normalised images
+      return images
     return augment.normalize(images, mean, std)
 
   def preprocess_train(key, step, rows, images, labels, axis_name=None):

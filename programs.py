@@ -51,6 +51,7 @@ class Programs:
     source: where shards come from.
     steps_per_epoch: training steps in an epoch.
     evaluation_batches: batches in one dispatch of evaluation.
+    steps_at_once: steps that a caller should take in one dispatch.
   """
 
   def __init__(
@@ -62,13 +63,15 @@ class Programs:
     source: Any,
     steps_per_epoch: int,
     evaluation_batches: int,
+    steps_at_once: int,
   ):
     self._config = config
     self._train_step, self._eval_step = train_step, eval_step
     self._preprocess_train, self._preprocess_eval = preprocess
-    self._source = source
     self._steps_per_epoch = steps_per_epoch
     self._evaluation_batches = evaluation_batches
+    self.source = source
+    self.steps_at_once = steps_at_once
     self._programs: dict[tuple[str, int], Callable] = {}
     self.compile_seconds = 0.0
 
@@ -83,7 +86,7 @@ class Programs:
     Returns float64 scalars, or [seeds] with several seeds.
     """
     program = self._over_seeds(self._evaluate_batches)
-    shards = self._source.evaluate(examples, self._config.eval_batch_size, self._evaluation_batches)
+    shards = self.source.evaluate(examples, self._config.eval_batch_size, self._evaluation_batches)
     parts = [
       self._run(("evaluate", 0), program, False, variables, shard, data) for shard, data in shards
     ]

@@ -12,8 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-import datasets
-import input_pipeline
+from experiment import Experiment
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -43,10 +42,7 @@ def epoch_line(row: dict[str, Any], num_epochs: int) -> str:
 
 
 def collect(
-  config: ml_collections.ConfigDict,
-  dataset: datasets.Dataset,
-  splits: input_pipeline.Splits,
-  parameters: tuple[int, int],
+  experiment: Experiment,
   rows: list[dict[str, Any]],
   best_epochs: list[int],
   measured: dict[str, dict[str, np.ndarray]],
@@ -54,14 +50,14 @@ def collect(
   """What results.json holds.
 
   Args:
-    parameters: trainable ones, and batch statistics.
     rows: as in metrics.jsonl; the validation figures are those of the selected epochs.
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 for none, since no
       epoch's metric was a number.
     measured: by split ('test', and 'train' if asked for) 'loss', 'accuracy' and 'top5' of the
       selected weights: scalars, or [seeds].
   """
-  seeds = [config.seed + i for i in range(config.num_seeds)]
+  config = experiment.config
+  seeds, parameters = experiment.seeds, experiment.parameters
   figures = {
     f"{split}_{name}": np.atleast_1d(value)
     for split, found in measured.items()
@@ -98,14 +94,7 @@ def collect(
       "non_trainable": parameters[1],
       "total": sum(parameters),
     },
-    "data": {
-      "name": dataset.name,
-      "requested": config.data.name,
-      "fingerprint": dataset.fingerprint,
-      "train_examples": len(splits.train),
-      "validation_examples": len(splits.validation),
-      "test_examples": len(splits.test),
-    },
+    "data": experiment.describe_data(),
     "device": device(),
     "versions": {"python": platform.python_version()}
     | {name: importlib.metadata.version(name) for name in _LIBRARIES},

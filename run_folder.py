@@ -1,4 +1,4 @@
-"""A run folder: config.json, metrics.jsonl, results.json, plots/, tensorboard/, checkpoints/.
+"""A run folder: config.json, dataset.json, metrics.jsonl, results.json and folders beside them.
 
 Every file is written beside and renamed into place, so a reader, or the next start, finds the old
 one or the new one and never a part.
@@ -88,6 +88,10 @@ class RunFolder:
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Writes config.json, which makes the folder this run's."""
     self._write_json("config.json", _as_json(config))
+
+  def write_dataset(self, description: dict[str, Any]) -> None:
+    """Writes dataset.json: what a trained network needs to know of the data, but the images."""
+    self._write_json("dataset.json", description)
 
   def metrics(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl, one for each finished epoch."""

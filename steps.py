@@ -15,6 +15,7 @@ from flax import struct
 
 import input_pipeline
 import optimizers
+import transfer
 
 PyTree = Any
 
@@ -72,11 +73,17 @@ def init_state(
   tx: optax.GradientTransformation,
   seed: jax.Array,
   image_shape: tuple[int, int, int],
+  weights: transfer.Weights | None = None,
 ) -> TrainState:
-  """The state before the first step: a function of `seed` [] int32 alone."""
+  """The state before the first step: a function of `seed` [] int32 and of what it starts from.
+
+  weights: of a network trained before, as transfer.load returns them.
+  """
   key = jax.random.key(seed)
   init_key = input_pipeline.purpose_key(key, input_pipeline.INIT, 0)
   variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+  if weights is not None:
+    variables = transfer.insert(variables, weights)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
   return TrainState(
     step=jnp.zeros((), jnp.int32),

@@ -17,36 +17,20 @@ import numpy as np
 
 import checkpoints
 import errors
-import input_pipeline
-import models
 import optimizers
 import programs
 import results
 import run_folder
-import schedules
+import transfer
 from analysis import plots
-from configs import check
 from console import log, progress
 from controls import Controls
+from experiment import Experiment, resolve
 from interruption import Interrupted, any_process, stop_signals
-from steps import Sums, TrainState, init_state, make_eval_step, make_train_step
+from steps import Sums
 
 PyTree = Any
 _IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
-
-
-def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Fills in what depends on the machine ('auto'), after checking every field."""
-  check.check(config)
-  config = config.copy_and_resolve_references()
-  if config.dtype == "auto":
-    config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  if config.batch_size % jax.device_count():
-    raise errors.UserError(
-      f"batch_size: {config.batch_size} does not divide over {jax.device_count()} devices; "
-      f"take a multiple of {jax.device_count()}"
-    )
-  return config
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
@@ -77,59 +61,21 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
 def _train(
   config: ml_collections.ConfigDict, folder: run_folder.RunFolder, stop: list[int]
 ) -> dict[str, Any]:
-  # Data.
-  dataset = input_pipeline.load(config)
-  splits = input_pipeline.make_splits(dataset, config.data)
-  stages = input_pipeline.training_stages(dataset, splits, config.data)
-  steps_per_epoch = len(stages[0]) // config.batch_size
-  if not steps_per_epoch:
-    raise errors.UserError(
-      f"batch_size: {config.batch_size} is more than the {len(stages[0])} training examples"
-    )
-  source = input_pipeline.make_source(dataset, config.data, programs.replicate)
-  streamed = isinstance(source, input_pipeline.StreamedSource)
-  if streamed and config.num_seeds > 1:
-    raise errors.UserError(
-      "num_seeds: several seeds need the data set on the device; raise data.resident_bytes"
-    )
-
-  # Model, optimiser, callbacks, and the state before the first step.
-  model = models.create(
-    config.model,
-    len(dataset.class_names),
-    dtype=jnp.dtype(config.dtype),
-    axis_name=programs.AXIS,
-  )
-  schedule = schedules.create(
-    config.schedule,
-    config.optimizer.learning_rate,
-    steps_per_epoch,
-    config.num_epochs * steps_per_epoch,
-  )
-  tx = optimizers.create(config.optimizer, schedule)
+  # Data, model, optimiser, callbacks, and the state before the first step.
+  experiment = Experiment(config)
+  splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
   controls = Controls(config)
-  preprocess = input_pipeline.make_preprocess(config, dataset, steps_per_epoch)
-
-  def start(seed: jax.Array) -> tuple[TrainState, PyTree]:
-    shape = dataset.train.images.shape[1:]
-    return init_state(config, model, tx, seed, shape), controls.init()
-
-  seeds = list(range(config.seed, config.seed + config.num_seeds))
-  over_seeds = jax.vmap if config.num_seeds > 1 else lambda f, *_: f
-  seed_array = jnp.array(seeds if config.num_seeds > 1 else config.seed)
-  state, control = jax.jit(over_seeds(start))(seed_array)
-  order_of = over_seeds(input_pipeline.epoch_order, (0, None, None))
+  over_seeds = experiment.over_seeds
   update_control = jax.jit(over_seeds(controls.update, (0, None, 0)))
   keep_best = jax.jit(over_seeds(_keep_best), donate_argnums=2)
   penalty_of = jax.jit(
     over_seeds(lambda variables: optimizers.l2_penalty(variables["params"], config.loss.l2))
   )
-  jax.eval_shape(penalty_of, state.variables())  # patterns that match nothing are told of now
-  keys = over_seeds(jax.random.key)(seed_array)
-  parameters = models.count_parameters(jax.eval_shape(start, seeds[0])[0].variables())
+  store = checkpoints.Checkpoints(folder.path)
+  state = experiment.init(transfer.load(config.model.pretrained) if store.is_empty() else None)
+  control = jax.jit(over_seeds(lambda seed: controls.init()))(experiment.seed_array())
 
   # Resume.
-  store = checkpoints.Checkpoints(folder.path)
   rows: list[dict[str, Any]] = []
   step, seconds, epoch_seconds = 0, 0.0, 0.0
   best = None
@@ -148,24 +94,13 @@ def _train(
     best = jax.tree.map(jnp.copy, state.variables())
 
   # Programs.
-  on_cpu = jax.default_backend() == "cpu"
-  steps_at_once = config.steps_per_dispatch or (1 if on_cpu or streamed else steps_per_epoch)
-  largest = max(len(splits.validation), len(splits.test))
-  program = programs.Programs(
-    config,
-    make_train_step(config, model, tx, programs.AXIS),
-    make_eval_step(model, programs.AXIS),
-    preprocess,
-    source,
-    steps_per_epoch,
-    evaluation_batches=1 if on_cpu else -(-largest // config.eval_batch_size),
-  )
+  program = experiment.programs(state)
   log.info(
     "%s on %s: %s parameters, %d training, %d validation and %d test examples, %d steps an epoch, "
     "%d × %s, %s",
     config.model.name,
-    dataset.name,
-    f"{sum(parameters):,}",
+    experiment.dataset.name,
+    f"{sum(experiment.parameters):,}",
     len(splits.train),
     len(splits.validation),
     len(splits.test),
@@ -183,15 +118,15 @@ def _train(
 
   # Epochs. From here on the folder is this run's: what was wrong in the config would be known.
   folder.write_config(config)
+  folder.write_dataset(experiment.describe_data())
   best_is_new = False
   curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
   while step < config.num_epochs * steps_per_epoch and not controls.stopped(control):
     epoch, done = divmod(step, steps_per_epoch)
     clock = _Clock(program, epoch_seconds)
-    order = order_of(keys, epoch, stages[epoch * len(stages) // config.num_epochs])
-    dispatches = _dispatches(steps_per_epoch - done, steps_at_once)
+    dispatches = _dispatches(steps_per_epoch - done, program.steps_at_once)
     title = f"epoch {epoch + 1}/{config.num_epochs}"
-    shards = source.train(order, config.batch_size, done, dispatches)
+    shards = program.source.train(experiment.order(epoch), config.batch_size, done, dispatches)
     with progress(title, steps_per_epoch, "steps", done) as advance:
       queue: deque[tuple[int, jax.Array]] = deque()
       for count, (shard, data) in zip(dispatches, shards, strict=True):
@@ -227,7 +162,7 @@ def _train(
       values["train_objective"] = values["train_loss"] + sums.penalty / sums.examples
       if len(splits.validation):
         values["val_objective"] = values["val_loss"] + np.asarray(penalty_of(variables))
-    rate = np.asarray(schedule(step - 1)) * np.asarray(state.lr_scale)
+    rate = np.asarray(experiment.schedule(step - 1)) * np.asarray(state.lr_scale)
     values["learning_rate"] = rate
     values = {name: np.asarray(value, np.float64) for name, value in values.items()}
     control = jax.device_get(update_control(control, epoch, values))
@@ -236,8 +171,9 @@ def _train(
       best = keep_best(controls.improved(control), variables, best)
       best_is_new = True
     epoch_seconds = clock.seconds()
-    row = results.epoch_row(step, epoch + 1, values, seeds)
-    row["images_per_second"] = steps_per_epoch * config.batch_size * len(seeds) / train_seconds
+    row = results.epoch_row(step, epoch + 1, values, experiment.seeds)
+    trained = steps_per_epoch * config.batch_size * config.num_seeds
+    row["images_per_second"] = trained / train_seconds
     row["seconds"] = epoch_seconds
     rows.append(row)
     seconds, epoch_seconds = seconds + epoch_seconds, 0.0
@@ -249,7 +185,7 @@ def _train(
       best_is_new = False
     folder.write_scalars(row)
     if folder.writer:
-      curves.draw(rows, f"{config.model.name} on {dataset.name}", at_once=last)
+      curves.draw(rows, f"{config.model.name} on {experiment.dataset.name}", at_once=last)
     log.info("%s", results.epoch_line(row, config.num_epochs))
     if stopping and not last:
       store.close()
@@ -260,9 +196,7 @@ def _train(
   if config.evaluate_train:
     measured["train"] = program.evaluate(best, splits.train)
   store.close()
-  found = results.collect(
-    config, dataset, splits, parameters, rows, controls.best_epochs(control), measured
-  )
+  found = results.collect(experiment, rows, controls.best_epochs(control), measured)
   found["seconds_to_train"] = seconds
   found["compile_seconds"] = program.compile_seconds
   folder.write_results(found)

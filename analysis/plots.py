@@ -8,7 +8,7 @@ from etils import epath
 _REDRAW_SECONDS = (
   15  # drawing costs about half a second, which short epochs should not pay each time
 )
-_STYLE = {
+STYLE = {
   "figure.dpi": 120,
   "font.size": 9,
   "axes.grid": True,
@@ -50,7 +50,7 @@ def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) ->
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
   epochs = [row["epoch"] for row in rows]
-  with plt.rc_context(_STYLE):
+  with plt.rc_context(STYLE):
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
     for axis, name in zip(axes, ("loss", "accuracy"), strict=False):
       for split, colour in (("train", "tab:blue"), ("val", "tab:orange")):

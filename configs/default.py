@@ -37,6 +37,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.name = "resnet18"
   config.model.sync_bn = True  # batch statistics over all devices, so their number has no effect
+  # Weights to start from: a run folder's selected ones, or VGG-16's of ImageNet out of a file or
+  # (for 'timm') downloaded; '' for none. optimizer.freeze names those that then stay as they are.
+  config.model.pretrained = ""
 
   config.data = ml_collections.ConfigDict()
   config.data.name = "cifar10"

@@ -73,8 +73,9 @@ def create(
 
   Args:
     config_model: `name`, one of `known()`; `sync_bn` (default True): batch statistics are taken
-      over the whole axis `axis_name`, else by each device over its own rows; and the model's own
-      arguments. A value of None stands for the default, whatever the model.
+      over the whole axis `axis_name`, else by each device over its own rows; `pretrained`, which
+      is no matter here (see transfer.py); and the model's own arguments. A value of None stands
+      for the default, whatever the model.
     num_classes: length of the logits.
     dtype: what the model computes in; parameters, statistics and logits stay float32.
     axis_name: the pmap axis the batch is divided over, None outside pmap.
@@ -85,13 +86,14 @@ def create(
   given = {field: value for field, value in dict(config_model).items() if value is not None}
   name = given.pop("name", None)
   sync_bn = given.pop("sync_bn", True)
+  given.pop("pretrained", None)  # where training starts from, not what the network is
   if name not in _REGISTRY:
     raise registry.unknown("model.name", "model", name, known())
 
   accepted = arguments(name)
   for field, value in given.items():
     if field not in accepted:
-      names = ", ".join([*sorted(accepted), "sync_bn"])
+      names = ", ".join([*sorted(accepted), "pretrained", "sync_bn"])
       raise UserError(f"model.{field}: {name!r} takes no such argument; it takes: {names}")
     _check_type(field, value, accepted[field])
   _check_type("sync_bn", sync_bn, True)

@@ -443,7 +443,7 @@ def test_known_is_sorted_and_arguments_leave_out_what_a_name_fixes():
     (
       {"name": "wide_resnet", "widht": 4},
       r"model\.widht: 'wide_resnet' takes no such argument; "
-      r"it takes: depth, dropout, width, sync_bn",
+      r"it takes: depth, dropout, width, pretrained, sync_bn",
     ),
     ({"name": "wrn16_8", "depth": 22}, r"model\.depth: 'wrn16_8' takes no such argument; .*"),
     ({"name": "wide_resnet", "depth": 20}, r"model\.depth: 20 is not 6n \+ 4 with .*"),

@@ -19,6 +19,7 @@ import input_pipeline
 import models
 import optimizers
 import schedules
+import steps
 import train
 
 
@@ -55,14 +56,14 @@ class Linear:
 
 def linear_state(kernel, tx, ema=False):
   params = {"dense": {"kernel": jnp.asarray(kernel)}}
-  return train.TrainState(
+  return steps.TrainState(
     step=jnp.int32(0),
     params=params,
     batch_stats={},
     opt_state=tx.init(params),
     average={"params": params, "batch_stats": {}} if ema else None,
     lr_scale=jnp.float32(0.5),
-    sums=train.Sums.zero(),
+    sums=steps.Sums.zero(),
     key=jax.random.key_data(jax.random.key(0)),
   )
 
@@ -74,7 +75,7 @@ def test_train_step_is_the_gradient_step_written_out_in_numpy(data_dir):
   kernel = rng.normal(size=(12, 5)).astype(np.float32)
   image = rng.normal(size=(6, 2, 2, 3)).astype(np.float32)
   label = rng.integers(0, 5, 6)
-  step = jax.jit(train.make_train_step(config, Linear, tx))
+  step = jax.jit(steps.make_train_step(config, Linear, tx))
   batch = {"image": image, "target": np.eye(5, dtype=np.float32)[label], "label": label}
   state, metrics = step(linear_state(kernel, tx), batch)
 
@@ -101,7 +102,7 @@ def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
     "label": np.arange(2),
   }
   before = linear_state(kernel, tx, ema=True)
-  after, _ = train.make_train_step(config, Linear, tx)(before, batch)
+  after, _ = steps.make_train_step(config, Linear, tx)(before, batch)
   expected = optimizers.ema_update(before.average["params"], after.params, 0, 0.5)
   np.testing.assert_allclose(
     after.variables()["params"]["dense"]["kernel"], expected["dense"]["kernel"]
@@ -118,7 +119,7 @@ def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
   label = rng.integers(0, 20, 50)
   mask = np.arange(50) < 37
   variables = {"params": {"dense": {"kernel": kernel}}}
-  sums = train.make_eval_step(Linear)(variables, {"image": image, "label": label, "mask": mask})
+  sums = steps.make_eval_step(Linear)(variables, {"image": image, "label": label, "mask": mask})
   logits = image.reshape(50, 12) @ kernel
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   classes = np.arange(20)
@@ -135,7 +136,7 @@ def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
   config = runs.config(data_dir)
   model = models.create(config.model, 10)
   tx = optimizers.create(config.optimizer, schedules.create({"name": "constant"}, 0.05, 10, 100))
-  state = train.init_state(config, model, tx, jnp.int32(0), (8, 8, 3))
+  state = steps.init_state(config, model, tx, jnp.int32(0), (8, 8, 3))
   rng = np.random.default_rng(2)
   label = np.arange(10)
   batch = {
@@ -143,7 +144,7 @@ def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
     "target": np.eye(10, dtype=np.float32),
     "label": label,
   }
-  step = jax.jit(train.make_train_step(config, model, tx))
+  step = jax.jit(steps.make_train_step(config, model, tx))
   first = jax.tree.map(np.array, state)
   losses = []
   later = state

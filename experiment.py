@@ -1,0 +1,163 @@
+"""What a config describes, built: data, splits, model, schedule, optimiser, programs.
+
+Training starts from here, and so does everything that works on a trained network.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+import datasets
+import errors
+import input_pipeline
+import models
+import optimizers
+import programs
+import schedules
+import steps
+import transfer
+from configs import check
+
+PyTree = Any
+
+
+def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Fills in what depends on the machine ('auto'), after checking every field."""
+  check.check(config)
+  config = config.copy_and_resolve_references()
+  if config.dtype == "auto":
+    config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  if config.batch_size % jax.device_count():
+    raise errors.UserError(
+      f"batch_size: {config.batch_size} does not divide over {jax.device_count()} devices; "
+      f"take a multiple of {jax.device_count()}"
+    )
+  return config
+
+
+class Experiment:
+  """The parts of a run that do not change while it trains.
+
+  Args:
+    config: as `resolve` returns it.
+    dataset: to take instead of the one that `config.data` names.
+
+  Attributes:
+    config, dataset: as given or loaded.
+    splits: example numbers of each split.
+    stages: training examples of each stage of the run, as input_pipeline.training_stages has them.
+    steps_per_epoch: training steps in an epoch.
+    seeds: the seeds trained together.
+    model, schedule, tx: as models, schedules and optimizers create them.
+    parameters: numbers of trainable parameters and of batch statistics.
+
+  Raises:
+    UserError: a field, a file or the data stand in the way.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, dataset: datasets.Dataset | None = None):
+    self.config = config
+    self.dataset = dataset or input_pipeline.load(config)
+    self.splits = input_pipeline.make_splits(self.dataset, config.data)
+    self.stages = input_pipeline.training_stages(self.dataset, self.splits, config.data)
+    self.steps_per_epoch = len(self.stages[0]) // config.batch_size
+    if not self.steps_per_epoch:
+      raise errors.UserError(
+        f"batch_size: {config.batch_size} is more than the {len(self.stages[0])} training examples"
+      )
+    self.seeds = list(range(config.seed, config.seed + config.num_seeds))
+    self.model = models.create(
+      config.model,
+      len(self.dataset.class_names),
+      dtype=jnp.dtype(config.dtype),
+      axis_name=programs.AXIS,
+    )
+    self.schedule = schedules.create(
+      config.schedule,
+      config.optimizer.learning_rate,
+      self.steps_per_epoch,
+      config.num_epochs * self.steps_per_epoch,
+    )
+    self.tx = optimizers.create(config.optimizer, self.schedule)
+    one_seed = jax.eval_shape(self._init, jnp.int32(0), None).variables()
+    self.parameters = models.count_parameters(one_seed)
+    # Patterns that match no parameter are told of now.
+    jax.eval_shape(lambda: optimizers.l2_penalty(one_seed["params"], config.loss.l2))
+
+  def over_seeds(self, function: Callable, in_axes: Any = 0) -> Callable:
+    """`function` mapped over a leading axis of seeds, if there are several."""
+    return jax.vmap(function, in_axes) if len(self.seeds) > 1 else function
+
+  def seed_array(self) -> jax.Array:
+    """The seeds as [] or, if there are several, [seeds] int32."""
+    return jnp.array(self.seeds if len(self.seeds) > 1 else self.seeds[0], jnp.int32)
+
+  def init(self, weights: transfer.Weights | None = None) -> steps.TrainState:
+    """The state before the first step, starting from `weights` where those say so."""
+    return jax.jit(self.over_seeds(self._init, (0, None)))(self.seed_array(), weights)
+
+  def programs(self, state: steps.TrainState) -> programs.Programs:
+    """Compiled training and evaluation, for states like `state`.
+
+    If the network begins with a base that stays as it is and the images are not augmented, what
+    the base makes of them is computed now, once, and takes the images' place.
+    """
+    config, model, dataset = self.config, self.model, self.dataset
+    preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
+    if transfer.base_is_fixed(config, model, state.params):
+      dataset = transfer.features_of(
+        dataset, model, state.variables(), preprocess[1], config.eval_batch_size
+      )
+      model = model.clone(from_features=True)
+      preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
+    source = input_pipeline.make_source(dataset, config.data, programs.replicate)
+    streamed = isinstance(source, input_pipeline.StreamedSource)
+    if streamed and len(self.seeds) > 1:
+      raise errors.UserError(
+        "num_seeds: several seeds need the data set on the device; raise data.resident_bytes"
+      )
+    on_cpu = jax.default_backend() == "cpu"
+    largest = max(len(self.splits.validation), len(self.splits.test))
+    return programs.Programs(
+      config,
+      steps.make_train_step(config, model, self.tx, programs.AXIS),
+      steps.make_eval_step(model, programs.AXIS),
+      preprocess,
+      source,
+      self.steps_per_epoch,
+      evaluation_batches=1 if on_cpu else -(-largest // config.eval_batch_size),
+      steps_at_once=config.steps_per_dispatch
+      or (1 if on_cpu or streamed else self.steps_per_epoch),
+    )
+
+  def order(self, epoch: int) -> jax.Array:
+    """The training examples in the order of an epoch (from 0): [n], with several seeds [seeds, n].
+
+    The stages divide the run's epochs among themselves.
+    """
+    keys = self.over_seeds(jax.random.key)(self.seed_array())
+    stage = self.stages[epoch * len(self.stages) // self.config.num_epochs]
+    return self.over_seeds(input_pipeline.epoch_order, (0, None, None))(keys, epoch, stage)
+
+  def describe_data(self) -> dict[str, Any]:
+    """What the run folder tells of the data."""
+    dataset = self.dataset
+    return {
+      "name": dataset.name,
+      "requested": self.config.data.name,
+      "fingerprint": dataset.fingerprint,
+      "train_examples": len(self.splits.train),
+      "validation_examples": len(self.splits.validation),
+      "test_examples": len(self.splits.test),
+      "image_shape": list(dataset.train.images.shape[1:]),
+      "class_names": list(dataset.class_names),
+      "mean": list(map(float, dataset.mean)),
+      "std": list(map(float, dataset.std)),
+    }
+
+  def _init(self, seed: jax.Array, weights: transfer.Weights | None) -> steps.TrainState:
+    shape = self.dataset.train.images.shape[1:]
+    return steps.init_state(self.config, self.model, self.tx, seed, shape, weights)
