@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-import datasets
 import errors
 import input_pipeline
 import models
@@ -43,10 +42,11 @@ class Experiment:
 
   Args:
     config: as `resolve` returns it.
-    dataset: to take instead of the one that `config.data` names.
+    schedule: learning rate by step, to take instead of the one that `config.schedule` names.
 
   Attributes:
-    config, dataset: as given or loaded.
+    config: as given.
+    dataset: that `config.data` names.
     splits: example numbers of each split.
     stages: training examples of each stage of the run, as input_pipeline.training_stages has them.
     steps_per_epoch: training steps in an epoch.
@@ -58,9 +58,9 @@ class Experiment:
     UserError: a field, a file or the data stand in the way.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, dataset: datasets.Dataset | None = None):
+  def __init__(self, config: ml_collections.ConfigDict, schedule: schedules.Schedule | None = None):
     self.config = config
-    self.dataset = dataset or input_pipeline.load(config)
+    self.dataset = input_pipeline.load(config)
     self.splits = input_pipeline.make_splits(self.dataset, config.data)
     self.stages = input_pipeline.training_stages(self.dataset, self.splits, config.data)
     self.steps_per_epoch = len(self.stages[0]) // config.batch_size
@@ -75,7 +75,7 @@ class Experiment:
       dtype=jnp.dtype(config.dtype),
       axis_name=programs.AXIS,
     )
-    self.schedule = schedules.create(
+    self.schedule = schedule or schedules.create(
       config.schedule,
       config.optimizer.learning_rate,
       self.steps_per_epoch,

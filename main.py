@@ -8,6 +8,7 @@ prints the layers of the model and its parameters.
 import logging
 import os
 import sys
+from collections.abc import Mapping
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -90,6 +91,21 @@ def _start_jax() -> None:
       console.log.setLevel("WARNING")  # the first process tells what all of them do
 
 
+def huge_pages_environment(environment: Mapping[str, str]) -> dict[str, str] | None:
+  """The environment in which glibc takes memory in huge pages; None if it does so already.
+
+  On CPU a step's temporary arrays are allocated anew each time, and the kernel hands them out in
+  pages of 4 KB, clearing each. On two cores a step of report 000's simple CNN took 315 ms so and
+  246 ms with huge pages, one of report 004's 49 ms and 38 ms. Where huge pages are switched off,
+  or there is no glibc of 2.35 or newer, the setting is ignored.
+  """
+  tunables = environment.get("GLIBC_TUNABLES", "")
+  if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
+    return None
+  both = ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
+  return {**environment, "GLIBC_TUNABLES": both}
+
+
 def run() -> None:
   """Parses the command line and runs `main`; an error is one line, and a code other than 0."""
   if "--debug" not in sys.argv:
@@ -146,4 +162,7 @@ def _message(error: BaseException) -> str | None:
 
 
 if __name__ == "__main__":
+  # glibc reads the variable when a program starts, so this one starts once more, in its own place.
+  if (_environment := huge_pages_environment(os.environ)) is not None:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], _environment)
   run()

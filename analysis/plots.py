@@ -1,6 +1,8 @@
 """Plots of a run, in one style."""
 
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -34,6 +36,27 @@ class LearningCurves:
       self._drawn = time.monotonic()
 
 
+@contextlib.contextmanager
+def figure(
+  path: epath.Path, rows: int, columns: int, figsize: tuple[float, float]
+) -> Iterator[tuple[Any, Any]]:
+  """Yields a matplotlib figure of `figsize` inches and its axes, and then writes it as a PNG.
+
+  The file appears whole or not at all. Made without pyplot, so that a notebook's own figures and
+  backend stay as they are.
+  """
+  import matplotlib
+  from matplotlib.figure import Figure
+
+  with matplotlib.rc_context(STYLE):
+    made = Figure(figsize=figsize, layout="constrained")
+    yield made, made.subplots(rows, columns)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+      made.savefig(file, format="png")
+    temporary.replace(path)
+
+
 def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) -> None:
   """Writes loss, accuracy and learning rate by epoch as a PNG.
 
@@ -43,15 +66,10 @@ def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) ->
     title: what stands above.
     path: the PNG.
   """
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot as plt
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
   epochs = [row["epoch"] for row in rows]
-  with plt.rc_context(STYLE):
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2), layout="constrained")
+  with figure(path, 1, 3, figsize=(11, 3.2)) as (whole, axes):
     for axis, name in zip(axes, ("loss", "accuracy"), strict=False):
       for split, colour in (("train", "tab:blue"), ("val", "tab:orange")):
         key = f"{split}_{name}"
@@ -74,9 +92,4 @@ def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) ->
     axes[2].set_ylim(bottom=0)
     for axis in axes:
       axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-      figure.savefig(file, format="png")
-    temporary.replace(path)
-    plt.close(figure)
+    whole.suptitle(title)

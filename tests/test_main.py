@@ -11,6 +11,7 @@ import runs
 
 import augment
 import errors
+import main
 import models
 import optimizers
 import schedules
@@ -103,6 +104,18 @@ def test_impossible_fields_are_named(field, value, message):
     check.check(config)
   assert str(raised.value).startswith(message)
   assert "\n" not in str(raised.value)
+
+
+def test_memory_comes_in_huge_pages(monkeypatch):
+  monkeypatch.setattr(sys, "platform", "linux")
+  there = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+  assert main.huge_pages_environment({"A": "b"}) == {"A": "b"} | there
+  assert main.huge_pages_environment(there) is None
+  own = {"GLIBC_TUNABLES": "glibc.malloc.check=3"}
+  both = {"GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1"}
+  assert main.huge_pages_environment(own) == both
+  monkeypatch.setattr(sys, "platform", "darwin")
+  assert main.huge_pages_environment({}) is None
 
 
 def test_batch_size_that_does_not_divide_over_the_devices(tmp_path):

@@ -340,8 +340,8 @@ def test_streamed_run_is_the_resident_run(data_dir, whole_run, tmp_path):
 def test_several_steps_in_one_dispatch_are_the_same_steps(data_dir, tmp_path):
   # Four steps, as one dispatch of three and one of the rest.
   fields = TEN_STEPS | {"num_epochs": 1, "data.train_examples": 320}
-  for name, steps in (("single", 1), ("several", 3)):
-    config = runs.config(data_dir, steps_per_dispatch=steps, **fields)
+  for name, at_once in (("single", 1), ("several", 3)):
+    config = runs.config(data_dir, steps_per_dispatch=at_once, **fields)
     train.train_and_evaluate(config, str(tmp_path / name))
   assert_close_runs(tmp_path / "single", tmp_path / "several")
 
