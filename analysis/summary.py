@@ -6,6 +6,7 @@ import ml_collections
 from flax import linen as nn
 from flax import traverse_util
 
+import datasets
 import input_pipeline
 import models
 
@@ -13,11 +14,12 @@ import models
 def describe(config: ml_collections.ConfigDict) -> str:
   """A table of layers with their output shapes and parameters, and the totals as Keras counts them.
 
-  Nothing is computed: shapes are traced. Batch statistics count as non-trainable parameters.
+  Nothing is computed: shapes are traced. The data are loaded only if nothing else tells the size of
+  the images and the number of classes. Batch statistics count as non-trainable parameters.
   """
-  dataset = input_pipeline.load(config)
-  model = models.create(config.model, len(dataset.class_names))
-  images = jnp.zeros((1, *dataset.train.images.shape[1:]))
+  *shape, classes = datasets.form(config.data.name, config.data.options) or _form_of_data(config)
+  model = models.create(config.model, classes)
+  images = jnp.zeros((1, *shape))
   layers: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
 
   def note(call, args, kwargs, context):
@@ -53,3 +55,8 @@ def describe(config: ml_collections.ConfigDict) -> str:
     f"Non-trainable params: {non_trainable:,}",
   ]
   return "\n".join(lines)
+
+
+def _form_of_data(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+  dataset = input_pipeline.load(config)
+  return (*dataset.train.images.shape[1:], len(dataset.class_names))

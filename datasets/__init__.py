@@ -35,7 +35,17 @@ from datasets import cache, cifar, digits, mnist, photos
 from datasets.cache import Dataset, Split
 from datasets.fetch import Unavailable
 
-__all__ = ["REGISTRY", "Dataset", "Entry", "Split", "Unavailable", "known", "load", "prepare"]
+__all__ = [
+  "REGISTRY",
+  "Dataset",
+  "Entry",
+  "Split",
+  "Unavailable",
+  "form",
+  "known",
+  "load",
+  "prepare",
+]
 
 
 class Entry(NamedTuple):
@@ -48,6 +58,8 @@ class Entry(NamedTuple):
     decode: called with (folder's path, empty folder to work in, source or None); its further
       arguments, which have defaults, are the data set's options. JSON files that it leaves in the
       folder to work in are kept beside the decoded arrays.
+    form: an image's height, width and channels, and the number of classes, where they are known
+      without the data; a height and width of 0 stand for the option `size`.
     fingerprint: called with (folder's path, source or None) where the data are the user's own;
       equal only while the files behind the data set are the same.
   """
@@ -56,21 +68,36 @@ class Entry(NamedTuple):
   version: str
   label: str
   decode: Callable[..., cache.Decoded]
+  form: tuple[int, int, int, int] | None
   fingerprint: Callable[[epath.Path, epath.PathLike | None], str] = lambda home, source: ""
 
 
 REGISTRY = {
-  "cifar10": Entry("cifar10", "3.0.2", "label", cifar.CIFAR10.decode),
-  "cifar100": Entry("cifar100", "3.0.2", "label", cifar.CIFAR100.decode),
-  "cifar100_coarse": Entry("cifar100", "3.0.2", "coarse_label", cifar.CIFAR100.decode),
-  "digits": Entry("digits", "1.0.0", "label", digits.decode),
-  "mnist": Entry("mnist", "3.0.1", "label", mnist.MNIST.decode),
-  "fashion_mnist": Entry("fashion_mnist", "3.0.1", "label", mnist.FASHION_MNIST.decode),
+  "cifar10": Entry("cifar10", "3.0.2", "label", cifar.CIFAR10.decode, (32, 32, 3, 10)),
+  "cifar100": Entry("cifar100", "3.0.2", "label", cifar.CIFAR100.decode, (32, 32, 3, 100)),
+  "cifar100_coarse": Entry(
+    "cifar100", "3.0.2", "coarse_label", cifar.CIFAR100.decode, (32, 32, 3, 20)
+  ),
+  "digits": Entry("digits", "1.0.0", "label", digits.decode, (32, 32, 3, 10)),
+  "mnist": Entry("mnist", "3.0.1", "label", mnist.MNIST.decode, (28, 28, 1, 10)),
+  "fashion_mnist": Entry(
+    "fashion_mnist", "3.0.1", "label", mnist.FASHION_MNIST.decode, (28, 28, 1, 10)
+  ),
   "image_folder": Entry(
-    "image_folder", "1.0.0", "label", photos.IMAGE_FOLDER.decode, photos.IMAGE_FOLDER.fingerprint
+    "image_folder",
+    "1.0.0",
+    "label",
+    photos.IMAGE_FOLDER.decode,
+    None,
+    photos.IMAGE_FOLDER.fingerprint,
   ),
   "cats_vs_dogs": Entry(
-    "cats_vs_dogs", "4.0.1", "label", photos.CATS_VS_DOGS.decode, photos.CATS_VS_DOGS.fingerprint
+    "cats_vs_dogs",
+    "4.0.1",
+    "label",
+    photos.CATS_VS_DOGS.decode,
+    (0, 0, 3, 2),
+    photos.CATS_VS_DOGS.fingerprint,
   ),
 }
 
@@ -78,6 +105,20 @@ REGISTRY = {
 def known() -> tuple[str, ...]:
   """The names that `load` takes."""
   return tuple(REGISTRY)
+
+
+def form(name: str, options: Mapping[str, Any] | None = None) -> tuple[int, int, int, int] | None:
+  """Height, width and channels of the images and the number of classes, without the data.
+
+  None where only the data tell. Errors as for `load`.
+  """
+  if name not in REGISTRY:
+    raise registry.unknown("data.name", "dataset", name, REGISTRY)
+  entry = REGISTRY[name]
+  if entry.form is None or entry.form[0]:
+    return entry.form
+  size = _choose(name, entry, options or {})["size"]
+  return (size, size, *entry.form[2:])
 
 
 def load(

@@ -1,5 +1,7 @@
 """What is shown of models and runs."""
 
+import importlib
+
 import numpy as np
 import pytest
 import runs
@@ -21,6 +23,21 @@ def test_summary_is_keras_columns(tmp_path_factory):
   assert sum(int(row[-2].replace(",", "")) for row in rows if row) <= 846_634
   assert "stage1_conv1 (Conv)       (batch, 32, 32, 32)        896              0" in text
   assert text.index("stage3_norm2") < text.index("dense1") < text.index("head (Dense)")
+
+
+@pytest.mark.parametrize(
+  ("name", "output", "total"),
+  [
+    ("report003_cifar100", "(batch, 100)", 11_189_194 + 90 * 513),
+    ("report001_cats_vs_dogs", "(batch, 1)", None),
+  ],
+)
+def test_summary_needs_no_data(tmp_path, name, output, total):
+  config = importlib.import_module(f"configs.reproductions.{name}").get_config()
+  config.data.dir = str(tmp_path)  # where there are none
+  lines = summary.describe(config).splitlines()
+  assert output in next(line for line in lines if line.startswith("head (Dense)"))
+  assert total is None or lines[-3] == f"Total params: {total:,}"
 
 
 @pytest.mark.parametrize("validated", [True, False])

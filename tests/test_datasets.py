@@ -305,6 +305,7 @@ def test_digits_are_scikit_learns(tmp_path):
   dataset = datasets.load("digits", str(tmp_path))
   # The same on every machine and with every version of the libraries.
   assert dataset.fingerprint == "6a705f1ff06bcfbdb744c6c8680850336af7d0b9c489c172e7e41d450955450a"
+  assert datasets.form("digits") == (*dataset.train.images.shape[1:], len(dataset.class_names))
   bunch = sklearn_datasets.load_digits()
   assert (len(dataset.train.labels), len(dataset.test.labels)) == (1437, 360)
   assert dataset.class_names == tuple("0123456789")

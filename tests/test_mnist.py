@@ -127,6 +127,7 @@ def test_every_source_gives_the_same(kind, tmp_path):
       tar.add(source, "MNIST/raw")
     source = str(tmp_path / "given.tar")
   dataset = datasets.load("mnist", str(tmp_path / "data"), source)
+  assert datasets.form("mnist") == (*dataset.train.images.shape[1:], len(dataset.class_names))
   check(dataset)
   assert dataset.class_names == tuple("0123456789")
   left = sorted(path.name for path in (tmp_path / "data" / "mnist").iterdir())
