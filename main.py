@@ -1,8 +1,21 @@
 """The one entry: python main.py --config=configs/resnet18.py --workdir=/tmp/run
 
-Any field of the config is overridden by --config.field=value. --mode=train (the default) trains, or
-resumes what --workdir holds; --mode=prepare fetches and prepares the data only; --mode=summary
-prints the layers of the model and its parameters.
+Any field of the config is overridden by --config.field=value. With --config:
+
+  --mode=train      (the default) trains, or resumes what --workdir holds
+  --mode=prepare    fetches and prepares the data only
+  --mode=summary    prints the layers of the model and its parameters
+  --mode=lr_range   tries learning rates from --low to --high, and suggests one
+  --mode=sweep      trains the config with each choice of fields that --sweep names
+
+With the --workdir of a run, and nothing else:
+
+  --mode=evaluate   measures the selected weights on every split
+  --mode=predict    classifies the image files and folders that follow; several --workdir give
+                    several columns
+  --mode=visualize  draws what the network has learnt and, of images that follow, what it sees
+  --mode=report     writes report.html; several --workdir give a comparison
+  --mode=export     writes the weights as safetensors and the network as StableHLO
 """
 
 import logging
@@ -16,6 +29,7 @@ from ml_collections import config_flags
 
 import console
 import errors
+import modes
 
 # Fields that a config file does not list are accepted here and checked in configs/check.py and by
 # what they are arguments of, whose messages name the alternatives.
@@ -26,9 +40,22 @@ config_flags.DEFINE_config_file(
   lock_config=False,
   accept_new_attributes=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run folder; made if it is not there.")
-_MODES = ("train", "prepare", "summary")
-_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
+_WORKDIR = flags.DEFINE_multi_string(
+  "workdir", [], "The run folder; made if it is not there. predict and report take several."
+)
+_MODE = flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
+_OPTIONS = {
+  "seed": flags.DEFINE_integer("seed", None, "Of a run with several seeds: whose weights."),
+  "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
+  "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
+  "sweep": flags.DEFINE_string(
+    "sweep", "", "sweep: a file of configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."
+  ),
+  "task": flags.DEFINE_string("task", "0/1", "sweep: do the trials of task i of n only."),
+  "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
+  "high": flags.DEFINE_float("high", 10.0, "lr_range: last learning rate."),
+  "steps": flags.DEFINE_integer("steps", 300, "lr_range: training steps."),
+}
 _DEBUG = flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "host:port of process 0, where the cluster does not tell it."
@@ -37,41 +64,21 @@ _PROCESSES = flags.DEFINE_integer("num_processes", None, "With coordinator_addre
 _PROCESS = flags.DEFINE_integer("process_id", None, "With coordinator_address: which this is.")
 
 
-def main(argv: list[str]) -> None:
-  if len(argv) > 1:
-    raise errors.UserError(f"{argv[1]}: not understood; options are written --name=value")
-  config = flags.FLAGS.config
-  if config is None:
+def main(argv: list[str]) -> int | None:
+  mode = modes.MODES[_MODE.value]
+  paths = argv[1:]
+  if paths and not mode.takes_paths:
+    raise errors.UserError(f"{paths[0]}: not understood; options are written --name=value")
+  if mode.needs_config and flags.FLAGS.config is None:
     raise errors.UserError("--config: missing; name an experiment, such as configs/resnet18.py")
-  if _MODE.value == "prepare":
-    _prepare(config)
-  elif _MODE.value == "summary":
+  if mode.workdirs and not _WORKDIR.value:
+    raise errors.UserError("--workdir: missing; name the folder that holds the run, or is to")
+  if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
+    raise errors.UserError(f"--workdir: --mode={_MODE.value} takes one only")
+  if mode.needs_jax:
     _start_jax()
-    from analysis import summary
-
-    print(summary.describe(config))
-  else:
-    if not _WORKDIR.value:
-      raise errors.UserError("--workdir: missing; name the folder that is to hold the run")
-    _start_jax()
-    import results
-    import train
-
-    print(results.summary(train.train_and_evaluate(config, _WORKDIR.value)))
-    print(f"wrote {os.path.join(_WORKDIR.value, 'results.json')}")
-
-
-def _prepare(config) -> None:
-  import datasets
-  from configs import check
-
-  check.check(config)
-  data = config.data
-  dataset = datasets.prepare(data.name, data.dir or None, data.source or None, data.options)
-  print(
-    f"{dataset.name}: {len(dataset.train.labels):,} training and {len(dataset.test.labels):,} test "
-    f"images of {len(dataset.class_names)} classes, fingerprint {dataset.fingerprint}"
-  )
+  options = {name: flag.value for name, flag in _OPTIONS.items()}
+  return mode.run(modes.Call(flags.FLAGS.config, _WORKDIR.value, paths, options))
 
 
 def _start_jax() -> None:

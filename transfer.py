@@ -40,6 +40,10 @@ def load(source: str) -> Weights | None:
   folder = epath.Path(source).expanduser()
   if folder.is_dir():
     return checkpoints.read_best(folder)[1]
+  if source != "timm" and not folder.exists():
+    raise UserError(
+      f"model.pretrained: {source}: there is no such run folder, nor such a file of VGG-16's weights"
+    )
   return {"params": {"base": pretrained.load_vgg16(source)}}
 
 

@@ -140,6 +140,12 @@ CONFIG = f"--config={runs.ROOT / 'configs' / 'resnet18.py'}"
     ([CONFIG, "--workdir=x", "--config.num_epoch=3"], "error: num_epoch: no such config field"),
     ([CONFIG, "--workdir=x", "--config.num_epochs=many"], "flag --config.num_epochs=many"),
     ([CONFIG, "--workdir=x", "stray"], "error: stray: not understood"),
+    ([CONFIG, "--workdir=x", "--workdir=y"], "error: --workdir: --mode=train takes one only"),
+    (["--mode=evaluate"], "error: --workdir: missing"),
+    (["--mode=predict", "--workdir=x"], "error: --mode=predict: name the image files"),
+    (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, it has no config.json"),
+    (["--mode=sweep", "--workdir=x"], "error: --sweep: missing"),
+    ([CONFIG, "--mode=lr_range", "--workdir=x", "--low=3", "--high=2"], "error: low, high: 3 to 2"),
     ([CONFIG, "--workdir=/proc/run"], "error: workdir: /proc/run cannot be written"),
   ],
 )

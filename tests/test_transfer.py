@@ -133,6 +133,6 @@ def test_weights_of_another_network_are_refused():
 def test_a_folder_without_weights_is_refused(tmp_path):
   with pytest.raises(UserError, match="it holds no selected weights; name the folder of a run"):
     transfer.load(str(tmp_path))
-  with pytest.raises(UserError, match="no such file"):
+  with pytest.raises(UserError, match="there is no such run folder"):
     transfer.load(str(tmp_path / "nothing"))
   assert transfer.load("") is None
