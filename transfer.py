@@ -42,7 +42,8 @@ def load(source: str) -> Weights | None:
     return checkpoints.read_best(folder)[1]
   if source != "timm" and not folder.exists():
     raise UserError(
-      f"model.pretrained: {source}: there is no such run folder, nor such a file of VGG-16's weights"
+      f"model.pretrained: {source}: there is no such run folder, nor such a file of weights; name "
+      "a run that has trained, a file of VGG-16's weights, or 'timm'"
     )
   return {"params": {"base": pretrained.load_vgg16(source)}}
 
