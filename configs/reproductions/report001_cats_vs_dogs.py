@@ -2,7 +2,8 @@
 
 Three times 3×3 convolution, ReLU, 2×2 max-pooling and batch norm, then 512 units and one logit;
 widths 32 and Adam 1e-3, the best of the report's grid; batches of 32, 10 epochs, the last weights.
-2,000 photos a class at 150×150 pixels, a tenth of them for testing, a tenth for validation.
+2,000 photos a class at 150×150 pixels, a tenth of them for testing, a tenth for validation: the
+report prints no ratio, and this is the default of splitfolders, which it used.
 
 --config.data.source names the folder, which has one folder for each class. The recorded run had
 half as many photos, 1,000 a class, and so 200 to test on, whose standard error is 3.4 points. Its

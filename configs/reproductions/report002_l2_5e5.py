@@ -1,0 +1,13 @@
+"""Report 002's search on model 3: L2 5e-5, no dropout, 68.9 % validation (see report002_l2_0)."""
+
+import ml_collections
+
+from configs.reproductions import report002_l2_0
+
+REPORTED = "68.9 % validation"
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = report002_l2_0.get_config()
+  config.loss.l2 = (("conv.*kernel$", 5e-5),)
+  return config

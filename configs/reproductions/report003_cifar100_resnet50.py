@@ -1,0 +1,18 @@
+"""Report 003, CIFAR-100: the ELU ResNet-50, 35 % or 50 % validation in the report.
+
+See report003_cifar100_resnet110 for the figures, and report003_resnet50 for the bottlenecks and
+their penalty.
+"""
+
+import ml_collections
+
+from configs.reproductions import report003_cifar100, report003_resnet50
+
+REPORTED = "35 % or 50 % validation"
+
+
+def get_config() -> ml_collections.ConfigDict:
+  config = report003_cifar100.get_config()
+  config.model.name = "elu_resnet50"
+  config.loss.l2 = report003_resnet50.get_config().loss.l2
+  return config
