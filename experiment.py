@@ -99,6 +99,10 @@ class Experiment:
     """The state before the first step, starting from `weights` where those say so."""
     return jax.jit(self.over_seeds(self._init, (0, None)))(self.seed_array(), weights)
 
+  def train_step(self, model: Any) -> Callable[[steps.TrainState, dict], tuple]:
+    """What training compiles for one step of `model`, as steps.make_train_step returns it."""
+    return steps.make_train_step(self.config, model, self.tx, programs.AXIS)
+
   def programs(self, state: steps.TrainState) -> programs.Programs:
     """Compiled training and evaluation, for states like `state`.
 
@@ -123,7 +127,7 @@ class Experiment:
     largest = max(len(self.splits.validation), len(self.splits.test))
     return programs.Programs(
       config,
-      steps.make_train_step(config, model, self.tx, programs.AXIS),
+      self.train_step(model),
       steps.make_eval_step(model, programs.AXIS),
       preprocess,
       source,

@@ -105,7 +105,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False) -> optax.GradientTransfor
     nesterov: w += momentum * v - lr * g instead; needs momentum > 0.
   """
   check_number("optimizer.momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
-  if momentum == 0:
+  if not isinstance(momentum, jax.Array) and momentum == 0:
     if nesterov:
       raise errors.UserError("optimizer.nesterov: needs optimizer.momentum > 0, such as 0.9")
     return _descend()
@@ -136,7 +136,9 @@ def rmsprop(
   check_number("optimizer.momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
   check_number("optimizer.eps", eps, "a number > 0", lambda x: x > 0)
   direction = optax.chain(optax.scale_by_rms(rho, eps, eps_in_sqrt=True), _descend())
-  return optax.chain(direction, optax.trace(momentum)) if momentum else direction
+  if not isinstance(momentum, jax.Array) and momentum == 0:
+    return direction
+  return optax.chain(direction, optax.trace(momentum))
 
 
 def muon(

@@ -8,6 +8,7 @@ import contextlib
 import signal
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,11 +34,20 @@ PyTree = Any
 _IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
 
 
-def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[str, Any]:
+def train_and_evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  make_experiment: Callable[[ml_collections.ConfigDict], Experiment] = Experiment,
+) -> dict[str, Any]:
   """Trains as `config` says, in the run folder `workdir`, and tests the selected weights once.
 
   A folder with an unfinished run of the same config is resumed, bit for bit as if it had never
   been interrupted; a finished one is left as it is.
+
+  Args:
+    config: the experiment, as configs/ have it.
+    workdir: the run folder; made if it is not there.
+    make_experiment: builds what the resolved config describes.
 
   Returns:
     What results.json holds.
@@ -55,14 +65,14 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: str) -> dict[
       log.info("%s: finished already; nothing to do", folder.path)
       return finished
     with stop_signals() as stop:
-      return _train(config, folder, stop)
+      return _train(make_experiment(config), folder, stop)
 
 
 def _train(
-  config: ml_collections.ConfigDict, folder: run_folder.RunFolder, stop: list[int]
+  experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
 ) -> dict[str, Any]:
-  # Data, model, optimiser, callbacks, and the state before the first step.
-  experiment = Experiment(config)
+  # Callbacks, and the state before the first step.
+  config = experiment.config
   splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
   controls = Controls(config)
   over_seeds = experiment.over_seeds
