@@ -68,9 +68,7 @@ def train_and_evaluate(
       return _train(make_experiment(config), folder, stop)
 
 
-def _train(
-  experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
-) -> dict[str, Any]:
+def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]) -> dict[str, Any]:
   # Callbacks, and the state before the first step.
   config = experiment.config
   splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
