@@ -21,7 +21,7 @@ from configs import check, default
 CONFIGS = sorted(
   str(path.relative_to(runs.ROOT))
   for path in (runs.ROOT / "configs").rglob("*.py")
-  if path.name not in ("__init__.py", "check.py")
+  if path.name not in ("__init__.py", "check.py") and path.parent.name != "sweeps"
 )
 
 

@@ -3,25 +3,27 @@
 import gc
 import json
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import runs
 from etils import epath
 
 import interruption
+import models
 import train
 from analysis import sweep, sweep_together, sweep_trials
 from analysis.run import load_run
 from configs import sweeps
+from models import layers
 
+SMOOTH = {"model.name": "smooth", "model.widths": None, "model.dense": None}
 # Two steps an epoch. Plateau and early stopping come at another time for each trial.
-BASE = {
+BASE = SMOOTH | {
   "num_epochs": 4,
   "data.train_examples": 160,
-  "model.widths": (4,),
-  "model.dense": (),
-  "model.dropout": 0.3,
   "optimizer.learning_rate": 0.01,
   "plateau.monitor": "val_loss",
   "plateau.patience": 1,
@@ -29,7 +31,7 @@ BASE = {
   "plateau.min_delta": 0.25,
   "early_stopping.monitor": "train_loss",
   "early_stopping.patience": 1,
-  "early_stopping.min_delta": 0.5,
+  "early_stopping.min_delta": 0.35,
 }
 RATE = "optimizer.learning_rate"
 TRIALS = [
@@ -38,6 +40,35 @@ TRIALS = [
   {RATE: 0.02, "optimizer.momentum": 0.5, "loss.label_smoothing": 0.3},
   {RATE: 1e25, "seed": 1},  # its loss becomes NaN
 ]
+
+
+class Smooth(nn.Module):
+  """Convolution, batch norm, dropout: a network with neither ReLU nor max-pooling.
+
+  Rounding decides at their kinks and ties, of which the digits have many, and the paths part: so
+  do those of one trial on eight devices and on one.
+  """
+
+  num_classes: int
+  axis_name: str | None = None
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.Conv(4, (4, 4), (4, 4), name="conv")(images)
+    x = layers.batch_norm(train, jnp.float32, self.axis_name)(name="norm")(nn.tanh(x))
+    x = layers.Dropout(0.3, deterministic=not train, axis_name=self.axis_name)(x)
+    return layers.dense_logits(x.reshape(len(x), -1), self.num_classes, nn.initializers.normal(0.1))
+
+
+def smooth(num_classes, axis_name, **common):
+  return Smooth(num_classes, axis_name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def smooth_is_a_model():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setitem(models._REGISTRY, "smooth", (smooth, {}))
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +118,13 @@ def test_a_trial_is_the_same_together_and_alone(folders, fields):
   for row, wanted in zip(rows, expected, strict=True):
     assert list(row) == list(wanted)
     for name in row.keys() - {"seconds", "images_per_second"}:
-      assert row[name] == pytest.approx(wanted[name], rel=1e-4), name
+      assert row[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
   found, wanted = (json.loads((path / "results.json").read_text()) for path in (one, other))
   assert found.pop("trained_together") == 4
   assert found.keys() == wanted.keys()
   for name in found.keys() - {"seconds_to_train", "compile_seconds", "finished"}:
     if isinstance(found[name], float):
-      assert found[name] == pytest.approx(wanted[name], rel=1e-4), name
+      assert found[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
     else:
       assert found[name] == wanted[name], name
   assert (one / "plots" / "learning_curves.png").exists() and list((one / "tensorboard").iterdir())
@@ -106,7 +137,7 @@ def test_the_run_folders_open(folders):
     one, other = (load_run(root / way / "trials" / name) for way in ("together", "alone"))
     assert one.seed == other.seed == fields.get("seed", 0)
     images = one.data()[0].test.images[:50]
-    np.testing.assert_allclose(one.logits(images), other.logits(images), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(one.logits(images), other.logits(images), rtol=1e-4, atol=1e-5)
 
 
 def test_the_trials_really_differ_and_stop_on_their_own(folders):
@@ -212,7 +243,7 @@ def test_what_cannot_be_trained_together_is_trained_alone(tmp_path, monkeypatch,
   alone = []
   monkeypatch.setattr(sweep, "_run_alone", lambda trial: alone.append(trial.name))
   # Images that are streamed serve one seed at a time.
-  config = runs.config(tmp_path / "data", data__resident_bytes=0)
+  config = runs.config(tmp_path / "data", data__resident_bytes=0, **SMOOTH)
   sweep.run_sweep(sweep.parse("seed=0,1 at_once=2"), config, tmp_path / "out")
   assert alone == ["seed=0", "seed=1"]
   assert any(line.startswith("Not together: num_seeds: several seeds need") for line in log_lines)
