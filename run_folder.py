@@ -57,8 +57,10 @@ class RunFolder:
       raise errors.UserError(
         f"workdir: {self.path} cannot be written ({error.strerror or error}); name another folder"
       ) from None
-    with lock:
+    try:
       yield
+    finally:
+      lock.release()
 
   def refuse_other_config(self, config: ml_collections.ConfigDict) -> None:
     """Compares with config.json, if there is one.

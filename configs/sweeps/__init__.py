@@ -35,7 +35,7 @@ class Sweep:
     rank_by: what the best is best by, one of RANK_BY. Test figures are no choice.
     at_once: the most trials that train together in one program, of those that can; 0: as many as
       memory allows on accelerators, one on CPU, where XLA runs convolutions with weights by trial
-      some ten times slower.
+      three to five times slower.
   """
 
   trials: tuple[Mapping[str, Any], ...]
