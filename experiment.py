@@ -116,7 +116,6 @@ class Experiment:
         dataset, model, state.variables(), preprocess[1], config.eval_batch_size
       )
       model = model.clone(from_features=True)
-      preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
     source = input_pipeline.make_source(dataset, config.data, programs.replicate)
     streamed = isinstance(source, input_pipeline.StreamedSource)
     if streamed and len(self.seeds) > 1:

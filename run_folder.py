@@ -75,7 +75,7 @@ class RunFolder:
       there = json.loads(file.read_text())
     except ValueError:
       raise errors.UserError(f"{file}: is not JSON; name another workdir") from None
-    old, new = _flat(there), _flat(_as_json(config))
+    old, new = flat(there), flat(_as_json(config))
     differing = [
       f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
       for name in sorted(old.keys() | new.keys())
@@ -157,14 +157,15 @@ def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """The fields of a config by their whole names, such as 'optimizer.learning_rate'."""
+  fields = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flat(value, f"{prefix}{key}.")
+      fields |= flat(value, f"{prefix}{key}.")
     else:
-      flat[prefix + key] = value
-  return flat
+      fields[prefix + key] = value
+  return fields
 
 
 def _finite(value: Any) -> Any:

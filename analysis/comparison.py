@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+import run_folder
 from analysis import page, records
 from analysis.page import Cell, Html, duration, number, tag, text
 from analysis.records import Record
@@ -62,7 +63,7 @@ def compare(workdirs: Sequence[str | os.PathLike], output: str | os.PathLike) ->
     "Runs": _table(runs, names, path),
     "Means over seeds": _means(groups),
     "Curves": _curves(runs, names, groups),
-    "Configs": _configs(names, [records.flat(run.config) for run in runs]),
+    "Configs": _configs(names, [run_folder.flat(run.config) for run in runs]),
     "Timings and environment": _timings(runs, names),
   }
   count = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
@@ -85,7 +86,7 @@ def compare(workdirs: Sequence[str | os.PathLike], output: str | os.PathLike) ->
 def _groups(runs: list[Record], names: list[str]) -> list[_Group]:
   groups: dict[str, _Group] = {}
   for run, name in zip(runs, names, strict=True):
-    fields = records.flat(run.config)
+    fields = run_folder.flat(run.config)
     kept = {field: fields[field] for field in fields if field not in _SEEDS + _PLACES}
     key = json.dumps([kept, run.data.get("fingerprint")], sort_keys=True)
     group = groups.setdefault(key, _Group([], [], [], []))
@@ -180,7 +181,7 @@ def _selected_on(run: Record) -> Cell:
 
 def _means(groups: list[_Group]) -> list[Html]:
   shown = records.figures([run for group in groups for run in group.runs])
-  values = [records.flat(group.runs[0].config) for group in groups]
+  values = [run_folder.flat(group.runs[0].config) for group in groups]
   apart = [field for field in _differing(values) if field not in _SEEDS + _PLACES]
   apart = apart if len(apart) <= _FEW else []
   rows = []

@@ -139,15 +139,6 @@ def read_json(path: epath.Path) -> dict[str, Any]:
     raise errors.UserError(f"{path}: is not JSON; put it right, or remove it") from None
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The fields of a config by their dotted names."""
-  fields = {}
-  for name, value in tree.items():
-    own = flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    fields |= own
-  return fields
-
-
 def mean(samples: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, float | None]:
   """The mean over seeds and its standard error; None for what is not known."""
   values = [sample.get(metric) for sample in samples]

@@ -12,6 +12,7 @@ from typing import Any
 
 from etils import epath
 
+import run_folder
 from analysis import page, records, report_evaluation
 from analysis.comparison import compare
 from analysis.page import Cell, Html, duration, number, tag, text
@@ -282,8 +283,8 @@ def _config(run: Record) -> list[Html]:
   from configs import default
 
   # As JSON has them, like config.json.
-  defaults = records.flat(json.loads(json.dumps(default.get_config().to_dict())))
-  values = records.flat(run.config)
+  defaults = run_folder.flat(json.loads(json.dumps(default.get_config().to_dict())))
+  values = run_folder.flat(run.config)
   changed = [n for n, value in values.items() if n not in defaults or defaults[n] != value]
   own = [
     [page.code(n), page.value(values[n]), page.value(defaults[n]) if n in defaults else text(None)]

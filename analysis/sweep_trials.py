@@ -13,13 +13,12 @@ from typing import Any
 
 import ml_collections
 from etils import epath
-from flax import traverse_util
 
 import errors
 import experiment
+import run_folder
 from configs import check, default
 from configs.sweeps import Sweep, grid
-from run_folder import RunFolder
 
 _OPTIONS = ("at_once", "rank_by")  # of a sweep, which no config field is called
 _LONGEST = 120  # characters of a name; file systems take 255
@@ -105,7 +104,7 @@ def expand(
       raise errors.UserError(f"sweep: two trials are the same: {name}; leave one out")
     path = folder / "trials" / name
     if (path / "config.json").exists():
-      RunFolder(path, writer=False).refuse_other_config(resolved)
+      run_folder.RunFolder(path, writer=False).refuse_other_config(resolved)
     trials[name] = Trial(name, fields, own, path)
   return list(trials.values())
 
@@ -221,7 +220,7 @@ def _fields_by_last_word() -> dict[str, list[str]]:
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields of a config by their whole names."""
-  return traverse_util.flatten_dict(config.to_dict(), sep=".")
+  return run_folder.flat(config.to_dict())
 
 
 def _value_slug(value: Any) -> tuple[str, bool]:
