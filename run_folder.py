@@ -43,24 +43,9 @@ class RunFolder:
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
     """Holds the folder for this process alone; UserError if another run holds it."""
-    if not self.writer or "://" in str(self.path):  # object stores have no locks
+    busy = f"another run is writing to {self.path}; wait for it or name another folder"
+    with hold(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
       yield
-      return
-    lock = filelock.FileLock(self.path / ".lock")
-    try:
-      lock.acquire(timeout=0)
-    except filelock.Timeout:
-      raise errors.UserError(
-        f"workdir: another run is writing to {self.path}; wait for it or name another folder"
-      ) from None
-    except OSError as error:
-      raise errors.UserError(
-        f"workdir: {self.path} cannot be written ({error.strerror or error}); name another folder"
-      ) from None
-    try:
-      yield
-    finally:
-      lock.release()
 
   def refuse_other_config(self, config: ml_collections.ConfigDict) -> None:
     """Compares with config.json, if there is one.
@@ -155,6 +140,32 @@ class RunFolder:
 
 def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
+
+
+@contextlib.contextmanager
+def hold(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[None]:
+  """Holds the lock file `name` of a folder, which is made if it is not there.
+
+  Args:
+    busy: what a UserError says if another process holds it; None to wait for that process.
+  """
+  if "://" in str(folder):  # object stores have no locks
+    yield
+    return
+  lock = filelock.FileLock(folder / name, timeout=-1 if busy is None else 0)
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+  except filelock.Timeout:
+    raise errors.UserError(f"workdir: {busy}") from None
+  except OSError as error:
+    raise errors.UserError(
+      f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
+    ) from None
+  try:
+    yield
+  finally:
+    lock.release()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,12 +14,11 @@ again; a sweep may grow by further values in the same workdir. Several tasks may
 one machine or many: each takes its share, and the last to end leaves the whole ranking.
 """
 
-import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import filelock
 import jax
 import ml_collections
 from etils import epath
@@ -31,7 +30,7 @@ from analysis.sweep_trials import Trial, expand, parse
 from configs import default
 from configs.sweeps import Sweep
 from console import log
-from run_folder import RunFolder
+from run_folder import RunFolder, hold
 
 __all__ = ["parse", "run_sweep"]
 
@@ -66,7 +65,7 @@ def run_sweep(
   running: list[Trial] = []
 
   def record() -> dict[str, Any]:
-    with _locked(folder, ".sweep.lock", wait=True):
+    with _locked(folder, ".sweep.lock"):
       found, config_file = sweep_results.collect(trials, sweep.rank_by, start)
       written = []
       if jax.process_index() == 0:
@@ -74,7 +73,8 @@ def run_sweep(
     told = [sweep_results.text(found), *(f"wrote {folder / name}" for name in written)]
     return found | {"text": "\n".join(told)}
 
-  with _locked(folder, f".task-{index}-of-{count}.lock", wait=False):
+  busy = f"another sweep is writing to {folder}; wait for it, or give each its --task"
+  with _locked(folder, f".task-{index}-of-{count}.lock", busy):
     todo = [trial for trial in own if sweep_results.state(trial)["status"] != "finished"]
     if len(todo) < len(own):
       log.info("%d of %d trials have finished already", len(own) - len(todo), len(own))
@@ -171,25 +171,6 @@ def _lines(own: Sequence[Trial], running: Sequence[Trial], folder: epath.Path) -
   return sweep_table.aligned([["trial", "status", "epochs", "validation accuracy", "loss"], *rows])
 
 
-@contextlib.contextmanager
-def _locked(folder: epath.Path, name: str, wait: bool) -> Iterator[None]:
-  """Holds a lock in the sweep's folder; UserError if it is held and not to be waited for."""
-  if "://" in str(folder) or jax.process_index():  # object stores have no locks
-    yield
-    return
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder / name, timeout=-1 if wait else 0)
-    lock.acquire()
-  except filelock.Timeout:
-    raise errors.UserError(
-      f"workdir: another sweep is writing to {folder}; wait for it, or give each its --task"
-    ) from None
-  except OSError as error:
-    raise errors.UserError(
-      f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
-    ) from None
-  try:
-    yield
-  finally:
-    lock.release()
+def _locked(folder: epath.Path, name: str, busy: str | None = None) -> AbstractContextManager:
+  """Holds a lock of the sweep's folder, in the first of its processes."""
+  return hold(folder, name, busy) if jax.process_index() == 0 else nullcontext()

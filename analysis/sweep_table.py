@@ -119,6 +119,9 @@ def _number(entry: Mapping[str, Any], name: str, form: str) -> str:
 
 
 def spread(entry: Mapping[str, Any], name: str) -> str:
+  """A figure, with its standard error if there is one."""
   form = "{:.2%}" if name.endswith("accuracy") else "{:.4f}"
+  if (entry.get(name) or 0) >= 1e4:  # the loss of a run that diverged
+    form = "{:.2e}"
   text, error = _number(entry, name, form), _number(entry, f"{name}_standard_error", form)
   return f"{text} ± {error}" if error else text
