@@ -82,7 +82,8 @@ def _lr_range(call: Call) -> None:
   found = lr_range.lr_range_test(call.config, workdir, low, high, steps)
   if found["suggested"] is not None:
     print(
-      f"suggested learning rate: {found['suggested']:.2g} (lowest loss at {found['lowest']:.2g})"
+      f"suggested learning rate: {found['suggested']:.2g} (the loss is lowest at "
+      f"{found['lowest']:.2g}, and falls fastest at {found['steepest']:.2g})"
     )
   for name in ("lr_range.json", "lr_range.png"):
     print(f"wrote {os.path.join(workdir, name)}")

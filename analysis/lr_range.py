@@ -1,8 +1,10 @@
 """Learning-rate range test (Smith 2015, arXiv:1506.01186): which rates are worth trying.
 
 The rate grows from step to step, by the same factor each time, and the training loss is watched:
-it stays, falls, and at last rises beyond all bounds. Good rates lie where it falls fastest, well
-below the rate at which it is lowest. Everything else is as the config says.
+it stays, falls, and at last rises beyond all bounds. Good rates lie between the one at which it
+falls fastest and the one at which it is lowest. A tenth of the latter is suggested: networks with
+batch norm learn something at any rate, so that their loss often falls fastest in the very first
+steps, at rates far too low to train with. Everything else is as the config says.
 """
 
 import json
@@ -13,6 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
+from scipy import signal
 
 import errors
 import programs
@@ -21,7 +24,8 @@ from analysis import plots
 from console import log, progress
 from experiment import Experiment, resolve
 
-_SMOOTHING = 0.95
+_SMOOTHED_OVER = 0.5  # decades of the learning rate
+_BELOW_LOWEST = 10.0
 _DIVERGED = 3.0  # times the lowest smoothed loss
 
 
@@ -40,9 +44,9 @@ def lr_range_test(
     steps: training steps between them; fewer are taken if the loss diverges before.
 
   Returns:
-    'suggested': the rate at which the smoothed loss falls fastest, None if it nowhere falls;
-    'lowest': the rate with the lowest smoothed loss; 'learning_rate', 'loss' and 'smoothed' by
-    step.
+    'lowest': the rate with the lowest smoothed loss; 'steepest': that at which it falls fastest
+    before; 'suggested': a tenth of the lowest. The latter two are None if it never falls.
+    'learning_rate', 'loss' and 'smoothed' by step.
 
   Raises:
     UserError: low, high or steps make no range; and as training does.
@@ -56,9 +60,10 @@ def lr_range_test(
   state = programs.replicate(experiment.init(transfer.load(config.model.pretrained)))
   program = experiment.programs(state)
 
+  window = smoothing_window(factor)
   losses: list[jax.Array] = []
   with progress("learning rates", steps, "steps") as advance:
-    while len(losses) < steps and not _diverged(losses):
+    while len(losses) < steps and not _diverged(losses, window):
       order = experiment.order(len(losses) // experiment.steps_per_epoch % config.num_epochs)
       take = min(experiment.steps_per_epoch, steps - len(losses))
       for shard, data in program.source.train(order, config.batch_size, 0, [1] * take):
@@ -66,18 +71,20 @@ def lr_range_test(
         losses.append(loss)
         if len(losses) % 10 == 0:
           advance(10, loss=float(np.mean(loss)))
-          if _diverged(losses):
+          if _diverged(losses, window):
             break
   values = np.array([np.mean(loss) for loss in losses], np.float64)
   values = values[: _first_bad(values)]
   if len(values) < 2:
     raise errors.UserError(f"low: the loss is not finite at {low:g} already; give a lower one")
   rates = low * factor ** np.arange(len(values))
-  smoothed = smooth(values)
-  suggested = steepest(rates, smoothed)
+  smoothed, slope = smooth(values, window)
+  steepest = fastest_fall(rates, smoothed, slope)
+  lowest = float(rates[np.argmin(smoothed)])
   found = {
-    "suggested": suggested,
-    "lowest": float(rates[np.argmin(smoothed)]),
+    "suggested": None if steepest is None else lowest / _BELOW_LOWEST,
+    "steepest": steepest,
+    "lowest": lowest,
     "learning_rate": rates.tolist(),
     "loss": values.tolist(),
     "smoothed": smoothed.tolist(),
@@ -87,39 +94,44 @@ def lr_range_test(
   (folder / "lr_range.json").write_text(json.dumps(found, indent=2) + "\n")
   title = f"Learning-rate range test: {config.model.name} on {experiment.dataset.name}"
   _plot(found, title, folder / "lr_range.png")
-  if suggested is None:
+  if steepest is None:
     log.warning("The loss falls nowhere between %g and %g: no rate can be suggested", low, high)
   return found
 
 
-def smooth(losses: np.ndarray, weight: float = _SMOOTHING) -> np.ndarray:
-  """Exponential moving average of [n] numbers, each divided by the weights' sum up to it."""
-  average, out = 0.0, []
-  for count, loss in enumerate(losses, start=1):
-    average = weight * average + (1 - weight) * loss
-    out.append(average / (1 - weight**count))
-  return np.array(out)
+def smoothing_window(factor: float) -> int:
+  """How many steps half a decade takes when each multiplies the rate by `factor`; an odd number."""
+  return max(5, 2 * round(_SMOOTHED_OVER / math.log10(factor) / 2) + 1)
 
 
-def steepest(rates: np.ndarray, smoothed: np.ndarray) -> float | None:
-  """The rate [n] at which the loss [n] falls fastest by the logarithm of the rate, before its low.
+def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+  """The losses [n] and their slope by step [n], out of a parabola through the steps around each.
 
-  None if it never falls.
+  That is a filter of Savitzky and Golay, which does not lag behind as a moving average does.
+
+  Args:
+    window: steps in each parabola; fewer, if there are fewer, and at least three.
   """
-  end = int(np.argmin(smoothed)) + 1
-  if end < 2:
-    return None
-  slope = np.gradient(smoothed[:end], np.log(rates[:end]))
-  return float(rates[np.argmin(slope)])
+  window = min(window, len(losses) - (len(losses) + 1) % 2)
+  if window < 3:
+    return losses, np.gradient(losses)
+  smoothed, slope = (signal.savgol_filter(losses, window, 2, deriv=deriv) for deriv in (0, 1))
+  return smoothed, slope
 
 
-def _diverged(losses: list[jax.Array]) -> bool:
+def fastest_fall(rates: np.ndarray, smoothed: np.ndarray, slope: np.ndarray) -> float | None:
+  """The rate [n] at which the loss [n] falls fastest before its low; None if it never falls."""
+  end = int(np.argmin(smoothed))
+  return float(rates[np.argmin(slope[:end])]) if end else None
+
+
+def _diverged(losses: list[jax.Array], window: int) -> bool:
   if len(losses) < 10 or len(losses) % 10:
     return False
   values = np.array([np.mean(loss) for loss in losses], np.float64)
   if not np.isfinite(values).all():
     return True
-  smoothed = smooth(values)
+  smoothed, _ = smooth(values, window)
   return bool(smoothed[-1] > _DIVERGED * smoothed.min())
 
 
@@ -129,15 +141,15 @@ def _first_bad(values: np.ndarray) -> int:
 
 
 def _plot(found: dict[str, Any], title: str, path: epath.Path) -> None:
-  rates, suggested = found["learning_rate"], found["suggested"]
+  rates = found["learning_rate"]
   with plots.figure(path, 1, 1, figsize=(6, 3.6)) as (_, axis):
     axis.plot(rates, found["loss"], color="tab:blue", alpha=0.25, lw=0.8, label="each step")
     axis.plot(rates, found["smoothed"], color="tab:blue", label="smoothed")
-    if suggested is not None:
-      axis.axvline(suggested, color="tab:green", lw=1, label=f"falls fastest: {suggested:.2g}")
-    axis.axvline(
-      found["lowest"], color="tab:gray", lw=1, ls=":", label=f"lowest: {found['lowest']:.2g}"
-    )
+    marks = {"suggested": ("tab:green", "-"), "lowest": ("tab:gray", ":")}
+    marks["steepest"] = ("tab:gray", "--")
+    for name, (color, style) in marks.items():
+      if found[name] is not None:
+        axis.axvline(found[name], color=color, lw=1, ls=style, label=f"{name}: {found[name]:.2g}")
     top = max(found["smoothed"][0], 1e-9)
     axis.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title)
     axis.set_ylim(min(found["smoothed"]) * 0.8, top * 1.5)
