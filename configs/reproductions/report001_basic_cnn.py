@@ -1,4 +1,4 @@
-"""Report 001, task 2: the basic CNN on CIFAR-10, about 65 % in the report.
+"""Report 001, task 2: the basic CNN on CIFAR-10, 65.7 % validation in the report.
 
 Three times 3×3 convolution, ReLU, 2×2 max-pooling and batch norm, of width 256, the better of the
 report's grid (the other is 128); Adam 1e-5, batches of 1024, 60 epochs, the last weights. The
@@ -9,7 +9,7 @@ import ml_collections
 
 from configs import default
 
-REPORTED = "about 65 % test, 65.7 % validation"
+REPORTED = "65.7 % validation, similar on test"
 
 
 def get_config() -> ml_collections.ConfigDict:
