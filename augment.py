@@ -11,7 +11,9 @@ standardised (as in He et al. 2016 and DeVries & Taylor 2017), black when they a
 image depends on its key alone, not on the batch or the device it sits in.
 
 To add an augmentation, write one function below: `@_register(argument=check, ...)` over
-`name(keys, images, *, argument=default) -> images`, or with `mixes=True` over
+`name(keys, images, *, argument=default) -> images`; with `by_epoch=True` over
+`name(example_keys, epoch, images, *, argument=default) -> images`, where the key of an image is the
+same in every epoch; or with `mixes=True` over
 `name(key, images, labels, *, argument, axis_name=None) -> (images, labels)`.
 """
 
@@ -79,6 +81,7 @@ class _Transform(NamedTuple):
   function: Callable
   checks: dict[str, _Check]
   mixes: bool
+  by_epoch: bool
 
   def parameters(self) -> dict[str, inspect.Parameter]:
     """The arguments that a spec may give, in the order in which it may give them."""
@@ -89,9 +92,11 @@ class _Transform(NamedTuple):
 _REGISTRY: dict[str, _Transform] = {}
 
 
-def _register(mixes: bool = False, **checks: _Check) -> Callable[[Callable], Callable]:
+def _register(
+  mixes: bool = False, by_epoch: bool = False, **checks: _Check
+) -> Callable[[Callable], Callable]:
   def register(function: Callable) -> Callable:
-    _REGISTRY[function.__name__] = _Transform(function, checks, mixes)
+    _REGISTRY[function.__name__] = _Transform(function, checks, mixes, by_epoch)
     return function
 
   return register
@@ -104,6 +109,19 @@ def _register(mixes: bool = False, **checks: _Check) -> Callable[[Callable], Cal
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
   """Mirrors left and right with probability 1/2."""
   flip = jax.vmap(jax.random.bernoulli)(keys)
+  return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
+
+
+@_register(by_epoch=True)
+def alternating_flip(example_keys: jax.Array, epoch: jax.Array, images: jax.Array) -> jax.Array:
+  """Mirrors left and right in every other epoch: a half of the examples in even ones, by a draw.
+
+  So two epochs on end show both sides of every image (Jordan 2024, arXiv:2404.00498).
+
+  example_keys: [batch], of the examples; epoch: [] int32, from 0.
+  """
+  first = jax.vmap(jax.random.bernoulli)(example_keys)
+  flip = first ^ (epoch % 2 == 1)
   return jnp.where(flip[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -123,15 +141,19 @@ def random_crop(
   )
 
 
-@_register(size=_whole(1))
-def cutout(keys: jax.Array, images: jax.Array, *, size: int = 8) -> jax.Array:
+@_register(size=_whole(1), inside=_choice(True, False))
+def cutout(keys: jax.Array, images: jax.Array, *, size: int = 8, inside: bool = False) -> jax.Array:
   """Sets a square to zero (DeVries & Taylor 2017).
 
   size: the square's side in pixels (the paper: 16 for CIFAR-10, 8 for CIFAR-100). Its centre is any
-  pixel, so that the border may cut it down to a quarter of size × size.
+  pixel, so that the border may cut it down to a quarter of size × size; or with
+  inside: only such that the border does not.
   """
   height, width = images.shape[1:3]
-  centres = jax.vmap(lambda key: jax.random.randint(key, (2,), 0, jnp.array([height, width])))(keys)
+  low, high = jnp.zeros(2, jnp.int32), jnp.array([height, width])
+  if inside:
+    low, high = low + size // 2, jnp.maximum(high - size, 0) + size // 2 + 1
+  centres = jax.vmap(lambda key: jax.random.randint(key, (2,), low, high))(keys)
   hole = jax.vmap(lambda centre: _box(centre, (size, size), (height, width)))(centres)
   return jnp.where(hole[..., None], 0, images)
 
@@ -271,16 +293,23 @@ class Pipeline:
     images: jax.Array,
     labels: jax.Array,
     axis_name: str | None = None,
+    example_keys: jax.Array | None = None,
+    epoch: jax.typing.ArrayLike = 0,
   ) -> tuple[jax.Array, jax.Array]:
     """Applies the chain to this device's images and labels.
 
     keys: [batch] typed PRNG keys, one per image. batch_key: one key for the global batch, the same
     on every device. labels: come back untouched unless the chain mixes. axis_name: see `mixup`.
+    example_keys: [batch] keys, of each example the same in every epoch; only what goes by the epoch
+    needs them. epoch: its number, from 0.
     """
+    fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
     for place, (name, arguments) in enumerate(self.steps):
-      if not _REGISTRY[name].mixes:
-        step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, place)
-        images = _REGISTRY[name].function(step_keys, images, **arguments)
+      transform = _REGISTRY[name]
+      if transform.by_epoch:
+        images = transform.function(fold(example_keys, place), epoch, images, **arguments)
+      elif not transform.mixes:
+        images = transform.function(fold(keys, place), images, **arguments)
     for place, (name, arguments) in enumerate(self.steps):
       if _REGISTRY[name].mixes:
         key = jax.random.fold_in(batch_key, place)

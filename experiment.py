@@ -3,12 +3,14 @@
 Training starts from here, and so does everything that works on a trained network.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 import errors
 import input_pipeline
@@ -49,7 +51,7 @@ class Experiment:
     dataset: that `config.data` names.
     splits: example numbers of each split.
     stages: training examples of each stage of the run, as input_pipeline.training_stages has them.
-    steps_per_epoch: training steps in an epoch.
+    steps_per_epoch, total_steps: training steps in an epoch and in the run.
     seeds: the seeds trained together.
     model, schedule, tx: as models, schedules and optimizers create them.
     parameters: numbers of trainable parameters and of batch statistics.
@@ -68,6 +70,9 @@ class Experiment:
       raise errors.UserError(
         f"batch_size: {config.batch_size} is more than the {len(self.stages[0])} training examples"
       )
+    # Rounded first, since 1.1 epochs of 10 steps are 11.000000000000002.
+    epochs = config.num_epochs - 1 + config.last_epoch
+    self.total_steps = math.ceil(round(epochs * self.steps_per_epoch, 6))
     self.seeds = list(range(config.seed, config.seed + config.num_seeds))
     self.model = models.create(
       config.model,
@@ -79,10 +84,10 @@ class Experiment:
       config.schedule,
       config.optimizer.learning_rate,
       self.steps_per_epoch,
-      config.num_epochs * self.steps_per_epoch,
+      self.total_steps,
     )
-    self.tx = optimizers.create(config.optimizer, self.schedule)
-    one_seed = jax.eval_shape(self._init, jnp.int32(0), None).variables()
+    self.tx = optimizers.create(config.optimizer, self.schedule, self.steps_per_epoch)
+    one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
     self.parameters = models.count_parameters(one_seed)
     # Patterns that match no parameter are told of now.
     jax.eval_shape(lambda: optimizers.l2_penalty(one_seed["params"], config.loss.l2))
@@ -97,11 +102,12 @@ class Experiment:
 
   def init(self, weights: transfer.Weights | None = None) -> steps.TrainState:
     """The state before the first step, starting from `weights` where those say so."""
-    return jax.jit(self.over_seeds(self._init, (0, None)))(self.seed_array(), weights)
+    init = jax.jit(self.over_seeds(self._init, (0, None, None)))
+    return init(self.seed_array(), self._init_images(), weights)
 
   def train_step(self, model: Any) -> Callable[[steps.TrainState, dict], tuple]:
     """What training compiles for one step of `model`, as steps.make_train_step returns it."""
-    return steps.make_train_step(self.config, model, self.tx, programs.AXIS)
+    return steps.make_train_step(self.config, model, self.tx, programs.AXIS, self.total_steps)
 
   def programs(self, state: steps.TrainState) -> programs.Programs:
     """Compiled training and evaluation, for states like `state`.
@@ -161,6 +167,14 @@ class Experiment:
       "std": list(map(float, dataset.std)),
     }
 
-  def _init(self, seed: jax.Array, weights: transfer.Weights | None) -> steps.TrainState:
-    shape = self.dataset.train.images.shape[1:]
-    return steps.init_state(self.config, self.model, self.tx, seed, shape, weights)
+  def _init_images(self) -> np.ndarray:
+    """The images [n, h, w, c] uint8 that the model is initialised with: the first to train on."""
+    examples = self.splits.train[: getattr(self.model, "INIT_IMAGES", 1)]
+    return np.asarray(self.dataset.train.images[examples])
+
+  def _init(
+    self, seed: jax.Array, images: jax.Array, weights: transfer.Weights | None
+  ) -> steps.TrainState:
+    # Compiled, the network's pass over these images is left out, for only variables are asked for.
+    _, normalize = input_pipeline.make_preprocess(self.config, self.dataset, self.steps_per_epoch)
+    return steps.init_state(self.config, self.model, self.tx, seed, normalize(images), weights)

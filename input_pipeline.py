@@ -20,7 +20,7 @@ import errors
 from console import log
 
 # Purposes that a run's key is split into, by fold_in.
-INIT, ORDER, AUGMENT, MIX, DROPOUT = range(5)
+INIT, ORDER, AUGMENT, MIX, DROPOUT, EXAMPLE = range(6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +134,19 @@ def purpose_key(key: jax.Array, purpose: int, number: jax.Array) -> jax.Array:
   return jax.random.fold_in(jax.random.fold_in(key, purpose), number)
 
 
+def number_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+  """A key for each number, such as a position or an example's: [n]."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
 def make_preprocess(
   config: ml_collections.ConfigDict, dataset: datasets.Dataset, steps_per_epoch: int
 ) -> tuple[Callable, Callable]:
   """Returns (preprocess_train, preprocess_eval), pure functions for use inside a compiled step.
 
-  preprocess_train(key, step, positions [b], images [b, h, w, c] uint8, labels [b] int32, axis_name)
-    -> {'image': [b, h, w, c] float32, 'target': [b, classes] float32, 'label': [b] int32};
-    `key` is the seed's and `positions` are rows of the global batch.
+  preprocess_train(key, step, rows [b], examples [b], images [b, h, w, c] uint8, labels [b] int32,
+    axis_name) -> {'image': [b, h, w, c] float32, 'target': [b, classes] float32, 'label': [b]
+    int32}; `key` is the seed's, `rows` are those of the global batch, `examples` numbers.
   preprocess_eval(images) -> [b, h, w, c] float32.
   """
   pipeline = augment.parse(config.augment)
@@ -157,16 +162,18 @@ def make_preprocess(
       return images
     return augment.normalize(images, mean, std)
 
-  def preprocess_train(key, step, rows, images, labels, axis_name=None):
+  def preprocess_train(key, step, rows, examples, images, labels, axis_name=None):
     epoch, offset = step // steps_per_epoch, step % steps_per_epoch
     positions = offset * config.batch_size + rows
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(purpose_key(key, AUGMENT, epoch), positions)
+    keys = number_keys(purpose_key(key, AUGMENT, epoch), positions)
     mixed, target = pipeline(
       keys,
       purpose_key(key, MIX, step),
       preprocess_eval(images),
       jax.nn.one_hot(labels, classes),
       axis_name,
+      example_keys=number_keys(purpose_key(key, EXAMPLE, 0), examples),
+      epoch=epoch,
     )
     return {"image": mixed, "target": target, "label": labels}
 
@@ -198,19 +205,21 @@ def make_source(dataset: datasets.Dataset, data: ml_collections.ConfigDict, repl
 
 def examples_of(
   shard: Mapping[str, jax.Array], data: Mapping[str, jax.Array], start: jax.Array | int = 0
-) -> tuple[jax.Array, jax.Array]:
-  """A device's images [b, h, w, c] uint8 and labels [b] int32, for use inside a compiled program.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """A device's examples (numbers [b]), images [b, h, w, c] uint8 and labels [b] int32.
+
+  For use inside a compiled program.
 
   Args:
-    shard: 'image' and 'label' if streamed; else 'example' (numbers [b]) or 'rows' (rows [b] of the
+    shard: 'example' (numbers [b]), with 'image' and 'label' if streamed; or 'rows' (rows [b] of the
       global batch).
     data: the resident arrays 'images' and 'labels', and with 'rows' the epoch's 'order' [n].
     start: position in the epoch of the global batch's first row.
   """
-  if "image" in shard:
-    return shard["image"], shard["label"]
   examples = shard["example"] if "example" in shard else data["order"][start + shard["rows"]]
-  return data["images"][examples], data["labels"][examples]
+  if "image" in shard:
+    return examples, shard["image"], shard["label"]
+  return examples, data["images"][examples], data["labels"][examples]
 
 
 def evaluation_shards(
@@ -313,8 +322,8 @@ class _Reader:
     return len(self._shards)
 
   def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-    shard = dict(self._shards[i])
-    example = shard.pop("example")
+    shard = self._shards[i]
+    example = shard["example"]
     (train_images, train_labels), (test_images, test_labels) = self._arrays
     is_test = example >= len(train_images)
     image = np.empty(example.shape + train_images.shape[1:], train_images.dtype)

@@ -1,14 +1,15 @@
 """Optimizers, by name: optax chains that turn a gradient into an update of the parameters.
 
 Every optimizer is, in this order: clipping by global norm, a method (`METHODS`), decoupled weight
-decay. To add a method, write it below and name it in `METHODS`.
+decay, multipliers of the learning rate by parameter. To add a method, write it below and name it in
+`METHODS`.
 
 Where Keras, PyTorch and optax differ, Keras is followed, so that the reports come out as they were:
 
 - sgd, rmsprop: the learning rate is inside the velocity, v = momentum * v - lr * g, as in Keras and
   in Sutskever et al. 2013. PyTorch and optax.sgd multiply by the rate outside. The two are the same
   at a constant rate; when it changes, this one needs no momentum correction (Goyal et al. 2017,
-  section 3).
+  section 3). `sgd` has PyTorch's form too, by lr_in_velocity=False.
 - adam, adamw: eps is added to the square root of the second moment before its bias is corrected
   (Kingma & Ba 2015, end of section 2: "epsilon hat"); PyTorch and optax add it afterwards.
 - rmsprop: eps is inside the square root, as in Keras and optax; PyTorch has it outside.
@@ -24,12 +25,13 @@ import jax.numpy as jnp
 import optax
 
 import errors
+from muon import muon_sgd
 from registry import call_named, check_number
 from schedules import Schedule
 
 PyTree = Any
 
-_COMMON = ("weight_decay", "clip_norm", "freeze")
+_COMMON = ("weight_decay", "clip_norm", "freeze", "freeze_after", "lr_multipliers")
 
 
 class OptimizerState(NamedTuple):
@@ -40,7 +42,7 @@ class OptimizerState(NamedTuple):
 
 
 def create(
-  config_optimizer: Mapping[str, Any], schedule: Schedule
+  config_optimizer: Mapping[str, Any], schedule: Schedule, steps_per_epoch: int = 1
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimizer a config describes.
 
@@ -48,8 +50,12 @@ def create(
     config_optimizer: `name`, one of `METHODS`, and the method's own arguments; `clip_norm`: the
       global norm that gradients are scaled down to, 0 or None for no clipping; `weight_decay`: see
       below; `freeze`: patterns (re.search) of the paths of parameters that stay as they are;
-      `learning_rate` is ignored, for the schedule holds it. None stands for the default.
+      `lr_multipliers`: (pattern, multiplier) rules, read as those of `l2_penalty`, of the learning
+      rate, decoupled weight decay included; `freeze_after`: (pattern, epochs) rules for parameters
+      that stay as they are after so many epochs; `learning_rate` is ignored, for the schedule holds
+      it. None stands for the default.
     schedule: from the step to the learning rate.
+    steps_per_epoch: updates in one epoch, for `freeze_after`.
 
   Returns:
     A transformation whose `update(gradients, state, params, lr_scale=1.0)` needs params; lr_scale,
@@ -67,6 +73,8 @@ def create(
   config = dict(config_optimizer)
   config.pop("learning_rate", None)
   freeze = config.pop("freeze", None) or ()
+  freeze_after = config.pop("freeze_after", None) or ()
+  lr_multipliers = config.pop("lr_multipliers", None) or ()
   clip_norm = config.pop("clip_norm", None) or 0.0
   weight_decay = config.pop("weight_decay", None)
   if weight_decay is None:
@@ -84,7 +92,19 @@ def create(
     parts = {"trained": method, "frozen": optax.set_to_zero()}
     method = optax.multi_transform(parts, lambda params: _frozen_or_trained(params, freeze))
 
+  def by_parameter(updates: PyTree, step: jax.Array) -> PyTree:
+    multipliers = _ruled("optimizer.lr_multipliers", lr_multipliers, updates)
+    epochs = _ruled("optimizer.freeze_after", freeze_after, updates)
+    leaves, treedef = jax.tree.flatten(updates)
+    for i, (multiplier, limit) in enumerate(zip(multipliers, epochs, strict=True)):
+      if multiplier is not None:
+        leaves[i] *= multiplier
+      if limit is not None:
+        leaves[i] = jnp.where(step < round(limit * steps_per_epoch), leaves[i], 0)
+    return treedef.unflatten(leaves)
+
   def init(params: PyTree) -> OptimizerState:
+    by_parameter(params, jnp.int32(0))  # patterns that match no parameter are told of now
     return OptimizerState(jnp.zeros([], jnp.int32), method.init(params))
 
   def update(gradients, state, params, *, lr_scale: jax.typing.ArrayLike = 1.0):
@@ -92,24 +112,30 @@ def create(
     updates, method_state = method.update(
       gradients, state.method, params, learning_rate=learning_rate
     )
+    updates = by_parameter(updates, state.step)
     return updates, OptimizerState(optax.safe_increment(state.step), method_state)
 
   return optax.GradientTransformationExtraArgs(init, update)
 
 
-def sgd(momentum: float = 0.0, nesterov: bool = False) -> optax.GradientTransformation:
+def sgd(
+  momentum: float = 0.0, nesterov: bool = False, lr_in_velocity: bool = True
+) -> optax.GradientTransformation:
   """Keras' SGD: v = momentum * v - lr * g, then w += v.
 
   Args:
     momentum: in [0, 1).
     nesterov: w += momentum * v - lr * g instead; needs momentum > 0.
+    lr_in_velocity: False is PyTorch's SGD: v = momentum * v + g, then w -= lr * v, or with nesterov
+      w -= lr * (momentum * v + g).
   """
   check_number("optimizer.momentum", momentum, "a number in [0, 1)", lambda x: 0 <= x < 1)
   if not isinstance(momentum, jax.Array) and momentum == 0:
     if nesterov:
       raise errors.UserError("optimizer.nesterov: needs optimizer.momentum > 0, such as 0.9")
     return _descend()
-  return optax.chain(_descend(), optax.trace(momentum, nesterov))
+  velocity = optax.trace(momentum, nesterov)
+  return optax.chain(*((_descend(), velocity) if lr_in_velocity else (velocity, _descend())))
 
 
 def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.GradientTransformation:
@@ -194,6 +220,7 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "adam": adam,
   "adamw": adam,
   "muon": muon,
+  "muon_sgd": muon_sgd,
   "rmsprop": rmsprop,
   "sgd": sgd,
 }
@@ -221,9 +248,23 @@ def l2_penalty(params: PyTree, rules: Iterable[tuple[str, float]]) -> jax.Array:
   Raises:
     UserError: a rule is not such a pair, or decides on no parameter.
   """
-  rules = [_compiled(rule) for rule in rules]
+  coefficients = _ruled("loss.l2", rules, params)
+  penalty = jnp.zeros([], jnp.float32)
+  for coefficient, leaf in zip(coefficients, jax.tree.leaves(params), strict=True):
+    if coefficient is not None:
+      penalty += coefficient * jnp.sum(jnp.square(leaf), dtype=jnp.float32)
+  return penalty
+
+
+def _ruled(field: str, rules: Iterable[tuple[str, float]], params: PyTree) -> list[float | None]:
+  """For each parameter the number of the first rule whose pattern its path has; None without one.
+
+  Raises:
+    UserError: one of `rules`, those of the config's `field`, is not such a pair, or decides on no
+      parameter.
+  """
+  rules = [_compiled(field, rule) for rule in rules]
   paths = [_name(path) for path, _ in jax.tree.leaves_with_path(params)]
-  # The rule that decides on each parameter, None for no rule.
   decided = [
     next((i for i, (pattern, _) in enumerate(rules) if pattern.search(path)), None)
     for path in paths
@@ -232,12 +273,8 @@ def l2_penalty(params: PyTree, rules: Iterable[tuple[str, float]]) -> jax.Array:
     if i not in decided:
       taken = any(pattern.search(path) for path in paths)
       found = "no parameter but what an earlier pattern takes" if taken else "no parameter"
-      raise _matches_none("loss.l2", pattern.pattern, found, paths)
-  penalty = jnp.zeros([], jnp.float32)
-  for i, leaf in zip(decided, jax.tree.leaves(params), strict=True):
-    if i is not None:
-      penalty += rules[i][1] * jnp.sum(jnp.square(leaf), dtype=jnp.float32)
-  return penalty
+      raise _matches_none(field, pattern.pattern, found, paths)
+  return [None if i is None else rules[i][1] for i in decided]
 
 
 def _frozen_or_trained(params: PyTree, patterns: Iterable[str]) -> PyTree:
@@ -255,23 +292,6 @@ def _frozen_or_trained(params: PyTree, patterns: Iterable[str]) -> PyTree:
 def _matches_none(field: str, pattern: str, found: str, paths: list[str]) -> errors.UserError:
   few = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
   return errors.UserError(f"{field}: pattern {pattern!r} matches {found}; parameters are: {few}")
-
-
-def ema_update(
-  average: PyTree, new: PyTree, step: jax.typing.ArrayLike, decay: float, warmup: bool = True
-) -> PyTree:
-  """Exponential moving average of the weights: decay * average + (1 - decay) * new.
-
-  Args:
-    average, new: trees of the same structure and shapes.
-    step: updates of the average before this one, an int or int array of shape [].
-    decay: in [0, 1].
-    warmup: the decay is at most (1 + step) / (10 + step), TensorFlow's num_updates, so that early
-      weights are forgotten soon.
-  """
-  if warmup:
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return optax.incremental_update(new, average, 1 - decay)
 
 
 def _descend() -> optax.GradientTransformationExtraArgs:
@@ -320,15 +340,15 @@ def _name(path: tuple[Any, ...]) -> str:
   return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _compiled(rule: tuple[str, float]) -> tuple[re.Pattern, float]:
-  """A rule of `l2_penalty`, checked, its pattern compiled."""
+def _compiled(field: str, rule: tuple[str, float]) -> tuple[re.Pattern, float]:
+  """A rule of `field`, checked, its pattern compiled."""
   if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[0], str)):
     raise errors.UserError(
-      f"loss.l2: must be (pattern, coefficient) pairs such as (('kernel', 1e-4),), got {rule!r}"
+      f"{field}: must be (pattern, number) pairs such as (('kernel', 1e-4),), got {rule!r}"
     )
-  pattern, coefficient = rule
-  check_number("loss.l2", coefficient, f"a number >= 0 for {pattern!r}", lambda x: x >= 0)
+  pattern, number = rule
+  check_number(field, number, f"a number >= 0 for {pattern!r}", lambda x: x >= 0)
   try:
-    return re.compile(pattern), coefficient
+    return re.compile(pattern), number
   except re.error as error:
-    raise errors.UserError(f"loss.l2: {pattern!r} is not a regular expression: {error}") from error
+    raise errors.UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from error

@@ -3,6 +3,7 @@
 `parallel` is the one place that spreads work over devices.
 """
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -46,7 +47,7 @@ class Programs:
   Args:
     config: the resolved config.
     train_step: pure (state, batch) -> (state, metrics), over the axis AXIS.
-    eval_step: pure (variables, batch) -> sums, likewise.
+    eval_step: pure (variables, batch, kind of test-time augmentation) -> sums, likewise.
     preprocess: the pair that input_pipeline.make_preprocess returns.
     source: where shards come from.
     steps_per_epoch: training steps in an epoch.
@@ -72,7 +73,7 @@ class Programs:
     self._evaluation_batches = evaluation_batches
     self.source = source
     self.steps_at_once = steps_at_once
-    self._programs: dict[tuple[str, int], Callable] = {}
+    self._programs: dict[tuple[str, int | str], Callable] = {}
     self.compile_seconds = 0.0
 
   def train(self, steps: int, state: PyTree, shard: dict, data: dict) -> tuple[PyTree, jax.Array]:
@@ -80,15 +81,18 @@ class Programs:
     program = self._over_seeds(lambda *arguments: self._take_steps(steps, *arguments))
     return self._run(("train", steps), program, True, state, shard, data)
 
-  def evaluate(self, variables: PyTree, examples: np.ndarray) -> dict[str, np.ndarray]:
+  def evaluate(
+    self, variables: PyTree, examples: np.ndarray, tta: str = ""
+  ) -> dict[str, np.ndarray]:
     """Mean 'loss', 'accuracy' and 'top5' over the examples, each counted once.
 
+    tta: a kind of test-time augmentation, '' for none.
     Returns float64 scalars, or [seeds] with several seeds.
     """
-    program = self._over_seeds(self._evaluate_batches)
+    program = self._over_seeds(functools.partial(self._evaluate_batches, tta))
     shards = self.source.evaluate(examples, self._config.eval_batch_size, self._evaluation_batches)
     parts = [
-      self._run(("evaluate", 0), program, False, variables, shard, data) for shard, data in shards
+      self._run(("evaluate", tta), program, False, variables, shard, data) for shard, data in shards
     ]
     total = {name: sum(np.asarray(p[name], np.float64) for p in parts) for name in parts[0]}
     return {
@@ -97,7 +101,9 @@ class Programs:
       "top5": total["top5"] / total["examples"],
     }
 
-  def _run(self, name: tuple[str, int], program: Callable, donate: bool, *arguments: Any) -> Any:
+  def _run(
+    self, name: tuple[str, int | str], program: Callable, donate: bool, *arguments: Any
+  ) -> Any:
     if name in self._programs:
       return self._programs[name](*arguments)
     # Not lowered and compiled apart: over several processes only a call knows the global shapes.
@@ -121,7 +127,8 @@ class Programs:
   def _take_steps(
     self, steps: int, state: PyTree, shard: dict, data: dict
   ) -> tuple[PyTree, jax.Array]:
-    streamed = {name: shard[name] for name in ("image", "label") if name in shard}
+    names = ("example", "image", "label")
+    streamed = {name: shard[name] for name in names if name in shard}
     if steps == 1:  # not a loop of one: XLA:CPU runs convolutions inside a loop 100 times slower
       return self._take_step(state, shard | jax.tree.map(lambda x: x[0], streamed), data)
     state, losses = jax.lax.scan(
@@ -136,18 +143,19 @@ class Programs:
     step = state.step
     offset = step % self._steps_per_epoch
     start = offset * self._config.batch_size
-    images, labels = input_pipeline.examples_of(shard, data, start)
+    found = input_pipeline.examples_of(shard, data, start)
     key = jax.random.wrap_key_data(state.key)
-    batch = self._preprocess_train(key, step, shard["rows"], images, labels, AXIS)
+    batch = self._preprocess_train(key, step, shard["rows"], *found, AXIS)
     state, metrics = self._train_step(state, batch)
     sums = state.sums.add(metrics, step, first=offset == 0)
     return state.replace(sums=sums), metrics["loss"]
 
-  def _evaluate_batches(self, variables: PyTree, shard: dict, data: dict) -> dict:
+  def _evaluate_batches(self, tta: str, variables: PyTree, shard: dict, data: dict) -> dict:
     def one_batch(batch: dict) -> dict:
-      images, labels = input_pipeline.examples_of(batch, data)
+      _, images, labels = input_pipeline.examples_of(batch, data)
       image = self._preprocess_eval(images)
-      return self._eval_step(variables, {"image": image, "label": labels, "mask": batch["mask"]})
+      batch = {"image": image, "label": labels, "mask": batch["mask"]}
+      return self._eval_step(variables, batch, tta)
 
     if self._evaluation_batches == 1:
       return one_batch(jax.tree.map(lambda x: x[0], shard))

@@ -53,8 +53,8 @@ def collect(
     rows: as in metrics.jsonl; the validation figures are those of the selected epochs.
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 for none, since no
       epoch's metric was a number.
-    measured: by split ('test', and 'train' if asked for) 'loss', 'accuracy' and 'top5' of the
-      selected weights: scalars, or [seeds].
+    measured: by split ('test', and if asked for 'test_tta', with test-time augmentation, and
+      'train') 'loss', 'accuracy' and 'top5' of the selected weights: scalars, or [seeds].
   """
   config = experiment.config
   seeds, parameters = experiment.seeds, experiment.parameters
@@ -84,6 +84,8 @@ def collect(
     ]
   else:
     found["best_epoch"] = best_epochs[0]
+  if config.tta:
+    found["tta"] = config.tta
   found |= {
     "selected_on": selected_on(config),
     "seeds": seeds,
@@ -160,6 +162,8 @@ def summary(found: dict[str, Any]) -> str:
     f"weights of {epoch}, selected on {found['selected_on']}; "
     f"{found['seconds_to_train']:.0f} s of training, {found['compile_seconds']:.0f} s compiling",
   ]
+  if "tta" in found:
+    lines.insert(1, f"with test-time augmentation {found['tta']}: {found['test_tta_accuracy']:.2%}")
   if found["selected_on"] == "test":
     lines.append("NOTE: selected on the test set, so the test figures are optimistic")
   if found["data"]["name"] != found["data"]["requested"]:

@@ -16,6 +16,7 @@ import ml_collections
 from etils import epath
 
 import errors
+from configs import default
 
 
 class RunFolder:
@@ -60,7 +61,8 @@ class RunFolder:
       there = json.loads(file.read_text())
     except ValueError:
       raise errors.UserError(f"{file}: is not JSON; name another workdir") from None
-    old, new = flat(there), flat(_as_json(config))
+    # A run from before a field was thought of did what the field's default does.
+    old, new = flat(_as_json(default.get_config())) | flat(there), flat(_as_json(config))
     differing = [
       f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
       for name in sorted(old.keys() | new.keys())

@@ -167,18 +167,28 @@ def linear(
   *,
   steps_per_epoch: int,
   total_steps: int,
-  warmup_epochs: float = 0.0,
+  warmup_epochs: float | None = None,
+  pct_start: float | None = None,
   initial: float = 0.0,
   final: float = 0.0,
 ) -> Schedule:
   """Straight up to learning_rate, then straight down: the triangle of the CIFAR-10 speedruns.
 
   Args:
-    warmup_epochs: >= 0, where the top lies. A run no longer than this ends on the way up.
+    warmup_epochs: >= 0, where the top lies. A run no longer than this ends on the way up. Or
+    pct_start: in [0, 1), the same as a part of the run, rounded down to a step.
     initial: the rate at step 0 as a fraction of learning_rate, >= 0, if there is a warm-up.
     final: the rate at step total_steps as a fraction of learning_rate, >= 0.
   """
-  warmup = _warmup_steps(warmup_epochs, steps_per_epoch)
+  if pct_start is None:
+    warmup = _warmup_steps(warmup_epochs or 0.0, steps_per_epoch)
+  elif warmup_epochs is None:
+    check_number("schedule.pct_start", pct_start, "a number in [0, 1)", lambda x: 0 <= x < 1)
+    warmup = int(pct_start * total_steps)
+  else:
+    raise errors.UserError(
+      "schedule.pct_start: warmup_epochs is set too; set one and leave the other None"
+    )
   _check_fraction("initial", initial)
   _check_fraction("final", final)
   decay = optax.linear_schedule(1.0, final, max(total_steps - warmup, 1))

@@ -4,6 +4,7 @@
 (`axis_name`), vmap (several seeds) and neither.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,11 @@ import ml_collections
 import optax
 from flax import struct
 
+import averages
 import input_pipeline
 import optimizers
 import transfer
+import tta
 
 PyTree = Any
 
@@ -56,6 +59,7 @@ class TrainState(struct.PyTreeNode):
   batch_stats: PyTree
   opt_state: PyTree
   average: PyTree | None  # moving average of {'params', 'batch_stats'}, if config.ema_decay
+  slow: PyTree | None  # Lookahead's {'params', 'batch_stats'}, if config.lookahead.every
   lr_scale: jax.Array  # [] float32, set by the plateau logic between epochs
   sums: Sums
   key: jax.Array  # [2] uint32, the seed's key data; constant
@@ -72,25 +76,28 @@ def init_state(
   model: Any,
   tx: optax.GradientTransformation,
   seed: jax.Array,
-  image_shape: tuple[int, int, int],
+  images: jax.Array,
   weights: transfer.Weights | None = None,
 ) -> TrainState:
   """The state before the first step: a function of `seed` [] int32 and of what it starts from.
 
+  images: [n, h, w, c] float32, what the model is initialised with; see models/__init__.py.
   weights: of a network trained before, as transfer.load returns them.
   """
   key = jax.random.key(seed)
   init_key = input_pipeline.purpose_key(key, input_pipeline.INIT, 0)
-  variables = model.init(init_key, jnp.zeros((1, *image_shape)), train=False)
+  variables = model.init(init_key, images, train=False)
   if weights is not None:
     variables = transfer.insert(variables, weights)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
+  both = {"params": params, "batch_stats": batch_stats}
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
     batch_stats=batch_stats,
     opt_state=tx.init(params),
-    average={"params": params, "batch_stats": batch_stats} if config.ema_decay else None,
+    average=both if config.ema_decay else None,
+    slow=both if config.lookahead.every else None,
     lr_scale=jnp.ones((), jnp.float32),
     sums=Sums.zero(),
     key=jax.random.key_data(key),
@@ -102,8 +109,11 @@ def make_train_step(
   model: Any,
   tx: optax.GradientTransformation,
   axis_name: str | None = None,
+  total_steps: int = 0,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
   """Returns train_step(state, batch) -> (state, metrics), a pure function.
+
+  total_steps: of the run, which Lookahead has to know.
 
   batch: 'image' [b, h, w, c] float32, 'target' [b, classes] float32 (rows sum to 1), 'label' [b].
   metrics: 'loss' (mean cross-entropy), 'penalty' (L2), 'correct' and 'examples' (counts), over the
@@ -142,9 +152,16 @@ def make_train_step(
       gradients, state.opt_state, state.params, lr_scale=state.lr_scale
     )
     params = optax.apply_updates(state.params, updates)
+    slow = state.slow
+    if slow is not None:
+      fast = {"params": params, "batch_stats": batch_stats}
+      slow, fast = averages.lookahead_update(
+        slow, fast, state.step + 1, total_steps, **config.lookahead
+      )
+      params, batch_stats = fast["params"], fast["batch_stats"]
     average = state.average
     if average is not None:
-      average = optimizers.ema_update(
+      average = averages.ema_update(
         average, {"params": params, "batch_stats": batch_stats}, state.step, config.ema_decay
       )
     state = state.replace(
@@ -153,6 +170,7 @@ def make_train_step(
       batch_stats=batch_stats,
       opt_state=opt_state,
       average=average,
+      slow=slow,
     )
     return state, {"loss": loss, "penalty": penalty, "correct": correct, "examples": examples}
 
@@ -162,15 +180,17 @@ def make_train_step(
 def make_eval_step(
   model: Any, axis_name: str | None = None
 ) -> Callable[[dict[str, PyTree], dict], dict]:
-  """Returns eval_step(variables, batch) -> sums, a pure function.
+  """Returns eval_step(variables, batch, kind='') -> sums, a pure function.
 
+  kind: of test-time augmentation, one of tta.KINDS, or '' for none.
   batch: 'image' [b, h, w, c] float32, 'label' [b] int32, 'mask' [b] bool (False: padding).
   sums: 'loss' (cross-entropy), 'correct', 'top5' and 'examples' over the unmasked rows, of all
   devices on `axis_name`, or of this one if that is None.
   """
 
-  def eval_step(variables: dict[str, PyTree], batch: dict) -> dict:
-    logits = model.apply(variables, batch["image"], train=False)
+  def eval_step(variables: dict[str, PyTree], batch: dict, kind: str = "") -> dict:
+    apply = functools.partial(model.apply, variables, train=False)
+    logits = tta.logits(apply, batch["image"], kind) if kind else apply(batch["image"])
     labels, mask = batch["label"], batch["mask"]
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     sums = {

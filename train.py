@@ -72,6 +72,7 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
   # Callbacks, and the state before the first step.
   config = experiment.config
   splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
+  total_steps = experiment.total_steps
   controls = Controls(config)
   over_seeds = experiment.over_seeds
   update_control = jax.jit(over_seeds(controls.update, (0, None, 0)))
@@ -93,7 +94,7 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
     state, control = run["state"], run["control"]
     seconds, epoch_seconds = run["seconds"].tolist()
     store.rewind(step)
-    rows = folder.metrics()[: step // steps_per_epoch]
+    rows = [row for row in folder.metrics() if row["step"] <= step]
     if (kept := store.restore_best(state.variables())) is not None:
       best = programs.replicate(kept[1])
     log.info("Resuming %s at step %d, after epoch %d", folder.path, step, len(rows))
@@ -129,13 +130,14 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
   folder.write_dataset(experiment.describe_data())
   best_is_new = False
   curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
-  while step < config.num_epochs * steps_per_epoch and not controls.stopped(control):
+  while step < total_steps and not controls.stopped(control):
     epoch, done = divmod(step, steps_per_epoch)
+    end = min((epoch + 1) * steps_per_epoch, total_steps)
     clock = _Clock(program, epoch_seconds)
-    dispatches = _dispatches(steps_per_epoch - done, program.steps_at_once)
+    dispatches = _dispatches(end - step, program.steps_at_once)
     title = f"epoch {epoch + 1}/{config.num_epochs}"
     shards = program.source.train(experiment.order(epoch), config.batch_size, done, dispatches)
-    with progress(title, steps_per_epoch, "steps", done) as advance:
+    with progress(title, done + end - step, "steps", done) as advance:
       queue: deque[tuple[int, jax.Array]] = deque()
       for count, (shard, data) in zip(dispatches, shards, strict=True):
         state, loss = program.train(count, state, shard, data)
@@ -146,12 +148,12 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
           advance(taken, loss=float(np.mean(loss)))
           if not np.isfinite(loss).any():
             break
-        if stop and jax.process_count() == 1 and step % steps_per_epoch:
+        if stop and jax.process_count() == 1 and step < end:
           break
     sums = jax.device_get(state.sums)
     _refuse_nan(sums, steps_per_epoch, folder)
     train_seconds = clock.seconds()
-    if step % steps_per_epoch:  # interrupted in mid-epoch
+    if step < end:  # interrupted in mid-epoch
       epoch_seconds = train_seconds
       save(best_is_new)
       store.close()
@@ -180,12 +182,12 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
       best_is_new = True
     epoch_seconds = clock.seconds()
     row = results.epoch_row(step, epoch + 1, values, experiment.seeds)
-    trained = steps_per_epoch * config.batch_size * config.num_seeds
+    trained = (end - epoch * steps_per_epoch) * config.batch_size * config.num_seeds
     row["images_per_second"] = trained / train_seconds
     row["seconds"] = epoch_seconds
     rows.append(row)
     seconds, epoch_seconds = seconds + epoch_seconds, 0.0
-    last = step == config.num_epochs * steps_per_epoch or controls.stopped(control)
+    last = step == total_steps or controls.stopped(control)
     stopping = any_process(stop)
     folder.write_metrics(rows)  # before the checkpoint, so that it never speaks of a missing row
     if last or stopping or (epoch + 1) % config.checkpoint_every == 0:
@@ -201,6 +203,8 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
 
   # The selected weights, and the test set, once.
   measured = {"test": program.evaluate(best, splits.test)}
+  if config.tta:
+    measured["test_tta"] = program.evaluate(best, splits.test, config.tta)
   if config.evaluate_train:
     measured["train"] = program.evaluate(best, splits.train)
   store.close()

@@ -85,11 +85,11 @@ def insert(variables: Weights, weights: Weights) -> Weights:
 def base_is_fixed(config: ml_collections.ConfigDict, model: Any, params: PyTree) -> bool:
   """Whether what the model's base makes of an image is the same all through the run.
 
-  It is if the base came trained, all of it is frozen, and the images are not augmented.
+  It is if the base came trained, all of it is frozen, and no images are augmented, tests included.
   """
   if not (config.model.get("pretrained") and hasattr(model, "from_features")):
     return False
-  if config.augment or config.num_seeds > 1:
+  if config.augment or config.tta or config.num_seeds > 1:
     return False
   paths = traverse_util.flatten_dict(params["base"], sep="/")
   return all(

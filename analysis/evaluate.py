@@ -16,6 +16,7 @@ All but the table of splits is about the test images, and without test-time augm
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import os
@@ -32,12 +33,9 @@ import results
 from analysis import evaluation_plots
 from analysis.run import Run, load_run
 from console import progress
+from tta import KINDS
+from tta import logits as tta_logits
 
-TTA = {  # by how many pixels the views of test-time augmentation are shifted
-  "flip": 0,
-  "flip_shift1": 1,
-  "flip_shift2": 2,
-}
 BINS = 15
 _AT_ONCE = 1000  # images between two steps of the progress bar
 
@@ -48,7 +46,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   Args:
     workdir: the run folder; the run may still be going on.
     seed: of a run with several seeds, whose weights to take; None for the first.
-    tta: test-time augmentation of the test images, one of TTA; "" for none.
+    tta: test-time augmentation of the test images, one of tta.KINDS; "" for none.
 
   Returns:
     'evaluation': what evaluation.json holds; 'text': what to print; 'files': what was written.
@@ -56,8 +54,8 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   Raises:
     UserError: the folder holds no trained run, its data cannot be had, or it cannot be written.
   """
-  if tta and tta not in TTA:
-    raise errors.UserError(f"tta: there is no {tta!r}; take one of: {', '.join(TTA)}")
+  if tta and tta not in KINDS:
+    raise errors.UserError(f"tta: there is no {tta!r}; take one of: {', '.join(KINDS)}")
   run = load_run(workdir, seed)
   dataset, splits = run.data()
   folder = run.path / "evaluation"
@@ -188,41 +186,16 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.nda
   return metrics.confusion_matrix(labels, predicted, labels=range(classes))
 
 
-def views(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
-  """The images [n, h, w, c] as test-time augmentation shows them, beginning with as they are.
-
-  Each flipped left to right and not; each of these in place and shifted along the diagonals by up
-  to TTA[tta] pixels, what comes in at the edges being mirrored.
-  """
-  most = TTA[tta]
-  height, width = images.shape[1:3]
-  places = [(0, 0)]
-  for d in range(1, most + 1):
-    places += [(d, d), (d, -d), (-d, d), (-d, -d)]
-  padded = np.pad(images, [(0, 0), (most, most), (most, most), (0, 0)], mode="reflect")
-  for down, right in places:
-    top, left = most - down, most - right
-    view = padded[:, top : top + height, left : left + width]
-    yield view
-    yield view[:, :, ::-1]
-
-
 def _augmented(
-  run: Run, tta: str, images: np.ndarray, labels: np.ndarray, plain: dict[str, float]
+  run: Run, kind: str, images: np.ndarray, labels: np.ndarray, plain: dict[str, float]
 ) -> dict[str, Any]:
-  """The test figures of the probabilities' mean over all views, and what is gained over `plain`."""
-  count = 2 * (1 + 4 * TTA[tta])
-
-  def mean(batch: np.ndarray) -> np.ndarray:
-    logits = np.array([run.logits(view) for view in views(batch, tta)], np.float64)
-    log_p = scipy.special.log_softmax(logits, axis=-1)
-    return scipy.special.logsumexp(log_p, axis=0) - np.log(count)
-
+  """The test figures with test-time augmentation, and what is gained over `plain`."""
+  count = KINDS[kind].views
+  combined = functools.partial(tta_logits, run.logits, kind=kind)
   rows = np.arange(len(labels))
-  log_p = _over(images, rows, mean, f"evaluate test, {count} views")
-  found = measure(log_p, labels)
+  found = measure(_over(images, rows, combined, f"evaluate test, {count} views"), labels)
   gain = {name: found[name] - plain[name] for name in found}
-  return {"kind": tta, "views": count, **found, "gain": gain}
+  return {"kind": kind, "views": count, **found, "gain": gain}
 
 
 def _mistakes(

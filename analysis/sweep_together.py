@@ -154,7 +154,7 @@ class TogetherExperiment(Experiment):
   def train_step(self, model: Any) -> Callable[[TogetherState, dict], tuple[TogetherState, dict]]:
     def step(state: TogetherState, batch: dict) -> tuple[TogetherState, dict]:
       config, _, tx = self._with(state.numbers)
-      return steps.make_train_step(config, model, tx, programs.AXIS)(state, batch)
+      return steps.make_train_step(config, model, tx, programs.AXIS, self.total_steps)(state, batch)
 
     return step
 
@@ -170,9 +170,10 @@ class TogetherExperiment(Experiment):
       config.schedule,
       config.optimizer.learning_rate,
       self.steps_per_epoch,
-      config.num_epochs * self.steps_per_epoch,
+      self.total_steps,
     )
-    return config, schedule, optimizers.create(config.optimizer, schedule)
+    tx = optimizers.create(config.optimizer, schedule, self.steps_per_epoch)
+    return config, schedule, tx
 
 
 def _shared(config: ml_collections.ConfigDict) -> str:
@@ -221,7 +222,7 @@ def _write_run(
     _, best = checkpoints.read_best(group)
     store = checkpoints.Checkpoints(trial.path)
     variables = jax.tree.map(lambda leaf: leaf[i], best)
-    store.save_best(own["best_epoch"] * rows[0]["step"], variables)
+    store.save_best(rows[own["best_epoch"] - 1]["step"], variables)
     store.close()
     for row in rows:
       folder.write_scalars(row)

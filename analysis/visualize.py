@@ -104,20 +104,25 @@ def visualize(
 def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -> None:
   """Draws images, and beside each what augmentation makes of it.
 
-  The keys are the run's own for the first positions of its first epochs; what mixes images, mixes
-  these, by the keys of the first steps.
+  The keys are the run's own for the first positions of its first epochs, and of its first examples
+  for what goes by the epoch; what mixes images, mixes these, by the keys of the first steps.
   """
   pixels = np.stack([example.pixels for example in examples])
   key = jax.random.key(run.seed)
   pipeline = augment.parse(run.config.augment)
   apply = jax.jit(pipeline)
+  numbers = np.arange(len(examples))
+  of_examples = input_pipeline.purpose_key(key, input_pipeline.EXAMPLE, 0)
+  example_keys = input_pipeline.number_keys(of_examples, numbers)
   draws = []
   for epoch in range(_DRAWS):
     of_epoch = input_pipeline.purpose_key(key, input_pipeline.AUGMENT, epoch)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(of_epoch, np.arange(len(examples)))
+    keys = input_pipeline.number_keys(of_epoch, numbers)
     mix_key = input_pipeline.purpose_key(key, input_pipeline.MIX, epoch)
     # In place of labels each image's share of itself, 1, which mixing mixes.
-    draws.append(apply(keys, mix_key, run.normalize(pixels), np.eye(len(examples))))
+    shares = np.eye(len(examples))
+    images = run.normalize(pixels)
+    draws.append(apply(keys, mix_key, images, shares, example_keys=example_keys, epoch=epoch))
 
   size = (1.1 * (1 + _DRAWS) + 0.2, 1.25 * len(examples) + 0.6)
   with plots.figure(path, len(examples), 1 + _DRAWS, size) as (whole, axes):

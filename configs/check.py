@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import ml_collections
 
 import errors
+import tta
 from configs import default
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_objective")
@@ -25,6 +26,7 @@ _CHOICES = {
   "plateau.mode": ("min", "max"),
   "early_stopping.mode": ("min", "max"),
   "select.mode": ("min", "max"),
+  "tta": ("", *tta.KINDS),
 }
 _AT_LEAST = {
   "seed": 0,
@@ -38,6 +40,8 @@ _AT_LEAST = {
   "data.resident_bytes": 0,
   "data.workers": 0,
   "optimizer.learning_rate": 0,
+  "lookahead.every": 0,
+  "lookahead.power": 0,
   "plateau.patience": 1,
   "plateau.min_delta": 0,
   "plateau.cooldown": 0,
@@ -65,20 +69,26 @@ def check(config: ml_collections.ConfigDict) -> None:
       )
   for name, choices in _CHOICES.items():
     if fields[name] not in choices:
-      raise errors.UserError(f"{name}: {fields[name]!r} is not one of {', '.join(choices)}")
+      known = ", ".join(choice or "''" for choice in choices)
+      raise errors.UserError(f"{name}: {fields[name]!r} is not one of {known}")
   for name, least in _AT_LEAST.items():
     if not fields[name] >= least:
       raise errors.UserError(f"{name}: {fields[name]!r} must be at least {least}")
   if not 0 <= config.loss.label_smoothing < 1:
     raise errors.UserError(f"loss.label_smoothing: {config.loss.label_smoothing} must be in [0, 1)")
+  if not 0 < config.last_epoch <= 1:
+    raise errors.UserError(f"last_epoch: {config.last_epoch} must be in (0, 1]")
   if not 0 <= config.ema_decay < 1:
     raise errors.UserError(f"ema_decay: {config.ema_decay} must be in [0, 1)")
+  if not 0 <= config.lookahead.decay <= 1:
+    raise errors.UserError(f"lookahead.decay: {config.lookahead.decay} must be in [0, 1]")
   if config.data.file_by_file and config.data.train_examples:
     raise errors.UserError(
       "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
     )
   _check_validation(config.data.validation)
-  _check_l2(config.loss.l2)
+  for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
+    _check_rules(name, fields[name])
   for name in ("plateau", "early_stopping", "select"):
     _check_monitor(name, config)
 
@@ -121,7 +131,7 @@ def _check_validation(value: object) -> None:
     )
 
 
-def _check_l2(rules: tuple) -> None:
+def _check_rules(name: str, rules: tuple) -> None:
   for rule in rules:
     if not (
       isinstance(rule, tuple | list)
@@ -131,7 +141,7 @@ def _check_l2(rules: tuple) -> None:
       and rule[1] >= 0
     ):
       raise errors.UserError(
-        f"loss.l2: {rule!r} must be a pair (pattern of parameter paths, coefficient >= 0)"
+        f"{name}: {rule!r} must be a pair (pattern of parameter paths, number >= 0)"
       )
 
 

@@ -27,6 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.num_seeds = 1
 
   config.num_epochs = 10
+  config.last_epoch = 1.0  # the part of the last epoch that is trained: 9.9 epochs are 10 and 0.9
   config.batch_size = 128  # examples in a step, over all devices and processes
   config.eval_batch_size = 1000  # likewise; any size gives the same figures
 
@@ -77,6 +78,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.learning_rate = 0.1
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
   config.optimizer.freeze = ()  # patterns of the paths of parameters that stay as they are
+  # ((pattern, number), ...), read as those of loss.l2: the learning rate is multiplied by it, or
+  # the parameter stays as it is after so many epochs.
+  config.optimizer.lr_multipliers = ()
+  config.optimizer.freeze_after = ()
   config.optimizer.clip_norm = 0.0  # largest global gradient norm; 0 means no clipping
 
   config.schedule = ml_collections.ConfigDict()
@@ -84,6 +89,14 @@ def get_config() -> ml_collections.ConfigDict:
 
   # Exponential moving average of weights and statistics, evaluated in their stead; 0 means none.
   config.ema_decay = 0.0
+
+  # Lookahead: every so many steps weights and statistics go back towards a slow copy of themselves,
+  # which follows: both become d * slow + (1 - d) * fast, d = decay * (part of the run) ** power.
+  # The run ends with the slow ones. 0 means none.
+  config.lookahead = ml_collections.ConfigDict()
+  config.lookahead.every = 0
+  config.lookahead.decay = 0.5
+  config.lookahead.power = 0.0
 
   # Reduce the learning rate when the monitored metric stops improving; monitor '' means off.
   config.plateau = ml_collections.ConfigDict()
@@ -108,6 +121,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.select.mode = "max"
 
   config.evaluate_train = False  # also measure the selected weights on the training examples
+
+  # Test-time augmentation: also test the selected weights on several views of each image, as tta.py
+  # names them ('flip', 'multicrop', ...); '' for none.
+  config.tta = ""
 
   config.checkpoint_every = 1  # epochs; the last is always written
 

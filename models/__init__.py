@@ -13,6 +13,10 @@ All models are called alike:
 images: [batch, height, width, channels] floats, already normalised; logits: [batch, num_classes]
 float32, before the softmax. Parameters and batch statistics are float32; the computation between
 is done in the model's `dtype`.
+
+Of the images that `init` is given only the shape matters, unless the class of a model has
+`INIT_IMAGES`, a number: then its first parameters depend on them, and a run gives it so many of its
+training images.
 """
 
 import importlib

@@ -23,12 +23,14 @@ FIELDS = {
   "num_epochs": 2,
   "batch_size": 80,
   "eval_batch_size": 120,
-  "augment": "random_crop(padding=2) | random_flip()",
+  "augment": "random_crop(padding=2) | alternating_flip()",
   "optimizer.name": "sgd",
   "optimizer.learning_rate": 0.05,
   "optimizer.momentum": 0.9,
   "loss.label_smoothing": 0.1,
   "loss.l2": (("kernel$", 1e-4),),
+  "lookahead.every": 5,
+  "tta": "flip",
 }
 
 

@@ -22,6 +22,7 @@ CHAIN = (
 IMAGE_WISE = [
   "random_crop(2)",
   "random_flip",
+  "alternating_flip",
   "cutout(3)",
   "random_rotation(0.1)",
   "random_zoom(0.1)",
@@ -68,6 +69,22 @@ def test_random_flip_mirrors_columns_half_the_time():
   assert scipy.stats.binomtest(int(flipped.sum()), 1000).pvalue > 1e-3
 
 
+def test_alternating_flip_mirrors_a_half_and_then_the_others():
+  images = noise(1000, 2, 3, 1)
+
+  def flipped(epoch, seed=0):
+    result = np.asarray(augment.alternating_flip(keys(1000, seed), epoch, images))
+    found = (result == images[:, :, ::-1]).all(axis=(1, 2, 3))
+    assert np.all(found != (result == images).all(axis=(1, 2, 3)))
+    return found
+
+  first = flipped(0)
+  assert scipy.stats.binomtest(int(first.sum()), 1000).pvalue > 1e-3
+  for epoch in (1, 2, 7):
+    np.testing.assert_array_equal(flipped(jnp.int32(epoch)), first ^ (epoch % 2 == 1))
+  assert 400 < (flipped(0, seed=1) != first).sum() < 600
+
+
 @pytest.mark.parametrize("mode", ["constant", "reflect"])
 def test_random_crop_is_a_uniformly_drawn_window_of_the_padded_image(mode):
   images = noise(2500, 4, 5, 1)
@@ -102,6 +119,21 @@ def test_cutout_zeroes_one_square_clipped_at_the_border(size):
   np.testing.assert_array_equal(result, np.where((result == 0).all(-1)[..., None], 0, images))
 
 
+@pytest.mark.parametrize("size", [1, 3, 4, 20])
+def test_cutout_inside_is_one_whole_square_anywhere(size):
+  height, width = 9, 12
+  images = np.abs(noise(1000, height, width, 2)) + 1
+  result = np.asarray(augment.cutout(keys(1000), images, size=size, inside=True))
+  tall, wide = min(size, height), min(size, width)  # one too large takes all there is
+  holes = np.zeros((height - tall + 1, width - wide + 1, height, width), bool)
+  for y in range(height - tall + 1):
+    for x in range(width - wide + 1):
+      holes[y, x, y : y + tall, x : x + wide] = True
+  expected = {hole.tobytes() for hole in holes.reshape(-1, height, width)}
+  found = {hole.tobytes() for hole in (result == 0).all(axis=-1)}
+  assert found == expected
+
+
 @settings(max_examples=20, deadline=None)
 @given(
   spec=st.sampled_from(IMAGE_WISE),
@@ -113,7 +145,9 @@ def test_cutout_zeroes_one_square_clipped_at_the_border(size):
 def test_shape_and_dtype_stay(spec, batch, height, width, channels):
   shape = jax.ShapeDtypeStruct((batch, height, width, channels), jnp.float32)
   labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-  result = jax.eval_shape(augment.parse(spec), keys(batch), jax.random.key(0), shape, labels)
+  result = jax.eval_shape(
+    augment.parse(spec), keys(batch), jax.random.key(0), shape, labels, None, keys(batch), 1
+  )
   assert result == (shape, labels)
 
 
@@ -132,11 +166,12 @@ def test_values_stay_between_the_image_and_zero(spec, seed):
 def test_an_image_does_not_depend_on_its_batch(spec):
   pipeline = jax.jit(augment.parse(spec))
   images, labels, batch_key = noise(8), np.arange(8), jax.random.key(0)
-  whole, same_labels = pipeline(keys(8), batch_key, images, labels)
+  whole, same_labels = pipeline(keys(8), batch_key, images, labels, None, keys(8, 1), 1)
   np.testing.assert_array_equal(same_labels, labels)
   assert np.abs(whole - images).max() > 0.1
   for part in (slice(0, 3), slice(3, 8)):
-    result, _ = pipeline(keys(8)[part], batch_key, images[part], labels[part])
+    own = (None, keys(8, 1)[part], 1)
+    result, _ = pipeline(keys(8)[part], batch_key, images[part], labels[part], *own)
     np.testing.assert_allclose(result, whole[part], atol=1e-5)
 
 
@@ -325,7 +360,7 @@ def test_parse_reads_back_what_was_written(chain, space):
   ("spec", "message"),
   [
     ("random_flp", "unknown transform 'random_flp'; did you mean 'random_flip'? known: random_fli"),
-    ("zzz()", "unknown transform 'zzz'; known: random_flip, random_crop, cutout,"),
+    ("zzz()", "unknown transform 'zzz'; known: random_flip, alternating_flip, random"),
     ("random_crop(pad=4)", "random_crop takes no argument 'pad'; it takes: padding, mode"),
     ("random_flip(p=1)", "random_flip takes no argument 'p'; it takes: none"),
     ("random_flip(0.5)", "random_flip is given 1 arguments; it takes: none"),

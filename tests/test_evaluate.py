@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 import runs
-import scipy.ndimage
 import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,27 +135,6 @@ def test_calibration_error_is_that_of_a_sum_over_images(seed, bins, classes, n):
   found = evaluate.calibration(p, labels, bins)
   assert found["ece"] == pytest.approx(expected, abs=1e-9)
   assert sum(b["count"] for b in found["bins"]) == n
-
-
-@pytest.mark.parametrize("tta", evaluate.TTA)
-def test_views_are_the_images_flipped_and_shifted(tta):
-  images = np.random.default_rng(0).integers(0, 256, (3, 6, 8, 3), dtype=np.uint8)
-  found = list(evaluate.views(images, tta))
-  assert len(found) == {"flip": 2, "flip_shift1": 10, "flip_shift2": 18}[tta]
-  np.testing.assert_array_equal(found[0], images)
-  np.testing.assert_array_equal(found[1], images[:, :, ::-1])
-  most = evaluate.TTA[tta]
-  diagonals = [
-    (down, right)
-    for down in range(-most, most + 1)
-    for right in range(-most, most + 1)
-    if abs(down) == abs(right)
-  ]
-  expected = []
-  for down, right in diagonals:
-    view = scipy.ndimage.shift(images, (0, down, right, 0), order=0, mode="mirror")
-    expected += [view, view[:, :, ::-1]]
-  assert {v.tobytes() for v in found} == {v.tobytes() for v in expected}
 
 
 # --- Whole evaluations ---------------------------------------------------------------------------

@@ -167,21 +167,22 @@ def test_streamed_batches_equal_resident_ones(tmp_path, workers):
       for i in range(steps):
         for device in range(jax.device_count()):
           local = {k: v[device] for k, v in shard.items()}
-          local |= {k: local[k][i] for k in ("image", "label") if k in local}
-          images, labels = input_pipeline.examples_of(local, data, step * batch_size)
-          yield np.asarray(images), np.asarray(labels)
+          local |= {k: local[k][i] for k in ("example", "image", "label") if k in local}
+          found = input_pipeline.examples_of(local, data, step * batch_size)
+          yield tuple(map(np.asarray, found))
         step += 1
 
   pairs = list(zip(batches(resident), batches(streamed), strict=True))
   assert len(pairs) == 5 * jax.device_count()
   for a, b in pairs:
-    np.testing.assert_array_equal(a[0], b[0])
-    np.testing.assert_array_equal(a[1], b[1])
+    for ours, theirs in zip(a, b, strict=True):
+      np.testing.assert_array_equal(ours, theirs)
 
   examples = np.arange(200, 287)  # training and test images together
   for (a, data), (b, _) in zip(
     resident.evaluate(examples, 32, 2), streamed.evaluate(examples, 32, 2), strict=True
   ):
+    np.testing.assert_array_equal(a["example"], b["example"])
     np.testing.assert_array_equal(data["images"][a["example"]], b["image"])
     np.testing.assert_array_equal(data["labels"][a["example"]], b["label"])
     np.testing.assert_array_equal(a["mask"], b["mask"])
@@ -202,12 +203,47 @@ def test_source_is_chosen_by_size():
 
 def test_preprocess_does_not_depend_on_how_a_batch_is_shared():
   config = default.get_config()
-  config.batch_size, config.augment = 16, "random_crop(padding=1) | random_flip() | cutout(size=2)"
+  config.batch_size = 16
+  config.augment = "random_crop(padding=1) | random_flip() | cutout(size=2) | alternating_flip()"
   dataset = fake_dataset()
   train, _ = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
   key, rows = jax.random.key(0), np.arange(16)
   images, labels = dataset.train.images[:16], dataset.train.labels[:16]
-  whole = train(key, 20, rows, images, labels)
-  half = train(key, 20, rows[8:], images[8:], labels[8:])
+  examples = rows + 30
+  whole = train(key, 20, rows, examples, images, labels)
+  half = train(key, 20, rows[8:], examples[8:], images[8:], labels[8:])
   np.testing.assert_array_equal(whole["image"][8:], half["image"])
-  assert not np.array_equal(whole["image"], train(key, 21, rows, images, labels)["image"])
+  later = train(key, 21, rows, examples, images, labels)
+  assert not np.array_equal(whole["image"], later["image"])
+
+
+def test_alternating_flip_is_by_example_and_epoch_and_seed_wherever_the_example_stands():
+  config = default.get_config()
+  config.batch_size, config.augment = 16, "alternating_flip()"
+  dataset = fake_dataset()
+  train, normalize = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
+  examples = np.arange(100, 164)
+  plain = np.asarray(normalize(dataset.train.images[examples]))
+
+  def flipped(seed, step, order):
+    batch = train(
+      jax.random.key(seed),
+      step,
+      np.arange(64),
+      examples[order],
+      dataset.train.images[examples[order]],
+      dataset.train.labels[examples[order]],
+    )
+    found = np.empty(64, bool)
+    found[order] = (batch["image"] == plain[order][:, :, ::-1]).all(axis=(1, 2, 3))
+    same = (batch["image"] == plain[order]).all(axis=(1, 2, 3))
+    assert np.array_equal(found[order], ~same)
+    return found
+
+  in_order, shuffled = np.arange(64), np.random.default_rng(0).permutation(64)
+  first = flipped(0, 3, in_order)
+  assert 16 <= first.sum() <= 48
+  np.testing.assert_array_equal(flipped(0, 13, shuffled), first)  # another step of epoch 0
+  np.testing.assert_array_equal(flipped(0, 14, shuffled), ~first)  # epoch 1
+  np.testing.assert_array_equal(flipped(0, 2 * 14 + 5, shuffled), first)  # epoch 2
+  assert not np.array_equal(flipped(1, 3, in_order), first)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import averages
 import errors
 import optimizers
 import schedules
@@ -188,7 +189,8 @@ def test_muon_orthogonalises_convolutions_as_matrices(consistent_rms):
   np.testing.assert_allclose(bias, -np.sign(params["BatchNorm_0"]["bias"]), rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(optimizers.METHODS))
+# muon_sgd, which moves kernels without a gradient too, is tested apart.
+@pytest.mark.parametrize("name", sorted(optimizers.METHODS.keys() - {"muon_sgd"}))
 def test_weight_decay_is_decoupled_and_on_kernels_only(name):
   params = make_params()
   nothing = jax.tree.map(jnp.zeros_like, params)
@@ -253,12 +255,12 @@ def test_none_and_learning_rate_are_left_out():
     (
       {"name": "sdg"},
       "optimizer.name: unknown optimizer 'sdg'; did you mean 'sgd'? "
-      "known: adam, adamw, muon, rmsprop, sgd",
+      "known: adam, adamw, muon, muon_sgd, rmsprop, sgd",
     ),
     (
       {"name": "sgd", "momentun": 0.9},
       "optimizer.momentun: 'sgd' takes no such argument; "
-      "it takes: momentum, nesterov, weight_decay, clip_norm",
+      "it takes: momentum, nesterov, lr_in_velocity, weight_decay, clip_norm",
     ),
     ({"name": "sgd", "momentum": 1}, "optimizer.momentum: must be a number in [0, 1), got 1"),
     ({"name": "sgd", "momentum": "0.9"}, "optimizer.momentum: must be a number in [0, 1)"),
@@ -270,6 +272,7 @@ def test_none_and_learning_rate_are_left_out():
     ({"name": "adam", "b2": 1.0}, "optimizer.b2: must be a number in [0, 1)"),
     ({"name": "adam", "eps": 0.0}, "optimizer.eps: must be a number > 0"),
     ({"name": "rmsprop", "rho": 2}, "optimizer.rho: must be a number in [0, 1)"),
+    ({"name": "muon_sgd", "beta": 1}, "optimizer.beta: must be a number in [0, 1)"),
     ({"name": "muon", "ns_steps": 0}, "optimizer.ns_steps: must be a whole number >= 1"),
     ({"name": "muon", "adam_lr_ratio": 0}, "optimizer.adam_lr_ratio: must be a number > 0"),
     ({"name": "muon", "consistent_rms": -1}, "optimizer.consistent_rms: must be a number >= 0"),
@@ -349,7 +352,7 @@ def test_l2_penalty_of_half_the_coefficient_is_pytorchs_weight_decay():
     ([("kernel", -1e-4)], "loss.l2: must be a number >= 0 for 'kernel', got -0.0001"),
     (
       ("kernel", 1e-4),
-      "loss.l2: must be (pattern, coefficient) pairs such as (('kernel', 1e-4),), got 'kernel'",
+      "loss.l2: must be (pattern, number) pairs such as (('kernel', 1e-4),), got 'kernel'",
     ),
   ],
 )
@@ -366,7 +369,7 @@ def test_ema_is_keras(keras_optimizers):
   weights = keras_train(keras, params, gradients)
   average = weights[0]  # Keras' average begins at the weights after the first update
   for step, new in enumerate(weights[1:]):
-    average = optimizers.ema_update(average, new, step, 0.9, warmup=False)
+    average = averages.ema_update(average, new, step, 0.9, warmup=False)
   theirs = [average.value for average in keras._model_variables_moving_average]
   for a, b in zip(jax.tree.leaves(average), theirs, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -378,14 +381,133 @@ arrays = hnp.arrays(np.float32, (3,), elements=st.floats(-100, 100, width=32))
 @settings(max_examples=50, deadline=None)
 @given(average=arrays, new=arrays, step=st.integers(0, 10**6), decay=st.floats(0, 1))
 def test_ema_properties(average, new, step, decay):
-  plain = np.asarray(optimizers.ema_update(average, new, step, decay, warmup=False))
-  warm = np.asarray(optimizers.ema_update(average, new, step, decay, warmup=True))
+  plain = np.asarray(averages.ema_update(average, new, step, decay, warmup=False))
+  warm = np.asarray(averages.ema_update(average, new, step, decay, warmup=True))
   np.testing.assert_allclose(plain, decay * average + (1 - decay) * new, rtol=1e-4, atol=1e-4)
   lowest, highest = np.minimum(average, new) - 1e-4, np.maximum(average, new) + 1e-4
   assert np.all((lowest <= warm) & (warm <= highest))
   assert np.all(np.abs(warm - new) <= np.abs(plain - new) + 1e-4)  # warm-up forgets sooner
   if decay <= 0.1:  # the warm-up's decay starts at 0.1
     np.testing.assert_allclose(warm, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_with_the_rate_outside_the_velocity_is_optax_and_so_pytorchs(nesterov):
+  params = make_params()
+  gradients = make_gradients(params)
+  schedule = schedules.create({"name": "linear", "pct_start": 0.3, "final": 0.1}, 0.2, 1, UPDATES)
+  config = {"name": "sgd", "momentum": 0.85, "nesterov": nesterov, "lr_in_velocity": False}
+  theirs = optax.sgd(schedule, momentum=0.85, nesterov=nesterov)
+  assert_same(
+    train(optimizers.create(config, schedule), params, gradients),
+    train(theirs, params, gradients),
+    rtol=1e-5,
+  )
+
+
+def test_muon_sgd_is_the_published_update_written_out_in_numpy():
+  params = make_params()
+  params["Conv_1"] = {"kernel": params["Conv_0"]["kernel"][::-1]}  # of the same shape
+  params["Conv_2"] = {"kernel": jnp.ones((1, 1, 2, 6)) + jnp.arange(6.0)}  # wide
+  gradients = make_gradients(params)
+  schedule = schedules.create({"name": "linear"}, 0.24, 1, UPDATES)
+  ours = train(optimizers.create({"name": "muon_sgd"}, schedule), params, gradients)
+
+  def orthogonalised(matrix):
+    x = matrix / (np.linalg.norm(matrix) + 1e-7)
+    for _ in range(3):
+      x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    return x
+
+  def one_by_one(w, gradients):
+    w, velocity, trace = np.asarray(w, np.float64), 0.0, []
+    beta = 0.6 if w.ndim == 4 else 0.85
+    for step, gradient in enumerate(gradients):
+      rate = 0.24 * (1 - step / UPDATES)
+      velocity = beta * velocity + np.asarray(gradient, np.float64)
+      update = gradient + beta * velocity
+      if w.ndim == 4:
+        outputs = w.shape[-1]
+        w = w * np.sqrt(outputs) / np.linalg.norm(w)
+        update = orthogonalised(np.reshape(update, (-1, outputs)).T).T.reshape(w.shape)
+      w = w - rate * update
+      trace.append(w)
+    return trace
+
+  for path, start in jax.tree.leaves_with_path(params):
+    pick = lambda tree, path=path: tree[path[0].key][path[1].key]  # noqa: E731
+    expected = one_by_one(start, list(map(pick, gradients)))
+    assert_same(list(map(pick, ours)), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_lr_multipliers_are_groups_of_parameters_with_rates_of_their_own():
+  params = make_params()
+  gradients = make_gradients(params)
+  config = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+  rules = (("BatchNorm", 64.0), ("bias$", 0.5))
+  ours = train(
+    optimizers.create(config | {"lr_multipliers": rules}, constant(0.01)), params, gradients
+  )
+  for factor, pick in (
+    (64.0, lambda tree: tree["BatchNorm_0"]),
+    (0.5, lambda tree: tree["Conv_0"]["bias"]),
+    (1.0, lambda tree: tree["Dense_0"]["kernel"]),
+  ):
+    alone = train(optimizers.create(config, constant(0.01 * factor)), params, gradients)
+    assert_same(list(map(pick, ours)), list(map(pick, alone)), rtol=1e-4, atol=1e-6)
+
+
+def test_freeze_after_stops_a_parameter_for_good():
+  params = make_params()
+  gradients = make_gradients(params)
+  config = {"name": "sgd", "momentum": 0.9, "weight_decay": 0.1}
+  free = train(optimizers.create(config, constant(0.1)), params, gradients)
+  rules = (("Conv_0/bias", 2.5), ("Dense_0", 0))
+  tx = optimizers.create(config | {"freeze_after": rules}, constant(0.1), steps_per_epoch=2)
+  ours = train(tx, params, gradients)
+  for i, (a, b) in enumerate(zip(ours, free, strict=True)):
+    np.testing.assert_array_equal(a["Conv_0"]["bias"], free[min(i, 4)]["Conv_0"]["bias"])
+    np.testing.assert_array_equal(a["Dense_0"]["kernel"], params["Dense_0"]["kernel"])
+    np.testing.assert_array_equal(a["Conv_0"]["kernel"], b["Conv_0"]["kernel"])
+
+
+@pytest.mark.parametrize("field", ["lr_multipliers", "freeze_after"])
+def test_rules_that_match_nothing_are_refused(field):
+  tx = optimizers.create({"name": "sgd", field: (("kernal", 2.0),)}, constant(0.1))
+  with pytest.raises(errors.UserError, match=rf"^optimizer.{field}: pattern 'kernal' matches no p"):
+    tx.init(make_params())
+  tx = optimizers.create({"name": "sgd", field: (("kernel", -1.0),)}, constant(0.1))
+  with pytest.raises(errors.UserError, match=rf"^optimizer.{field}: must be a number >= 0 for 'k"):
+    tx.init(make_params())
+
+
+def test_lookahead_of_constant_decay_is_optax():
+  params = make_params()
+  gradients = make_gradients(params)
+  theirs = optax.lookahead(optax.sgd(0.1), sync_period=3, slow_step_size=0.3)
+  both = optax.LookaheadParams.init_synced(params)
+  state, slow, fast = theirs.init(both), params, params
+  for step, gradient in enumerate(gradients, start=1):
+    updates, state = theirs.update(gradient, state, both)
+    both = optax.apply_updates(both, updates)
+    fast = jax.tree.map(lambda w, g: w - 0.1 * g, fast, gradient)
+    slow, fast = averages.lookahead_update(slow, fast, step, UPDATES, every=3, decay=0.7, power=0.0)
+    for a, b in ((slow, both.slow), (fast, both.fast)):
+      jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_lookahead_grows_as_published_and_ends_with_the_slow_weights():
+  slow, fast = jnp.float32(1.0), jnp.float32(3.0)
+  options = {"every": 5, "decay": 0.95**5, "power": 3.0}
+  for step in range(1, 13):
+    new_slow, new_fast = averages.lookahead_update(slow, fast, step, 12, **options)
+    if step in (5, 10):
+      decay = 0.95**5 * (step / 12) ** 3
+      np.testing.assert_allclose(new_slow, decay * 1 + (1 - decay) * 3, rtol=1e-6)
+      assert new_fast == new_slow
+    else:
+      assert new_slow == 1
+      assert new_fast == (1 if step == 12 else 3)
 
 
 def test_frozen_parameters_stay_as_they_are_and_the_others_move_as_without():

@@ -32,6 +32,17 @@ def test_another_config_is_refused_by_field(tmp_path):
   )
 
 
+def test_fields_that_an_older_run_did_not_know_count_as_their_defaults(tmp_path):
+  folder, config = run_folder.RunFolder(tmp_path), default.get_config()
+  del config.tta, config.lookahead
+  folder.write_config(config)
+  folder.refuse_other_config(default.get_config())
+  other = default.get_config()
+  other.tta = "flip"
+  with pytest.raises(errors.UserError, match=r"config: tta \( there, flip now\)"):
+    folder.refuse_other_config(other)
+
+
 def test_a_folder_is_one_runs_at_a_time(tmp_path):
   first, second = run_folder.RunFolder(tmp_path), run_folder.RunFolder(tmp_path)
   with first.locked(), pytest.raises(errors.UserError, match="another run is writing to"):

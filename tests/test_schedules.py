@@ -120,6 +120,8 @@ def test_linear_is_interpolation_and_keras(keras_schedules):
   ours = values("linear", warmup_epochs=2.3, initial=0.2, final=0.07)
   top = round(2.3 * EPOCH)
   assert_close(ours, np.interp(STEPS, [0, top, TOTAL], [0.02, 0.1, 0.007]), atol=1e-8)
+  part = values("linear", pct_start=(top + 0.5) / TOTAL, initial=0.2, final=0.07)
+  assert_close(part, ours)
   keras = keras_schedules.PolynomialDecay(0.1, TOTAL, 0.01)
   assert_close(values("linear", final=0.1), keras_values(keras), atol=1e-8)
 
@@ -263,6 +265,11 @@ def test_none_stands_for_the_default():
     ({"name": "warmup_cosine", "warmup_epochs": -1}, "schedule.warmup_epochs: must be a number >="),
     ({"name": "warmup_cosine", "warmup_epochs": "5"}, "schedule.warmup_epochs: must be a number"),
     ({"name": "linear", "final": -0.1}, "schedule.final: must be a fraction"),
+    ({"name": "linear", "pct_start": 1}, "schedule.pct_start: must be a number in [0, 1), got 1"),
+    (
+      {"name": "linear", "pct_start": 0.1, "warmup_epochs": 1},
+      "schedule.pct_start: warmup_epochs is set too; set one and leave the other None",
+    ),
     ({"name": "linear", "initial": float("nan")}, "schedule.initial: must be a fraction"),
     ({"name": "step", "boundaries": ()}, "schedule.boundaries: must be ascending epochs"),
     ({"name": "step", "boundaries": (100, 50)}, "schedule.boundaries: must be ascending epochs"),

@@ -14,10 +14,12 @@ import pytest
 import runs
 from sklearn import metrics as sklearn_metrics
 
+import averages
 import errors
 import input_pipeline
 import models
 import optimizers
+import results
 import schedules
 import steps
 import train
@@ -62,6 +64,7 @@ def linear_state(kernel, tx, ema=False):
     batch_stats={},
     opt_state=tx.init(params),
     average={"params": params, "batch_stats": {}} if ema else None,
+    slow=None,
     lr_scale=jnp.float32(0.5),
     sums=steps.Sums.zero(),
     key=jax.random.key_data(jax.random.key(0)),
@@ -103,7 +106,7 @@ def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
   }
   before = linear_state(kernel, tx, ema=True)
   after, _ = steps.make_train_step(config, Linear, tx)(before, batch)
-  expected = optimizers.ema_update(before.average["params"], after.params, 0, 0.5)
+  expected = averages.ema_update(before.average["params"], after.params, 0, 0.5)
   np.testing.assert_allclose(
     after.variables()["params"]["dense"]["kernel"], expected["dense"]["kernel"]
   )
@@ -133,10 +136,10 @@ def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
 
 
 def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
-  config = runs.config(data_dir)
+  config = runs.config(data_dir, lookahead__every=0)
   model = models.create(config.model, 10)
   tx = optimizers.create(config.optimizer, schedules.create({"name": "constant"}, 0.05, 10, 100))
-  state = steps.init_state(config, model, tx, jnp.int32(0), (8, 8, 3))
+  state = steps.init_state(config, model, tx, jnp.int32(0), jnp.zeros((1, 8, 8, 3)))
   rng = np.random.default_rng(2)
   label = np.arange(10)
   batch = {
@@ -381,6 +384,21 @@ def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
   assert floats == {np.dtype(np.float32)}
   row = json.loads((tmp_path / "metrics.jsonl").read_text())
   assert np.isfinite(row["train_loss"])
+
+
+def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_path):
+  config = runs.config(data_dir, last_epoch=0.3, select__monitor="")
+  found = train.train_and_evaluate(config, str(tmp_path))
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert [(row["epoch"], row["step"]) for row in rows] == [(1, 16), (2, 21)]  # 20.8 rounded up
+  assert found["epochs_run"] == found["best_epoch"] == 2
+  state = runs.final_state(tmp_path)
+  assert state["state.step"] == 21
+  for path, value in runs.checkpoint(tmp_path / "checkpoints" / "best").items():
+    np.testing.assert_array_equal(value, state[f"state.{path}"])
+    np.testing.assert_array_equal(value, state[f"state.slow.{path}"])
+  assert found["tta"] == "flip" and found["test_tta_loss"] != found["test_loss"]
+  assert f"augmentation flip: {found['test_tta_accuracy']:.2%}" in results.summary(found)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
