@@ -51,8 +51,8 @@ LONGEST = 900  # seconds that a run may take
 
 # With photos of 150 pixels a run of VGG-16 takes many minutes on one core.
 _SMALL_PHOTOS = {"data.options.size": 32}
-# In 24 steps report 002's networks come down to chance, ln 10, and no further.
-_MORE_STEPS = {"data.epoch_examples": 640}
+# In few steps of small batches report 002's networks come down to chance, ln 10, and no further.
+_MORE_STEPS = {"batch_size": 64, "data.epoch_examples": 5120}
 CHANGES: dict[str, dict[str, Any]] = {
   **{name: _MORE_STEPS for name in NAMES if name.startswith("report002_")},
   "report001_vgg16_augmented": _SMALL_PHOTOS,
