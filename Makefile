@@ -10,7 +10,7 @@ ACCELERATOR := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
 
-.PHONY: quickstart test lint clean-venv
+.PHONY: quickstart test lint peers clean-venv
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -41,5 +41,13 @@ define install
 	$(RUN) -m pip install --quiet --disable-pip-version-check $$pins -e '.$(if $(1),[$(1)])'
 endef
 
+# What the benchmarks compare with: PyTorch and Keras, in an environment of their own.
+peers: .venv-peers/installed
+
+.venv-peers/installed: benchmarks/peers/requirements.txt
+	@$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean-venv:
-	rm -rf .venv
+	rm -rf .venv .venv-peers

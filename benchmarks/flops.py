@@ -1,0 +1,95 @@
+"""The convolutions and matrix products of a network, found by tracing it, and what they cost.
+
+Operations are counted as the literature does: two for each multiplication with its addition, a
+convolution's borders as if they were inside, batch norm, activations and pooling not at all.
+Training costs the forward pass, the gradient of the weights (as much) and the gradient of the
+input (as much), which the layer that sees the images does not need.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Convolution(NamedTuple):
+  """A convolution's shapes: images [b, h, w, c] and kernel [h, w, in, out], and how it moves."""
+
+  images: tuple[int, ...]
+  kernel: tuple[int, ...]
+  strides: tuple[int, ...]
+  padding: tuple[tuple[int, int], ...]
+  groups: int
+  output: tuple[int, ...]
+  dtype: str
+
+  @property
+  def flops(self) -> int:
+    """Of the forward pass."""
+    return 2 * math.prod(self.output) * math.prod(self.kernel[:-1])
+
+
+class Product(NamedTuple):
+  """A product of matrices with `flops` operations; `output` is its shape."""
+
+  output: tuple[int, ...]
+  flops: int
+
+
+def of_model(model: nn.Module, shape: tuple[int, ...]) -> list[Convolution | Product]:
+  """What `model` computes for images of `shape` [b, h, w, c], in order, training."""
+  model = model.clone(axis_name=None)
+  variables = jax.eval_shape(
+    lambda key: model.init(key, jnp.zeros((1, *shape[1:])), train=False), jax.random.key(0)
+  )
+
+  def forward(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+    return model.apply(
+      variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
+    )
+
+  images = jax.ShapeDtypeStruct(shape, jnp.float32)
+  return list(walk(jax.make_jaxpr(forward)(variables, images, jax.random.key(0)).jaxpr))
+
+
+def of_training(forward: list[Convolution | Product]) -> int:
+  """Operations of forward and backward pass over what `forward` lists."""
+  first, *others = forward
+  return 2 * first.flops + 3 * sum(layer.flops for layer in others)
+
+
+def walk(jaxpr: Any) -> Iterator[Convolution | Product]:
+  for equation in jaxpr.eqns:
+    shapes = [tuple(v.aval.shape) for v in equation.invars if hasattr(v.aval, "shape")]
+    output = tuple(equation.outvars[0].aval.shape) if equation.outvars else ()
+    if equation.primitive.name == "conv_general_dilated":
+      yield _convolution(equation, shapes, output)
+    elif equation.primitive.name == "dot_general":
+      (contracted, _), _ = equation.params["dimension_numbers"]
+      inner = math.prod(shapes[0][axis] for axis in contracted)
+      yield Product(output, 2 * math.prod(output) * inner)
+    for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
+      inside = getattr(value, "jaxpr", value)  # of a closed one, or as it is
+      if hasattr(inside, "eqns"):
+        yield from walk(inside)
+
+
+def _convolution(equation: Any, shapes: list, output: tuple[int, ...]) -> Convolution:
+  params = equation.params
+  numbers = params["dimension_numbers"]
+  if numbers.lhs_spec != (0, 3, 1, 2) or numbers.rhs_spec != (3, 2, 0, 1):
+    raise ValueError(f"a convolution that is not NHWC × HWIO: {numbers}")
+  if any(d != 1 for d in (*params["lhs_dilation"], *params["rhs_dilation"])):
+    raise ValueError("a dilated convolution")
+  return Convolution(
+    shapes[0],
+    shapes[1],
+    tuple(params["window_strides"]),
+    tuple(map(tuple, params["padding"])),
+    params["feature_group_count"],
+    output,
+    str(equation.invars[0].aval.dtype),
+  )

@@ -1,0 +1,80 @@
+"""The four networks in Keras, layer for layer as models/ has them. Images are [b, 32, 32, 3]."""
+
+import functools
+
+from keras import Model, layers
+
+RELU = functools.partial(layers.Activation, "relu")
+# PyTorch's defaults, which resnet18 and wrn28_10 have; the two others have Keras'.
+torch_norm = functools.partial(layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
+
+
+def create(name, classes):
+  image = layers.Input((32, 32, 3))
+  x = {
+    "simple_cnn": simple_cnn,
+    "resnet18": resnet18,
+    "pointwise_resnet": pointwise_resnet,
+    "wrn28_10": wide_resnet,
+  }[name](image)
+  return Model(image, layers.Dense(classes, dtype="float32")(x))
+
+
+def simple_cnn(x, widths=(32, 64, 128), dense=(256, 128)):
+  for width in widths:
+    for _ in range(2):
+      x = layers.Conv2D(width, 3, padding="same", activation="relu")(x)
+      x = layers.BatchNormalization()(x)
+    x = layers.MaxPooling2D()(x)
+  x = layers.Flatten()(layers.Dropout(0.3)(x))
+  for units in dense:
+    x = layers.Dense(units, activation="relu")(x)
+  return x
+
+
+def conv(x, width, size, stride=1):
+  """Without bias, padded alike on all sides, which 'same' is not at stride 2."""
+  if stride > 1 and size > 1:
+    x = layers.ZeroPadding2D(size // 2)(x)
+    return layers.Conv2D(width, size, stride, use_bias=False)(x)
+  return layers.Conv2D(width, size, stride, padding="same", use_bias=False)(x)
+
+
+def resnet18(x):
+  x = RELU()(torch_norm()(conv(x, 64, 3)))
+  for stage, width in enumerate((64, 128, 256, 512)):
+    for index in range(2):
+      stride = 2 if stage and not index else 1
+      y = RELU()(torch_norm()(conv(x, width, 3, stride)))
+      y = torch_norm()(conv(y, width, 3))
+      if stride > 1:
+        x = torch_norm()(conv(x, width, 1, stride))
+      x = RELU()(layers.Add()([x, y]))
+  return layers.GlobalAveragePooling2D(dtype="float32")(x)
+
+
+def pointwise_resnet(x, blocks=3):
+  x = RELU()(layers.BatchNormalization()(layers.Conv2D(64, 3, padding="same")(x)))
+  for stage, width in enumerate((64, 128, 256, 512)):
+    for index in range(blocks):
+      stride = 2 if stage and not index else 1
+      y = RELU()(layers.BatchNormalization()(layers.Conv2D(width, 1, stride)(x)))
+      y = layers.BatchNormalization()(layers.Conv2D(width, 3, padding="same")(y))
+      if not index:
+        x = layers.BatchNormalization()(layers.Conv2D(width, 1, stride)(x))
+      x = RELU()(layers.Add()([x, y]))
+  return layers.Dropout(0.3)(layers.GlobalAveragePooling2D()(x))
+
+
+def wide_resnet(x, blocks=4, width=10):
+  x = conv(x, 16, 3)
+  for stage, outputs in enumerate((16 * width, 32 * width, 64 * width)):
+    for index in range(blocks):
+      stride = 2 if stage and not index else 1
+      y = RELU()(torch_norm()(x))
+      if not index:
+        x = conv(y, outputs, 1, stride)
+      y = RELU()(torch_norm()(conv(y, outputs, 3, stride)))
+      x = layers.Add()([x, conv(y, outputs, 3)])
+  x = RELU()(torch_norm()(x))
+  return layers.GlobalAveragePooling2D(dtype="float32")(x)
