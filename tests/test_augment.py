@@ -155,7 +155,8 @@ def test_shape_and_dtype_stay(spec, batch, height, width, channels):
 @given(spec=st.sampled_from(IMAGE_WISE), seed=st.integers(0, 2**32 - 1))
 def test_values_stay_between_the_image_and_zero(spec, seed):
   images = noise(4)
-  result, _ = augment.parse(spec)(keys(4, seed), jax.random.key(0), images, np.zeros(4))
+  pipeline = augment.parse(spec)
+  result, _ = pipeline(keys(4, seed), jax.random.key(0), images, np.zeros(4), None, keys(4, seed))
   low = np.minimum(images.min(axis=(1, 2, 3)), 0) - 1e-5
   high = np.maximum(images.max(axis=(1, 2, 3)), 0) + 1e-5
   assert np.all(result >= low[:, None, None, None])
@@ -316,7 +317,10 @@ steps = st.one_of(
       {"padding": st.integers(0, 99), "mode": st.sampled_from(["constant", "reflect"])}
     ),
   ),
-  st.tuples(st.just("cutout"), st.fixed_dictionaries({"size": st.integers(1, 99)})),
+  st.tuples(
+    st.just("cutout"),
+    st.fixed_dictionaries({"size": st.integers(1, 99), "inside": st.booleans()}),
+  ),
   st.tuples(st.just("mixup"), st.fixed_dictionaries({"alpha": st.floats(0.01, 9)})),
   st.tuples(
     st.just("random_zoom"),

@@ -40,7 +40,8 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def workdir(data_dir, tmp_path_factory):
   path = tmp_path_factory.mktemp("runs") / "small"
-  config = runs.config(data_dir, num_epochs=2, evaluate_train=True, optimizer__learning_rate=0.01)
+  fields = {"num_epochs": 2, "evaluate_train": True, "lookahead.every": 0}
+  config = runs.config(data_dir, **fields, optimizer__learning_rate=0.01)
   train.train_and_evaluate(config, str(path))
   return path
 

@@ -444,7 +444,7 @@ def test_known_is_sorted_and_arguments_leave_out_what_a_name_fixes():
       r"model\.name: unknown model 'resnet81'; did you mean 'resnet18'\? known: .*wrn40_4",
     ),
     ({"name": "perceptron-9000"}, r"model\.name: unknown model 'perceptron-9000'; known: .*"),
-    ({}, r"model\.name: missing; known: basic_cnn, .*"),
+    ({}, r"model\.name: missing; known: .*, basic_cnn, .*"),
     (
       {"name": "wide_resnet", "widht": 4},
       r"model\.widht: 'wide_resnet' takes no such argument; "

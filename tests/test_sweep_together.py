@@ -22,6 +22,7 @@ from models import layers
 SMOOTH = {"model.name": "smooth", "model.widths": None, "model.dense": None}
 # Two steps an epoch. Plateau and early stopping come at another time for each trial.
 BASE = SMOOTH | {
+  "lookahead.every": 0,
   "num_epochs": 4,
   "data.train_examples": 160,
   "optimizer.learning_rate": 0.01,

@@ -14,7 +14,14 @@ import transfer
 from errors import UserError
 from models import vgg
 
-NET = {"augment": "", "loss.l2": (), "num_epochs": 2, "batch_size": 160, "optimizer.momentum": 0.0}
+NET = {
+  "augment": "",
+  "tta": "",
+  "loss.l2": (),
+  "num_epochs": 2,
+  "batch_size": 160,
+  "optimizer.momentum": 0.0,
+}
 FROZEN = {"optimizer.freeze": ("^base/",)}
 
 
@@ -92,6 +99,7 @@ def test_features_computed_once_train_as_images_do(data_dir, first_run, tmp_path
     ({"optimizer.freeze": ("block1", "block2")}, True),
     ({"model.pretrained": ""}, False),
     ({"num_seeds": 2}, False),
+    ({"tta": "flip"}, False),
   ],
 )
 def test_features_are_computed_once_only_if_nothing_before_them_changes(data_dir, changes, fixed):
