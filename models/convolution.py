@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.export
 import jax.numpy as jnp
 from jax import lax
 
@@ -44,7 +45,8 @@ def convolve(
     and inputs.ndim == 4
     and inputs.dtype == kernel.dtype == jnp.float32
     and kernel.shape[0] * kernel.shape[1] > 1  # else it is a matrix product already
-    and len(inputs) * min(kernel.shape[2:]) >= _WORTHWHILE
+    and not jax.export.is_symbolic_dim(inputs.shape[0])  # of an exported network
+    and inputs.shape[0] * min(kernel.shape[2:]) >= _WORTHWHILE
   )
   if not by_patches:
     return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
