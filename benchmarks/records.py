@@ -138,6 +138,9 @@ def write_random_cifar10(folder: str, train: int, test: int) -> None:
 _WIDE = {"model": 16, "side": 16, "ours / it": 17, "ratio": 17}  # columns that are not figures
 
 
+_PLACES = ("output", "peer_python", "data_dir", "airbench")  # which say nothing of a measurement
+
+
 class Record:
   """A table on standard output and the same rows as JSON, rewritten after every row.
 
@@ -152,7 +155,9 @@ class Record:
     self.content: dict[str, Any] = {
       "benchmark": name,
       "options": {
-        k: str(v) if isinstance(v, pathlib.Path) else v for k, v in vars(options).items()
+        k: str(v) if isinstance(v, pathlib.Path) else v
+        for k, v in vars(options).items()
+        if k not in _PLACES
       },
       "environment": environment(),
       "rows": [],
