@@ -32,19 +32,23 @@ def draw(*shape, seed=0):
   features=st.integers(1, 5),
   size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
   pads=st.tuples(*[st.tuples(st.integers(0, 4), st.integers(0, 4))] * 2),
+  strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
 )
-@example(8, (8, 8), 2, 3, (3, 3), ((1, 1), (1, 1)))
-@example(8, (8, 8), 3, 2, (3, 3), ((4, 0), (0, 4)))  # more zeros than the kernel is large
-def test_the_weight_gradient_is_that_of_lax(batch, image, channels, features, size, pads):
+@example(8, (8, 8), 2, 3, (3, 3), ((1, 1), (1, 1)), (1, 1))
+@example(8, (8, 8), 2, 3, (3, 3), ((0, 1), (0, 1)), (2, 2))
+@example(8, (8, 8), 3, 2, (3, 3), ((4, 0), (0, 4)), (1, 1))  # more zeros than the kernel is large
+def test_the_weight_gradient_is_that_of_lax(batch, image, channels, features, size, pads, strides):
   inputs = draw(batch, *image, channels)
-  rows, columns = (n + sum(p) - s + 1 for n, p, s in zip(image, pads, size, strict=True))
+  rows, columns = (
+    (n + sum(p) - s) // by + 1 for n, p, s, by in zip(image, pads, size, strides, strict=True)
+  )
   gradient = draw(batch, rows, columns, features, seed=1)
 
   def conv(kernel):
-    return lax.conv_general_dilated(inputs, kernel, (1, 1), pads, dimension_numbers=DIMENSIONS)
+    return lax.conv_general_dilated(inputs, kernel, strides, pads, dimension_numbers=DIMENSIONS)
 
   (expected,) = jax.linear_transpose(conv, jnp.zeros((*size, channels, features)))(gradient)
-  found = convolution.weight_gradient(inputs, gradient, size, pads)
+  found = convolution.weight_gradient(inputs, gradient, size, pads, strides)
   np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -84,6 +88,8 @@ def value_and_gradients(layer, variables, inputs):
     {"kernel_size": (3, 3), "padding": 1, "use_bias": False},
     {"kernel_size": (2, 2)},  # SAME is one-sided
     {"kernel_size": (3, 3), "strides": 2},
+    {"kernel_size": (2, 3), "strides": (3, 1), "padding": "VALID"},
+    {"kernel_size": (1, 1), "strides": 2},
     {"kernel_size": (3, 3), "kernel_dilation": 2},
     {"kernel_size": (3, 3), "feature_group_count": 2},
     {"kernel_size": (1, 1)},
