@@ -18,6 +18,8 @@ With the --workdir of a run, and nothing else:
   --mode=export     writes the weights as safetensors and the network as StableHLO
 """
 
+import importlib.metadata
+import importlib.util
 import logging
 import os
 import sys
@@ -62,6 +64,7 @@ _COORDINATOR = flags.DEFINE_string(
 )
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "With coordinator_address: how many.")
 _PROCESS = flags.DEFINE_integer("process_id", None, "With coordinator_address: which this is.")
+_JAXLIB_WITH_YNNPACK = ("0.10.", "0.12.")
 
 
 def main(argv: list[str]) -> int | None:
@@ -98,19 +101,35 @@ def _start_jax() -> None:
       console.log.setLevel("WARNING")  # the first process tells what all of them do
 
 
-def huge_pages_environment(environment: Mapping[str, str]) -> dict[str, str] | None:
-  """The environment in which glibc takes memory in huge pages; None if it does so already.
+def cpu_environment(environment: Mapping[str, str]) -> dict[str, str] | None:
+  """The environment in which XLA:CPU is quickest; None if this is that already.
 
-  On CPU a step's temporary arrays are allocated anew each time, and the kernel hands them out in
-  pages of 4 KB, clearing each. On two cores a step of report 000's simple CNN took 315 ms so and
-  246 ms with huge pages, one of report 004's 49 ms and 38 ms. Where huge pages are switched off,
-  or there is no glibc of 2.35 or newer, the setting is ignored.
+  Memory in huge pages (glibc of 2.35 or newer): a step's temporary arrays are allocated anew each
+  time, and the kernel hands them out in pages of 4 KB, clearing each. On two cores a step of report
+  000's simple CNN took 315 ms so and 246 ms with huge pages, one of report 004's 49 ms and 38 ms.
+
+  Convolutions by Eigen instead of YNNPACK: with up to 64 outputs YNNPACK's took 1.3 to 1.8 times as
+  long, and nowhere less. Steps of the simple CNN (batch 128) and of ResNet-18 (64), two cores:
+  149 ms and 122 ms, 871 ms and 676 ms. XLA ends a program that names a flag it does not know, so
+  this is for the versions it was tried with; and where no accelerator's library might read it.
   """
-  tunables = environment.get("GLIBC_TUNABLES", "")
-  if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
-    return None
-  both = ":".join(filter(None, (tunables, "glibc.malloc.hugetlb=1")))
-  return {**environment, "GLIBC_TUNABLES": both}
+  changed = dict(environment)
+  if sys.platform == "linux":
+    _append(changed, "GLIBC_TUNABLES", "glibc.malloc.hugetlb", "=1", ":")
+  on_cpu = environment.get("JAX_PLATFORMS") == "cpu" or not any(
+    importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
+  )
+  if on_cpu and importlib.metadata.version("jaxlib").startswith(_JAXLIB_WITH_YNNPACK):
+    flag = "--xla_cpu_experimental_ynn_fusion_type"
+    _append(changed, "XLA_FLAGS", flag, "=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION", " ")
+  return changed if changed != environment else None
+
+
+def _append(environment: dict[str, str], variable: str, name: str, value: str, by: str) -> None:
+  """Adds name + value to a variable, unless the name is in it."""
+  there = environment.get(variable, "")
+  if name not in there:
+    environment[variable] = by.join(filter(None, (there, name + value)))
 
 
 def run() -> None:
@@ -169,7 +188,7 @@ def _message(error: BaseException) -> str | None:
 
 
 if __name__ == "__main__":
-  # glibc reads the variable when a program starts, so this one starts once more, in its own place.
-  if (_environment := huge_pages_environment(os.environ)) is not None:
+  # glibc reads its variable when a program starts, so this one starts once more, in its own place.
+  if (_environment := cpu_environment(os.environ)) is not None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], _environment)
   run()

@@ -149,6 +149,6 @@ def _step(trainer) -> float:
 
 if __name__ == "__main__":
   # Here the measured programs run in this process, which then starts as main.py does.
-  if (environment := main_program.huge_pages_environment(os.environ)) is not None:
+  if (environment := main_program.cpu_environment(os.environ)) is not None:
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
   sys.exit(main())

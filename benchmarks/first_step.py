@@ -26,6 +26,6 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  if (environment := main.huge_pages_environment(os.environ)) is not None:  # as main.py does
+  if (environment := main.cpu_environment(os.environ)) is not None:  # as main.py does
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
   run()

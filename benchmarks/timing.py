@@ -139,6 +139,7 @@ def peer(name: str, model: str, options, *arguments: str, serve: bool = True, **
   command = [options.peer_python, str(ROOT / "benchmarks" / "peers" / script), f"--model={model}"]
   command += [f"--threads={len(os.sched_getaffinity(0))}", *["--serve"] * serve, *arguments]
   environment = side_environment(**variables, **extra)
+  environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "")  # main.py's are ours
   if os.path.abspath(options.peer_python) != sys.executable:
     environment.pop("PYTHONPATH", None)  # names packages of this Python
   return Side(title, command, environment)

@@ -1,6 +1,8 @@
 """The command line: wrong input gives one clear line, and an exit code other than 0."""
 
 import importlib
+import importlib.metadata
+import importlib.util
 import subprocess
 import sys
 
@@ -111,16 +113,34 @@ def test_impossible_fields_are_named(field, value, message):
   assert "\n" not in str(raised.value)
 
 
-def test_memory_comes_in_huge_pages(monkeypatch):
+YNNPACK = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+
+
+def test_on_cpu_memory_comes_in_huge_pages_and_convolutions_from_eigen(monkeypatch):
   monkeypatch.setattr(sys, "platform", "linux")
-  there = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-  assert main.huge_pages_environment({"A": "b"}) == {"A": "b"} | there
-  assert main.huge_pages_environment(there) is None
-  own = {"GLIBC_TUNABLES": "glibc.malloc.check=3"}
-  both = {"GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1"}
-  assert main.huge_pages_environment(own) == both
+  cpu = {"JAX_PLATFORMS": "cpu"}
+  there = cpu | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": YNNPACK}
+  assert main.cpu_environment(cpu) == there
+  assert main.cpu_environment(there) is None
+  own = cpu | {"GLIBC_TUNABLES": "glibc.malloc.check=3", "XLA_FLAGS": "--xla_dump_to=there"}
+  assert main.cpu_environment(own) == cpu | {
+    "GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1",
+    "XLA_FLAGS": f"--xla_dump_to=there {YNNPACK}",
+  }
+  all_of_ynnpack = "--xla_cpu_experimental_ynn_fusion_type="
+  assert main.cpu_environment(there | {"XLA_FLAGS": all_of_ynnpack}) is None
   monkeypatch.setattr(sys, "platform", "darwin")
-  assert main.huge_pages_environment({}) is None
+  assert main.cpu_environment(cpu) == cpu | {"XLA_FLAGS": YNNPACK}
+
+
+def test_flags_are_for_the_versions_and_machines_they_were_tried_with(monkeypatch):
+  monkeypatch.setattr(sys, "platform", "darwin")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "libtpu" or None)
+  assert main.cpu_environment({}) is None  # libtpu reads XLA_FLAGS too
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  assert main.cpu_environment({}) == {"XLA_FLAGS": YNNPACK}
+  monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.9.1")
+  assert main.cpu_environment({}) is None
 
 
 def test_batch_size_that_does_not_divide_over_the_devices(tmp_path):
