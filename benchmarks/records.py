@@ -74,8 +74,9 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None)
 def side_environment(devices: int = 0, **extra: str) -> dict[str, str]:
   """The variables that every side is started with, ours and peers alike.
 
-  GLIBC_TUNABLES is what main.py sets for itself (XLA_FLAGS too, but not for peers). JAX and TensorFlow leave the memory of a GPU to
-  the others, and XLA's programs are kept where main.py keeps them. `devices`: virtual CPU devices.
+  GLIBC_TUNABLES is what main.py sets for itself (XLA_FLAGS too, but not for peers). JAX and
+  TensorFlow leave the memory of a GPU to the others, and XLA's programs are kept where main.py
+  keeps them. `devices`: virtual CPU devices.
   """
   environment = main_program.cpu_environment(os.environ) or dict(os.environ)
   environment |= {
