@@ -114,17 +114,22 @@ def test_impossible_fields_are_named(field, value, message):
 
 
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+MALLOC = [
+  f"glibc.malloc.{setting}"
+  for setting in ("arena_max=1", "mmap_threshold=4294967296", "trim_threshold=4294967296")
+]
 
 
-def test_on_cpu_memory_comes_in_huge_pages_and_convolutions_from_eigen(monkeypatch):
+def test_on_cpu_memory_is_kept_in_huge_pages_and_convolutions_are_eigen_s(monkeypatch):
   monkeypatch.setattr(sys, "platform", "linux")
   cpu = {"JAX_PLATFORMS": "cpu"}
-  there = cpu | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "XLA_FLAGS": YNNPACK}
+  tunables = ":".join(["glibc.malloc.hugetlb=1", *MALLOC])
+  there = cpu | {"GLIBC_TUNABLES": tunables, "XLA_FLAGS": YNNPACK}
   assert main.cpu_environment(cpu) == there
   assert main.cpu_environment(there) is None
-  own = cpu | {"GLIBC_TUNABLES": "glibc.malloc.check=3", "XLA_FLAGS": "--xla_dump_to=there"}
+  own = cpu | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=2", "XLA_FLAGS": "--xla_dump_to=there"}
   assert main.cpu_environment(own) == cpu | {
-    "GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.hugetlb=1",
+    "GLIBC_TUNABLES": ":".join(["glibc.malloc.hugetlb=2", *MALLOC]),
     "XLA_FLAGS": f"--xla_dump_to=there {YNNPACK}",
   }
   all_of_ynnpack = "--xla_cpu_experimental_ynn_fusion_type="
