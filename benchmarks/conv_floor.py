@@ -6,8 +6,7 @@ The network's convolutions are found by tracing it (benchmarks/flops.py). Each i
 compiled program of its own on random arrays: forward, gradient of the input (dx), gradient of the
 weights (dw); the first one's input is the images and needs no gradient. The whole step (forward,
 backward, update) is `Programs.train` on a constant batch. Single convolutions and the step are
-measured in turn, `--rounds` times, in one process; figures are medians of the rounds. They are
-those of models/convolution.py, which on CPU has its own dw; 'XLA dw' is what it stands in for.
+measured in turn, `--rounds` times, in one process; figures are medians of the rounds.
 
 'layers' counts convolutions with equal shapes, whose times are in the sum as often. The sum is no
 strict bound: inside the step XLA may choose another layout, or fuse what stands next to it.
@@ -19,8 +18,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import main as main_program
 from benchmarks import records
@@ -34,7 +32,7 @@ def main() -> None:
   if options.quick:
     options.batch = min(options.batch, 8)
   columns = ["kernel", "images", "stride", "layers", "forward ms", "dx ms", "dw ms"]
-  columns += ["XLA dw ms", "GFLOP/s"]
+  columns += ["GFLOP/s"]
   record = records.Record("conv_floor", options, columns)
   with records.images(options.data_dir, train=options.batch, test=10) as folder:
     measure(options, folder, record)
@@ -64,18 +62,15 @@ def measure(options, folder: str, record: records.Record) -> None:
 
   sums = dict.fromkeys(("forward", "dx", "dw"), 0.0)
   for layer, count in convolutions.items():
-    times = {
-      name: statistics.median(seconds[layer, name]) for name in _NAMES if (layer, name) in seconds
-    }
-    ours = [times[name] for name in sums if name in times]
-    for name in sums:
-      sums[name] += count * times.get(name, 0.0)
+    times = {n: statistics.median(seconds[layer, n]) for n in sums if (layer, n) in seconds}
+    for name, value in times.items():
+      sums[name] += count * value
     row = {
       "kernel": "×".join(map(str, layer.kernel)),
       "images": "×".join(map(str, layer.images[1:3])),
       "stride": layer.strides[0],
       "layers": count,
-      "GFLOP/s": layer.flops * len(ours) / sum(ours) / 1e9,
+      "GFLOP/s": layer.flops * len(times) / sum(times.values()) / 1e9,
     }
     record.add(row | {f"{name} ms": 1000 * value for name, value in times.items()})
   total, step = sum(sums.values()), statistics.median(seconds["step"])
@@ -88,41 +83,26 @@ def measure(options, folder: str, record: records.Record) -> None:
   record.add({"note": note}, step_seconds=seconds["step"], convolution_seconds=total)
 
 
-_NAMES = ("forward", "dx", "dw", "XLA dw")
-
-
 def programs(layer, with_dx: bool) -> dict[str, Callable]:
-  """Those of _NAMES that a convolution has, as functions without arguments."""
+  """'forward', 'dx' and 'dw' of a convolution, as functions without arguments."""
   import jax
   import jax.numpy as jnp
 
-  from models import convolution
-
-  def xla(x: jax.Array, w: jax.Array, strides: Sequence[int], **options: Any) -> jax.Array:
-    return jax.lax.conv_general_dilated(x, w, strides, **options)
-
-  def gradient(conv: Callable, of: int) -> Callable:
-    def call(x: jax.Array, w: jax.Array, g: jax.Array) -> jax.Array:
-      return jax.vjp(functools.partial(conv, **options), x, w)[1](g)[of]
-
-    return call
-
-  options = {
-    "strides": layer.strides,
-    "padding": layer.padding,
-    "dimension_numbers": ("NHWC", "HWIO", "NHWC"),
-    "feature_group_count": layer.groups,
-  }
+  conv = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=layer.strides,
+    padding=layer.padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=layer.groups,
+  )
   dtype = jnp.dtype(layer.dtype)
   shapes = (layer.images, layer.kernel, layer.output)
   keys = jax.random.split(jax.random.key(0), 3)
   arrays = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
-  ours = convolution.convolve
   made = {
-    "forward": lambda x, w, _: ours(x, w, **options),
-    "dx": gradient(ours, 0),
-    "dw": gradient(ours, 1),
-    "XLA dw": gradient(xla, 1),
+    "forward": lambda x, w, _: conv(x, w),
+    "dx": lambda x, w, g: jax.vjp(conv, x, w)[1](g)[0],
+    "dw": lambda x, w, g: jax.vjp(conv, x, w)[1](g)[1],
   }
   if not with_dx:
     del made["dx"]

@@ -35,7 +35,6 @@ import jax.numpy as jnp
 
 from errors import UserError
 from models import layers, register
-from models.convolution import Conv
 
 
 class Inception(nn.Module):
@@ -53,7 +52,7 @@ class Inception(nn.Module):
     glorot = nn.initializers.glorot_uniform()
 
     def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-      layer = Conv(self.width, (size, size), kernel_init=glorot, dtype=self.dtype, name=name)
+      layer = nn.Conv(self.width, (size, size), kernel_init=glorot, dtype=self.dtype, name=name)
       return nn.relu(layer(x))
 
     parts = [
@@ -89,7 +88,7 @@ class BasicCNN(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
-    conv = functools.partial(Conv, kernel_init=glorot, dtype=self.dtype)
+    conv = functools.partial(nn.Conv, kernel_init=glorot, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     residual = self.kind.startswith("residual")
 
