@@ -1,12 +1,17 @@
 """Orbax checkpoints of a run: `latest` to resume from, `best` by the monitored metric.
 
-A checkpoint is complete or absent: Orbax writes beside and renames. `best` of a step is always
-written before `latest` of that step, and two of each are kept, so the best weights that a `latest`
-speaks of are there whenever the run dies. What is newer than the `latest` resumed from is dropped:
-the repeated epochs, being deterministic, make it again.
+A checkpoint is complete or absent: Orbax writes beside and renames. `latest` holds the best weights
+too, so that a run can be resumed from it alone, and `best`, should it be damaged, be written again.
+What is newer than the `latest` resumed from is dropped: the repeated epochs, being deterministic,
+make it again.
+
+With each checkpoint, in Orbax's own metadata and so whole or absent with it, goes the SHA-256 of
+every array, since TensorStore gives back some arrays with flipped bits and says nothing.
 """
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +26,13 @@ from console import log
 
 PyTree = Any
 _KEEP = 2
+_DIGITS = 8  # of a step in the name of its folder
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, whose 'custom_metadata' is ours
+_CHECKSUMS = "sha256"  # of every array by its path, in there
+
+
+class Unreadable(Exception):
+  """A checkpoint is damaged: 'folder: cannot be read (why)'."""
 
 
 class Checkpoints:
@@ -32,39 +44,69 @@ class Checkpoints:
     self._best = _manager(root / "best")
 
   def save_best(self, step: int, variables: PyTree) -> None:
-    """Writes the best variables, as of `step`, and waits for it: `latest` must not come before."""
+    """Writes the best variables, as of `step`, and waits for it."""
     with _told(self._best):
-      self._best.save(step, args=ocp.args.StandardSave(_to_host(variables)))
+      _save(self._best, step, variables)
       self._best.wait_until_finished()
 
   def save_latest(self, step: int, run: PyTree) -> None:
-    """Starts writing the run; its arrays are copied first, so the caller may donate them."""
+    """Starts writing the run; its arrays are copied first, so the caller may donate them.
+
+    Args:
+      run: a dictionary, in which 'best' holds the best variables.
+    """
     with _told(self._latest):
-      self._latest.save(step, args=ocp.args.StandardSave(_to_host(run)))
+      _save(self._latest, step, run)
 
   def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
     """The newest whole checkpoint as (step, tree of NumPy arrays), or None if there is none.
 
-    One that cannot be read is reported and passed over for the one before it.
+    One that cannot be read is reported and passed over for the one before it. What is newer is
+    dropped.
+
+    Args:
+      template: a tree like the one that was saved.
 
     Raises:
       UserError: it does not fit the template, or none of those there can be read.
     """
-    return _restore(self._latest, template)
+    steps = sorted(self._latest.all_steps(), reverse=True)
+    for step in steps:
+      folder = _folder(self._latest, step)
+      try:
+        found = read(folder)
+        if not any(path.startswith("best.") for path in found):
+          found |= self._best_apart(step, template)
+      except Unreadable as error:
+        log.error("%s; trying the one before", error)
+        continue
+      run = _fitted(found, template, folder)
+      self._rewind(step)
+      return step, run
+    if steps:
+      raise errors.UserError(
+        f"{self._latest.directory}: none of the checkpoints there can be read; move the folder "
+        "away to start anew"
+      )
+    return None
 
-  def restore_best(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """Likewise for the best variables."""
-    return _restore(self._best, template)
+  def keep_best(self, step: int, variables: PyTree) -> None:
+    """Sees to it that `best` holds these variables, with which a run was resumed at `step`."""
+    newest = self._best.latest_step()
+    if newest is not None:
+      folder = _folder(self._best, newest)
+      try:
+        if _checksums(read(folder)) == _checksums(_to_host(variables)):
+          return
+      except Unreadable as error:
+        log.error("%s; writing it again, from `latest`", error)
+      if newest == step:
+        self._best.delete(step)
+    self.save_best(step, variables)
 
   def is_empty(self) -> bool:
     """Whether there is nothing to resume from."""
     return not self._latest.all_steps()
-
-  def rewind(self, step: int) -> None:
-    """Drops what is newer than `step`, which a resumed run is about to make again."""
-    for manager in (self._latest, self._best):
-      for newer in [s for s in manager.all_steps() if s > step]:
-        manager.delete(newer)
 
   def close(self) -> None:
     """Waits until everything is written."""
@@ -72,6 +114,38 @@ class Checkpoints:
       with _told(manager):
         manager.wait_until_finished()
         manager.close()
+
+  def _rewind(self, step: int) -> None:
+    for manager in (self._latest, self._best):
+      for newer in [s for s in manager.all_steps() if s > step]:
+        manager.delete(newer)
+
+  def _best_apart(self, step: int, template: PyTree) -> dict[str, np.ndarray]:
+    """The best variables for a `latest` from before it held them itself."""
+    older = [s for s in self._best.all_steps() if s <= step]
+    best = read(_folder(self._best, max(older))) if older else _to_host(template["best"])
+    return {f"best.{path}": array for path, array in best.items()}
+
+
+def read(folder: epath.Path) -> dict[str, np.ndarray]:
+  """The arrays of a checkpoint by path.
+
+  Raises:
+    Unreadable: something in the folder is missing, truncated or altered.
+  """
+  try:
+    notes = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
+    with ocp.StandardCheckpointer() as checkpointer:
+      found = checkpointer.restore((folder / "default").resolve())
+    arrays = {path: np.asarray(leaf) for path, leaf in found.items()}
+    if _CHECKSUMS in notes:  # those from before there were any are taken as they are
+      noted, sums = notes[_CHECKSUMS], _checksums(arrays)
+      bad = sorted(p for p in sums.keys() | noted.keys() if sums.get(p) != noted.get(p))
+      if bad:
+        raise ValueError(f"{bad[0]} is not what was written there")
+  except Exception as error:  # damaged files fail in Orbax's and TensorStore's own many ways
+    raise Unreadable(f"{folder}: cannot be read ({_first_line(error)})") from error
+  return arrays
 
 
 def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, PyTree]]:
@@ -87,15 +161,12 @@ def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, PyTree]]:
   directory = epath.Path(workdir) / "checkpoints" / "best"
   steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
   for step in sorted(steps, reverse=True):
-    folder = directory / str(step).zfill(8) / "default"
     try:
-      with ocp.StandardCheckpointer() as checkpointer:
-        found = checkpointer.restore(folder.resolve())
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      log.error("%s: cannot be read (%s); trying the one before", folder, _first_line(error))
+      found = read(directory / str(step).zfill(_DIGITS))
+    except Unreadable as error:
+      log.error("%s; trying the one before", error)
       continue
-    leaves = {tuple(path.split(".")): np.asarray(leaf) for path, leaf in found.items()}
-    tree = traverse_util.unflatten_dict(leaves)
+    tree = traverse_util.unflatten_dict(found, sep=".")
     return step, {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
   reason = "none of its checkpoints can be read" if steps else "it holds no selected weights"
   raise errors.UserError(f"{workdir}: {reason}; name the folder of a run that has trained")
@@ -122,7 +193,7 @@ def _first_line(error: Exception) -> str:
 def _manager(directory: epath.Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     max_to_keep=_KEEP,
-    step_format_fixed_length=8,
+    step_format_fixed_length=_DIGITS,
     cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
   )
@@ -142,33 +213,36 @@ def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
   return {path: np.array(jax.device_get(leaf)) for path, leaf in _flat(tree).items()}
 
 
-def _restore(manager: ocp.CheckpointManager, template: PyTree) -> tuple[int, PyTree] | None:
-  steps = sorted(manager.all_steps(), reverse=True)
-  wanted = {path: np.zeros(leaf.shape, leaf.dtype) for path, leaf in _flat(template).items()}
-  for step in steps:
-    directory = manager.directory / str(step).zfill(8)
-    try:
-      _check_fits(manager.item_metadata(step), wanted, directory)
-      found = manager.restore(step, args=ocp.args.StandardRestore(wanted))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-      log.error("%s: cannot be read (%s); trying the one before", directory, _first_line(error))
-      continue
-    return step, jax.tree.unflatten(jax.tree.structure(template), [found[p] for p in wanted])
-  if steps:
-    raise errors.UserError(
-      f"{manager.directory}: none of the checkpoints there can be read; move the folder away to "
-      "start anew"
-    )
-  return None
+def _save(manager: ocp.CheckpointManager, step: int, tree: PyTree) -> None:
+  arrays = _to_host(tree)
+  notes = {_CHECKSUMS: _checksums(arrays)}
+  manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=notes)
 
 
-def _check_fits(saved: Any, wanted: dict[str, np.ndarray], directory: epath.Path) -> None:
-  saved = getattr(saved, "tree", saved)
-  for path in sorted(saved.keys() | wanted.keys()):
-    there = tuple(saved[path].shape) if path in saved else "absent"
-    needed = wanted[path].shape if path in wanted else "absent"
+def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+  return {path: _sha256(array) for path, array in arrays.items()}
+
+
+def _sha256(array: np.ndarray) -> str:
+  digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  return digest.hexdigest()
+
+
+def _folder(manager: ocp.CheckpointManager, step: int) -> epath.Path:
+  return manager.directory / str(step).zfill(_DIGITS)
+
+
+def _fitted(found: dict[str, np.ndarray], template: PyTree, folder: epath.Path) -> PyTree:
+  """The arrays as a tree like `template`; UserError if they are another model's."""
+  wanted = _flat(template)
+  for path in sorted(found.keys() | wanted.keys()):
+    there = found[path].shape if path in found else "absent"
+    needed = tuple(wanted[path].shape) if path in wanted else "absent"
     if there != needed:
       raise errors.UserError(
-        f"{directory}: does not fit the model: {path} is {there} there but {needed} by the config; "
+        f"{folder}: does not fit the model: {path} is {there} there but {needed} by the config; "
         "use another workdir"
       )
+  leaves = [np.asarray(found[path], leaf.dtype) for path, leaf in wanted.items()]
+  return jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -28,7 +28,7 @@ class _AboveBar(logging.Handler):
 
 @contextlib.contextmanager
 def progress(
-  what: str, total: int | None, unit: str, done: int = 0
+  what: str, total: int | None, unit: str, done: int = 0, lines: bool = True
 ) -> Iterator[Callable[..., None]]:
   """Yields `advance(n, **values)`, to be called as n more units are done.
 
@@ -39,6 +39,7 @@ def progress(
     total: units in all; None when nobody knows.
     unit: name of a unit, such as 'step', or 'B' for bytes.
     done: units done before.
+    lines: False where the caller has lines of its own, so that there is a bar or nothing.
 
   The values, such as loss=1.23, are shown beside.
   """
@@ -62,7 +63,7 @@ def progress(
     nonlocal now, next_line
     now += n
     seconds = time.monotonic() - start
-    if start + seconds < next_line or now == total:
+    if not lines or start + seconds < next_line or now == total:
       return
     next_line += SECONDS_BETWEEN_LINES
     rate = (now - before) / seconds

@@ -6,3 +6,8 @@ class UserError(Exception):
 
   main.py prints the message without a traceback and exits with a non-zero code.
   """
+
+  def __str__(self) -> str:
+    """One line, whatever a message quotes of files: what does not print is escaped."""
+    text = super().__str__()
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

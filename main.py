@@ -24,6 +24,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -47,6 +48,16 @@ _WORKDIR = flags.DEFINE_multi_string(
 )
 _MODE = flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 _OPTIONS = {
+  "heartbeat": flags.DEFINE_float(
+    "heartbeat",
+    None,
+    "train: seconds between lines that tell how far it is; 0 for none (default: 60 where there is "
+    "no terminal, and so no progress bar).",
+    lower_bound=0.0,
+  ),
+  "profile": flags.DEFINE_string(
+    "profile", "", "train: steps to trace, first:last, such as 100:110; into WORKDIR/profile."
+  ),
   "seed": flags.DEFINE_integer("seed", None, "Of a run with several seeds: whose weights."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
@@ -144,6 +155,7 @@ def run() -> None:
     # Libraries log tracebacks of the errors that they raise, which are told here in one line.
     absl_logging.set_verbosity(absl_logging.FATAL)
     logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
   console.show_log()
   try:
     app.run(main, flags_parser=_parse)
@@ -164,6 +176,12 @@ def run() -> None:
       raise
     print(f"error: {message}", file=sys.stderr)
     sys.exit(1)
+
+
+def _unraisable(unraisable: Any) -> None:
+  # Orbax leaves reads and writes behind that failed with another, and end after their event loop.
+  if "Event loop is closed" not in str(unraisable.exc_value):
+    sys.__unraisablehook__(unraisable)
 
 
 def _parse(argv: list[str]) -> list[str]:

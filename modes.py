@@ -45,11 +45,18 @@ class Mode(NamedTuple):
 
 
 def _train(call: Call) -> None:
+  import monitoring
   import results
   import train
 
   (workdir,) = call.workdirs
-  print(results.summary(train.train_and_evaluate(call.config, workdir)))
+  found = train.train_and_evaluate(
+    call.config,
+    workdir,
+    heartbeat=call.options["heartbeat"],
+    profile=monitoring.parse_steps(call.options["profile"]),
+  )
+  print(results.summary(found))
   print(f"wrote {os.path.join(workdir, 'results.json')}")
 
 

@@ -78,8 +78,11 @@ class Programs:
 
   def train(self, steps: int, state: PyTree, shard: dict, data: dict) -> tuple[PyTree, jax.Array]:
     """Takes `steps` steps; returns the state and the last step's loss. Donates `state`."""
-    program = self._over_seeds(lambda *arguments: self._take_steps(steps, *arguments))
-    return self._run(("train", steps), program, True, state, shard, data)
+    return self._run(("train", steps), self._training(steps), True, state, shard, data)
+
+  def lower_train(self, steps: int, state: PyTree, shard: dict, data: dict) -> jax.stages.Lowered:
+    """What `train` compiles, before it is compiled; of `state` shapes are enough."""
+    return parallel(self._training(steps), donate=True).lower(state, shard, data)
 
   def evaluate(
     self, variables: PyTree, examples: np.ndarray, tta: str = ""
@@ -112,6 +115,9 @@ class Programs:
     out = self._programs[name](*arguments)  # returns when compiled; the work itself is not awaited
     self.compile_seconds += time.monotonic() - start
     return out
+
+  def _training(self, steps: int) -> Callable:
+    return self._over_seeds(lambda *arguments: self._take_steps(steps, *arguments))
 
   def _over_seeds(self, program: Callable) -> Callable:
     """Maps over the seeds of the first argument and of the order; the images are shared."""

@@ -8,6 +8,7 @@ import contextlib
 import json
 import math
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class RunFolder:
       self.path = epath.Path(os.path.abspath(workdir))  # which Orbax insists on
     self.writer = writer
     self._tensorboard = None
+    self._in_tensorboard = 0  # rows
     if writer:
       try:
         (self.path / "plots").mkdir(parents=True, exist_ok=True)
@@ -57,10 +59,7 @@ class RunFolder:
     file = self.path / "config.json"
     if not file.exists():
       return
-    try:
-      there = json.loads(file.read_text())
-    except ValueError:
-      raise errors.UserError(f"{file}: is not JSON; name another workdir") from None
+    there = read_json(file, "name another workdir")
     # A run from before a field was thought of did what the field's default does.
     old, new = flat(_as_json(default.get_config())) | flat(there), flat(_as_json(config))
     differing = [
@@ -83,45 +82,86 @@ class RunFolder:
     self._write_json("dataset.json", description)
 
   def metrics(self) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, one for each finished epoch."""
+    """The rows of metrics.jsonl, one for each finished epoch.
+
+    Raises:
+      UserError: a line is no row, or an epoch is missing or there twice.
+    """
     file = self.path / "metrics.jsonl"
     if not file.exists():
       return []
     try:
-      return [json.loads(line) for line in file.read_text().splitlines()]
-    except ValueError:
+      rows = [json.loads(line) for line in file.read_text().splitlines()]
+    except (ValueError, RecursionError):
       raise errors.UserError(f"{file}: a line is not JSON; name another workdir") from None
+    if [isinstance(row, dict) and row.get("epoch") for row in rows] != [*range(1, len(rows) + 1)]:
+      raise errors.UserError(
+        f"{file}: its lines are not those of epochs 1, 2, …; put it back as it was, or name "
+        "another workdir"
+      )
+    return rows
+
+  def metrics_until(self, step: int, epochs: int) -> list[dict[str, Any]]:
+    """The rows of the epochs that ended by `step`, of which there must be so many."""
+    with reading(self.path / "metrics.jsonl"):
+      rows = [row for row in self.metrics() if row["step"] <= step]
+    if len(rows) != epochs:
+      raise errors.UserError(
+        f"{self.path / 'metrics.jsonl'}: has {len(rows)} of the {epochs} epochs before the "
+        f"checkpoint of step {step}; put it back as it was, or name another workdir"
+      )
+    return rows
 
   def write_metrics(self, rows: list[dict[str, Any]]) -> None:
     """Makes metrics.jsonl hold exactly `rows`."""
     self._write("metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
-  def write_scalars(self, row: dict[str, Any]) -> None:
-    """Appends an epoch's numbers to the TensorBoard events; a repeated epoch replaces its first."""
+  def write_scalars(self, rows: list[dict[str, Any]]) -> None:
+    """Adds the numbers of new rows to the TensorBoard events.
+
+    A resumed run writes those of all its epochs again, for a killed one may not have written its
+    last. Written here and now, not by SummaryWriter: its thread dies of a full disk, and then
+    whoever gives it more numbers waits for ever.
+    """
     if not self.writer or "://" in str(self.path):
       return
-    if self._tensorboard is None:
-      from tensorboardX import SummaryWriter
+    from tensorboardX import event_file_writer, summary
+    from tensorboardX.proto import event_pb2
 
-      self._tensorboard = SummaryWriter(
-        str(self.path / "tensorboard"), purge_step=row["step"], write_to_disk=True
-      )
-    for name, value in row.items():
-      if isinstance(value, int | float) and name not in ("step", "seeds"):
-        self._tensorboard.add_scalar(name, value, row["step"])
-    self._tensorboard.flush()
+    folder = self.path / "tensorboard"
+    try:
+      if self._tensorboard is None:
+        folder.mkdir(exist_ok=True)
+        self._tensorboard = event_file_writer.EventsWriter(str(folder / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # replaces what was there
+        event = event_pb2.Event(wall_time=time.time(), step=rows[0]["step"], session_log=start)
+        self._tensorboard.write_event(event)
+      for row in rows[self._in_tensorboard :]:
+        for name, value in row.items():
+          if isinstance(value, int | float) and name != "step":
+            event = event_pb2.Event(wall_time=time.time(), step=row["step"])
+            event.summary.CopyFrom(summary.scalar(name, value))
+            self._tensorboard.write_event(event)
+      self._tensorboard.flush()
+    except OSError as error:
+      raise errors.UserError(
+        f"{folder}: cannot be written ({error.strerror or error}); mend that, and the same command "
+        "resumes"
+      ) from error
+    self._in_tensorboard = len(rows)
 
   def results(self) -> dict[str, Any] | None:
     """What results.json holds, or None if the run has not finished."""
     file = self.path / "results.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return read_json(file, "put it right, or remove it") if file.exists() else None
 
   def write_results(self, results: dict[str, Any]) -> None:
     self._write_json("results.json", results)
 
   def close(self) -> None:
     if self._tensorboard is not None:
-      self._tensorboard.close()
+      with contextlib.suppress(OSError):  # of rows that could not be written, which has been told
+        self._tensorboard.close()
 
   def _write_json(self, name: str, value: Any) -> None:
     self._write(name, json.dumps(_finite(value), indent=2) + "\n")
@@ -138,6 +178,29 @@ class RunFolder:
         f"{self.path / name}: cannot be written ({error.strerror or error}); mend that, and the "
         "same command resumes"
       ) from error
+
+
+def read_json(file: epath.Path, remedy: str) -> dict[str, Any]:
+  """The object in a file; UserError, with the remedy, if it holds no JSON object."""
+  try:
+    found = json.loads(file.read_text())
+    if not isinstance(found, dict):
+      raise ValueError
+  except (ValueError, RecursionError):
+    raise errors.UserError(f"{file}: holds no object of JSON; {remedy}") from None
+  return found
+
+
+@contextlib.contextmanager
+def reading(path: epath.PathLike) -> Iterator[None]:
+  """Turns what a file that nobody's run wrote makes fail, in any way, into one line."""
+  try:
+    yield
+  except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise errors.UserError(
+      f"{path}: holds what no run writes ({why}); put it back as it was; --debug shows where"
+    ) from error
 
 
 def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

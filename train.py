@@ -18,6 +18,7 @@ import numpy as np
 
 import checkpoints
 import errors
+import monitoring
 import optimizers
 import programs
 import results
@@ -38,6 +39,8 @@ def train_and_evaluate(
   config: ml_collections.ConfigDict,
   workdir: str,
   make_experiment: Callable[[ml_collections.ConfigDict], Experiment] = Experiment,
+  heartbeat: float | None = None,
+  profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
   """Trains as `config` says, in the run folder `workdir`, and tests the selected weights once.
 
@@ -48,12 +51,15 @@ def train_and_evaluate(
     config: the experiment, as configs/ have it.
     workdir: the run folder; made if it is not there.
     make_experiment: builds what the resolved config describes.
+    heartbeat: seconds between lines that tell how far it is, as monitoring.Heartbeat takes them.
+    profile: the first and the last step to trace, into the folder `profile`; None for none.
 
   Returns:
     What results.json holds.
 
   Raises:
-    UserError: a field, a file or the data stand in the way, or the loss became NaN.
+    UserError: a field, a file or the data stand in the way, the loss became NaN, or it
+      jumped (config.stop_on_spike).
     Interrupted: SIGTERM or SIGINT came; the state is saved.
   """
   config = resolve(config)
@@ -65,10 +71,20 @@ def train_and_evaluate(
       log.info("%s: finished already; nothing to do", folder.path)
       return finished
     with stop_signals() as stop:
-      return _train(make_experiment(config), folder, stop)
+      experiment = make_experiment(config)
+      steps = profile if folder.writer else None
+      trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
+      with contextlib.closing(trace):
+        return _train(experiment, folder, stop, trace, heartbeat if folder.writer else 0)
 
 
-def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]) -> dict[str, Any]:
+def _train(
+  experiment: Experiment,
+  folder: run_folder.RunFolder,
+  stop: list[int],
+  trace: monitoring.Trace,
+  heartbeat_seconds: float | None,
+) -> dict[str, Any]:
   # Callbacks, and the state before the first step.
   config = experiment.config
   splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
@@ -87,20 +103,19 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
   # Resume.
   rows: list[dict[str, Any]] = []
   step, seconds, epoch_seconds = 0, 0.0, 0.0
-  best = None
-  run = {"state": state, "control": control, "seconds": np.zeros(2)}
+  best = state.variables()
+  run = {"state": state, "control": control, "seconds": np.zeros(2), "best": best}
   if (found := store.restore_latest(run)) is not None:
     step, run = found
-    state, control = run["state"], run["control"]
+    state, control, best = run["state"], run["control"], run["best"]
     seconds, epoch_seconds = run["seconds"].tolist()
-    store.rewind(step)
-    rows = [row for row in folder.metrics() if row["step"] <= step]
-    if (kept := store.restore_best(state.variables())) is not None:
-      best = programs.replicate(kept[1])
+    ended = -(-step // steps_per_epoch) if step == total_steps else step // steps_per_epoch
+    rows = folder.metrics_until(step, ended)
+    if any(controls.best_epochs(control)):
+      store.keep_best(step, best)
     log.info("Resuming %s at step %d, after epoch %d", folder.path, step, len(rows))
   state = programs.replicate(state)
-  if best is None:
-    best = jax.tree.map(jnp.copy, state.variables())
+  best = jax.tree.map(jnp.copy, programs.replicate(best))  # apart from `state`, which is donated
 
   # Programs.
   program = experiment.programs(state)
@@ -123,12 +138,22 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
     if best_too:
       store.save_best(step, best)
     times = np.array([seconds, epoch_seconds])
-    store.save_latest(step, {"state": state, "control": control, "seconds": times})
+    run = {"state": state, "control": control, "seconds": times, "best": best}
+    store.save_latest(step, run)
 
   # Epochs. From here on the folder is this run's: what was wrong in the config would be known.
   folder.write_config(config)
   folder.write_dataset(experiment.describe_data())
   best_is_new = False
+  heartbeat = monitoring.Heartbeat(
+    heartbeat_seconds,
+    step,
+    total_steps,
+    steps_per_epoch,
+    config.batch_size * config.num_seeds,
+    clock=lambda: time.monotonic() - program.compile_seconds,
+  )
+  memory_told = False
   curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
   while step < total_steps and not controls.stopped(control):
     epoch, done = divmod(step, steps_per_epoch)
@@ -137,20 +162,25 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
     dispatches = _dispatches(end - step, program.steps_at_once)
     title = f"epoch {epoch + 1}/{config.num_epochs}"
     shards = program.source.train(experiment.order(epoch), config.batch_size, done, dispatches)
-    with progress(title, done + end - step, "steps", done) as advance:
+    with progress(title, done + end - step, "steps", done, lines=False) as advance:
       queue: deque[tuple[int, jax.Array]] = deque()
       for count, (shard, data) in zip(dispatches, shards, strict=True):
+        trace.before(step, count, state)
         state, loss = program.train(count, state, shard, data)
         step += count
+        trace.after(step, state)
         queue.append((count, loss))
         if len(queue) > _IN_FLIGHT:
           taken, loss = queue.popleft()
           advance(taken, loss=float(np.mean(loss)))
+          heartbeat.advance(taken, float(np.mean(loss)))
           if not np.isfinite(loss).any():
             break
         if stop and jax.process_count() == 1 and step < end:
           break
     sums = jax.device_get(state.sums)
+    if queue:
+      heartbeat.advance(sum(taken for taken, _ in queue), float(np.mean(queue[-1][1])))
     _refuse_nan(sums, steps_per_epoch, folder)
     train_seconds = clock.seconds()
     if step < end:  # interrupted in mid-epoch
@@ -158,6 +188,12 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
       save(best_is_new)
       store.close()
       raise Interrupted(stop[0])
+    monitoring.refuse_spike(
+      [row["train_loss"] for row in rows],
+      float(np.mean(sums.loss / sums.examples)),
+      config.stop_on_spike,
+      folder.path / "checkpoints",
+    )
 
     # Validation, callbacks, records.
     variables = state.variables()
@@ -193,10 +229,13 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
     if last or stopping or (epoch + 1) % config.checkpoint_every == 0:
       save(best_is_new)
       best_is_new = False
-    folder.write_scalars(row)
+    folder.write_scalars(rows)
     if folder.writer:
       curves.draw(rows, f"{config.model.name} on {experiment.dataset.name}", at_once=last)
     log.info("%s", results.epoch_line(row, config.num_epochs))
+    if not memory_told and (line := monitoring.memory_line(monitoring.memory())):
+      log.info("memory: %s", line)
+    memory_told = True
     if stopping and not last:
       store.close()
       raise Interrupted(stop[0] if stop else signal.SIGTERM)
@@ -211,6 +250,7 @@ def _train(experiment: Experiment, folder: run_folder.RunFolder, stop: list[int]
   found = results.collect(experiment, rows, controls.best_epochs(control), measured)
   found["seconds_to_train"] = seconds
   found["compile_seconds"] = program.compile_seconds
+  found["memory"] = monitoring.memory()
   folder.write_results(found)
   return found
 

@@ -51,10 +51,14 @@ def compare(workdirs: Sequence[str | os.PathLike], output: str | os.PathLike) ->
   seed of a run with several being one of them.
 
   Raises:
-    UserError: a folder holds no run, or a file in it is not JSON.
+    UserError: a folder holds no run, or a file in it is not what a run writes.
   """
   path = epath.Path(output).expanduser()
-  found = [records.read(workdir) for workdir in workdirs]
+  with run_folder.reading(", ".join(map(str, workdirs))):
+    return _compare([records.read(workdir) for workdir in workdirs], path)
+
+
+def _compare(found: list[Record], path: epath.Path) -> epath.Path:
   runs = list({str(run.path.resolve()): run for run in found}.values())  # each once
   short = [run.name for run in runs]
   names = [n if short.count(n) == 1 else str(r.path) for n, r in zip(short, runs, strict=True)]

@@ -30,6 +30,7 @@ from etils import epath
 import datasets
 import errors
 import results
+import run_folder
 from analysis import evaluation_plots
 from analysis.run import Run, load_run
 from console import progress
@@ -218,6 +219,11 @@ def _mistakes(
 
 def _recorded(run: Run, found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   """What results.json holds of this seed and how far `found` is from it; None while unfinished."""
+  with run_folder.reading(run.path / "results.json"):
+    return _differences(run, found)
+
+
+def _differences(run: Run, found: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
   recorded = run.results
   if recorded is None:
     return None

@@ -52,9 +52,12 @@ def figure(
     made = Figure(figsize=figsize, layout="constrained")
     yield made, made.subplots(rows, columns)
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-      made.savefig(file, format="png")
-    temporary.replace(path)
+    try:
+      with temporary.open("wb") as file:
+        made.savefig(file, format="png")
+      temporary.replace(path)
+    except OSError as error:  # of a full disk, which does not name the file
+      raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def learning_curves(rows: list[dict[str, Any]], title: str, path: epath.Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -110,7 +109,7 @@ def read(workdir: str | os.PathLike) -> Record:
   """Reads a run folder.
 
   Raises:
-    UserError: it is none, or a file in it is not JSON.
+    UserError: it is none, or a file in it is not what a run writes.
   """
   path = epath.Path(workdir).expanduser()
   config = read_json(path / "config.json")
@@ -131,12 +130,7 @@ def read(workdir: str | os.PathLike) -> Record:
 
 def read_json(path: epath.Path) -> dict[str, Any]:
   """The object in a file; {} if there is no file."""
-  if not path.exists():
-    return {}
-  try:
-    return json.loads(path.read_text())
-  except ValueError:
-    raise errors.UserError(f"{path}: is not JSON; put it right, or remove it") from None
+  return run_folder.read_json(path, "put it right, or remove it") if path.exists() else {}
 
 
 def mean(samples: Sequence[dict[str, Any]], metric: str) -> tuple[float | None, float | None]:

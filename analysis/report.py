@@ -39,9 +39,13 @@ def report(workdir: str | os.PathLike) -> epath.Path:
   """Writes `<workdir>/report.html` and returns its path.
 
   Raises:
-    UserError: the folder holds no run, or a file in it is not JSON.
+    UserError: the folder holds no run, or a file in it is not what a run writes.
   """
-  run = records.read(workdir)
+  with run_folder.reading(workdir):
+    return _report(records.read(workdir))
+
+
+def _report(run: Record) -> epath.Path:
   sections = {
     "Selection": _selection(run),
     "Curves": _curves(run),

@@ -10,9 +10,9 @@ Nothing but the folder is needed; the images it was trained on are loaded by `ru
 
 import dataclasses
 import functools
-import json
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -25,6 +25,7 @@ import datasets
 import errors
 import input_pipeline
 import models
+import run_folder
 
 PyTree = Any
 _BATCH = 250  # images computed at once
@@ -69,14 +70,12 @@ class Run:
   @property
   def results(self) -> dict[str, Any] | None:
     """What results.json holds, None while the run has not finished."""
-    file = self.path / "results.json"
-    return json.loads(file.read_text()) if file.exists() else None
+    return run_folder.RunFolder(self.path, writer=False).results()
 
   @property
   def metrics(self) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl."""
-    file = self.path / "metrics.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return run_folder.RunFolder(self.path, writer=False).metrics()
 
   def normalize(self, images: jax.Array) -> jax.Array:
     """uint8 images [n, height, width, channels] to what the network takes, float32."""
@@ -103,7 +102,14 @@ class Run:
       # Powers of two, so that few shapes are compiled.
       size = min(_BATCH, 1 << (len(batch) - 1).bit_length())
       padded = np.resize(batch, (size, *batch.shape[1:]))
-      found.append(np.asarray(self._apply(self.variables, padded))[: len(batch)])
+      try:
+        logits = self._apply(self.variables, padded)
+      except flax.errors.FlaxError as error:
+        raise errors.UserError(
+          f"{self.path}: its weights are not those of the model in its config.json; put the files "
+          "back as they were"
+        ) from error
+      found.append(np.asarray(logits)[: len(batch)])
     return np.concatenate(found)
 
   def predict(self, images: np.ndarray) -> np.ndarray:
@@ -146,12 +152,25 @@ def load_run(path: epath.PathLike, seed: int | None = None) -> Run:
   for name in ("config.json", "dataset.json"):
     if not (folder / name).exists():
       raise errors.UserError(f"{path}: not a run folder, it has no {name}; name a --workdir")
-  config = ml_collections.ConfigDict(json.loads((folder / "config.json").read_text()))
-  description = json.loads((folder / "dataset.json").read_text())
+  config, description = (
+    run_folder.read_json(folder / name, "put it back as it was")
+    for name in ("config.json", "dataset.json")
+  )
+  with run_folder.reading(folder):
+    return _load(folder, ml_collections.ConfigDict(config), description, seed)
+
+
+def _load(
+  folder: epath.Path,
+  config: ml_collections.ConfigDict,
+  description: dict[str, Any],
+  seed: int | None,
+) -> Run:
+  _check_description(folder / "dataset.json", config, description)
   seeds = range(config.seed, config.seed + config.num_seeds)
   seed = config.seed if seed is None else seed
   if seed not in seeds:
-    raise errors.UserError(f"seed: {path} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}")
+    raise errors.UserError(f"seed: {folder} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}")
   step, variables = checkpoints.read_best(folder)
   if len(seeds) > 1:
     variables = jax.tree.map(lambda leaf: leaf[seed - config.seed], variables)
@@ -162,3 +181,21 @@ def load_run(path: epath.PathLike, seed: int | None = None) -> Run:
     dtype=jnp.float32 if on_cpu else jnp.dtype(config.dtype),
   )
   return Run(folder, config, description, seed, step, variables, model)
+
+
+def _check_description(
+  file: epath.Path, config: ml_collections.ConfigDict, description: dict[str, Any]
+) -> None:
+  """Refuses a dataset.json that images could not be prepared by, or would be prepared wrongly."""
+  names, shape = description["class_names"], description["image_shape"]
+  sound = isinstance(names, list) and names
+  sound = sound and all(isinstance(name, str) for name in [*names, description["name"]])
+  sound = sound and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
+  if config.data.normalize == "standardize":
+    for moments in (description["mean"], description["std"]):
+      sound = sound and np.shape(np.asarray(moments, np.float64)) == (shape[-1],)
+  if not sound:
+    raise errors.UserError(
+      f"{file}: its name, class_names, image_shape, mean and std are not those of a data set; put "
+      "it back as it was"
+    )

@@ -179,7 +179,8 @@ class TogetherExperiment(Experiment):
 def _shared(config: ml_collections.ConfigDict) -> str:
   """What trials must have in common to train together."""
   fields = flat(config)
-  if config.num_seeds == 1:
+  # A loss spike ends a run by the mean of its seeds, which is nobody's when they are trials.
+  if config.num_seeds == 1 and not config.stop_on_spike.factor:
     del fields["seed"]
     # The lowest rate of a plateau is a part of the first, which one program knows only once.
     bounded = config.plateau.monitor and config.plateau.min_lr
@@ -224,8 +225,7 @@ def _write_run(
     variables = jax.tree.map(lambda leaf: leaf[i], best)
     store.save_best(rows[own["best_epoch"] - 1]["step"], variables)
     store.close()
-    for row in rows:
-      folder.write_scalars(row)
+    folder.write_scalars(rows)
     folder.close()
     title = f"{found['model']} on {found['data']['name']}"
     plots.learning_curves(rows, title, trial.path / "plots" / "learning_curves.png")

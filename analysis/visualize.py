@@ -24,6 +24,7 @@ from etils import epath
 import augment
 import errors
 import input_pipeline
+import run_folder
 from analysis import gradients, images, pictures, plots
 from analysis.gradients import Layer
 from analysis.run import Run, load_run
@@ -85,7 +86,8 @@ def visualize(
     warnings.filterwarnings("ignore", r"Glyph .* missing")  # in the name of an image
     if run.metrics:
       title = f"{run.config.model.name} on {run.description['name']}"  # of all seeds
-      plots.learning_curves(run.metrics, title, path("learning_curves"))
+      with run_folder.reading(run.path / "metrics.jsonl"):
+        plots.learning_curves(run.metrics, title, path("learning_curves"))
     if run.config.augment:
       draw_augmentation(run, examples, path("augmentation"))
     else:

@@ -48,6 +48,7 @@ _AT_LEAST = {
   "plateau.min_lr": 0,
   "early_stopping.patience": 0,
   "early_stopping.min_delta": 0,
+  "stop_on_spike.epochs": 1,
   "checkpoint_every": 1,
   "steps_per_dispatch": 0,
 }
@@ -80,6 +81,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(f"last_epoch: {config.last_epoch} must be in (0, 1]")
   if not 0 <= config.ema_decay < 1:
     raise errors.UserError(f"ema_decay: {config.ema_decay} must be in [0, 1)")
+  if config.stop_on_spike.factor and not config.stop_on_spike.factor > 1:
+    raise errors.UserError(
+      f"stop_on_spike.factor: {config.stop_on_spike.factor} must be more than 1, or 0 for never"
+    )
   if not 0 <= config.lookahead.decay <= 1:
     raise errors.UserError(f"lookahead.decay: {config.lookahead.decay} must be in [0, 1]")
   if config.data.file_by_file and config.data.train_examples:

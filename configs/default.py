@@ -115,6 +115,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.early_stopping.patience = 10  # epochs
   config.early_stopping.min_delta = 0.0
 
+  # End the run if an epoch's training loss is more than `factor` times the median of the last
+  # `epochs` before it; 0 means never. With several seeds it goes by their mean.
+  config.stop_on_spike = ml_collections.ConfigDict()
+  config.stop_on_spike.factor = 0.0
+  config.stop_on_spike.epochs = 5
+
   # The epoch whose weights are kept as `best` and tested at the end; monitor '' means the last.
   config.select = ml_collections.ConfigDict()
   config.select.monitor = "val_accuracy"

@@ -125,8 +125,11 @@ def read(folder: epath.Path, name: str, label: str) -> Dataset:
       mean=tuple(index["mean"]),
       std=tuple(index["std"]),
     )
-  except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-    raise Unusable(f"{folder}: damaged ({type(error).__name__}: {error})") from error
+  except Unusable:
+    raise
+  except Exception as error:  # NumPy parses an array's header as Python, and fails in its many ways
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    raise Unusable(f"{folder}: damaged ({why})") from error
 
 
 def publish(made: epath.Path, final: epath.Path) -> None:

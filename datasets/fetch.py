@@ -4,8 +4,12 @@ Nothing here is ever unpickled, and nothing from an archive reaches the disk: th
 are read into memory, by exact name and up to a size that the caller knows.
 """
 
+import bz2
+import gzip
 import hashlib
 import http.client
+import io
+import lzma
 import shutil
 import subprocess
 import tarfile
@@ -13,7 +17,7 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from etils import epath
 
@@ -27,6 +31,7 @@ _TIMEOUT_SECONDS = 10
 _CHUNK_BYTES = 1 << 20
 # An archive whose table of contents goes on for longer than this is not one of ours.
 _MAX_MEMBERS = 1000
+_MAX_BYTES = 1 << 30  # the largest of ours has 185 MB
 
 
 class Failed(Exception):
@@ -55,7 +60,7 @@ def read(path: epath.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
     raise Failed(f"{path}: does not exist")
   try:
     return _read_folder(path, limits) if path.is_dir() else _read_archive(path, limits)
-  except (tarfile.TarError, EOFError, zlib.error) as error:
+  except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
     why = " ".join(str(error).split())  # tarfile takes a line for each compression it tried
     raise Failed(f"{path}: truncated, corrupt or not a tar archive ({why})") from error
   except OSError as error:
@@ -74,7 +79,11 @@ def _read_folder(path: epath.Path, limits: Mapping[str, int]) -> dict[str, bytes
 
 def _read_archive(path: epath.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
   files = {}
-  with tarfile.open(path, "r:*") as archive:
+  with (
+    path.open("rb") as file,
+    _decompressed(file) as content,
+    tarfile.open(fileobj=_Bounded(content, path), mode="r:") as archive,
+  ):
     for count, member in enumerate(archive):
       name = member.name.rsplit("/", 1)[-1]
       # Links are passed over: what they name is not under the archive's control alone.
@@ -84,6 +93,40 @@ def _read_archive(path: epath.Path, limits: Mapping[str, int]) -> dict[str, byte
       if count == _MAX_MEMBERS:
         raise Failed(f"{path}: has more than {_MAX_MEMBERS} members, so it is another archive")
   return files
+
+
+def _decompressed(file: IO[bytes]) -> IO[bytes]:
+  head = file.read(6)
+  file.seek(0)
+  for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
+    if head.startswith(magic):
+      return module.open(file)
+  return file
+
+
+class _Bounded(io.RawIOBase):
+  """The first bytes of an archive, beyond which nothing is decompressed, passed over or read.
+
+  tarfile itself takes any length that a header tells of, and a few bytes can tell of gigabytes.
+  """
+
+  def __init__(self, file: IO[bytes], path: epath.Path):
+    self._file, self._path = file, path
+
+  def read(self, size: int = -1) -> bytes:
+    self._check(self._file.tell() + max(size, 0))
+    return self._file.read(size)
+
+  def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
+    self._check(position)
+    return self._file.seek(position, whence)
+
+  def tell(self) -> int:
+    return self._file.tell()
+
+  def _check(self, end: int) -> None:
+    if end > _MAX_BYTES:
+      raise Failed(f"{self._path}: has more than {_MAX_BYTES} bytes, so it is another archive")
 
 
 def _check_size(what: object, size: int, limit: int) -> None:

@@ -77,6 +77,26 @@ def test_read_refuses_endless_archives(tmp_path):
     fetch.read(path, LIMITS)
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_read_refuses_what_only_says_that_it_is_huge(tmp_path, kind, compress):
+  huge = tarfile.TarInfo("other")
+  huge.size, huge.type = 1 << 33, kind
+  content = huge.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
+  path = epath.Path(tmp_path / "x.tar")
+  path.write_bytes(compress(content))
+  with pytest.raises(fetch.Failed, match=r"x.tar: has more than 1073741824 bytes"):
+    fetch.read(path, LIMITS)
+
+
+def test_read_stops_decompressing_a_bomb(tmp_path, monkeypatch):
+  monkeypatch.setattr(fetch, "_MAX_BYTES", 1 << 20)
+  path = archive(tmp_path / "x.tar.gz", {"zeros": bytes(1 << 21), "a.bin": b"1"})
+  assert path.stat().length < 1 << 13
+  with pytest.raises(fetch.Failed, match=r"x.tar.gz: has more than 1048576 bytes"):
+    fetch.read(path, LIMITS)
+
+
 def test_read_names_truncated_and_foreign_files(tmp_path):
   whole = archive(tmp_path / "whole.tgz", {"a.bin": os.urandom(10), "z": os.urandom(5000)})
   content = whole.read_bytes()

@@ -91,6 +91,8 @@ def test_reproductions_have_their_reports_totals(name, total, trainable):
     ("lookahead.decay", 1.1, "lookahead.decay: 1.1 must be in [0, 1]"),
     ("lookahead.every", -1, "lookahead.every: -1 must be at least 0"),
     ("last_epoch", 0.0, "last_epoch: 0.0 must be in (0, 1]"),
+    ("stop_on_spike.factor", 0.5, "stop_on_spike.factor: 0.5 must be more than 1, or 0"),
+    ("stop_on_spike.epochs", 0, "stop_on_spike.epochs: 0 must be at least 1"),
     ("tta", "flop", "tta: 'flop' is not one of '', flip, flip_shift1, flip_shift2, multicrop"),
     ("optimizer.freeze_after", ("bias",), "optimizer.freeze_after: 'bias' must be a pair"),
     ("select.monitor", "val_acc", "select.monitor: 'val_acc' is not one of train_loss"),

@@ -1,8 +1,10 @@
 """A run folder: one run, one config, whole files."""
 
 import json
+import struct
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 import errors
 import run_folder
@@ -78,3 +80,48 @@ def test_only_the_writer_writes(tmp_path):
   reader.write_results({})
   with reader.locked():
     assert not (tmp_path / "run").exists()
+
+
+def test_rows_that_the_checkpoint_speaks_of_must_be_there(tmp_path):
+  folder = run_folder.RunFolder(tmp_path)
+  folder.write_metrics([{"epoch": epoch, "step": 10 * epoch} for epoch in (1, 2, 3)])
+  assert [row["step"] for row in folder.metrics_until(20, 2)] == [10, 20]
+  with pytest.raises(errors.UserError, match=r"metrics.jsonl: has 3 of the 4 epochs before"):
+    folder.metrics_until(40, 4)
+  folder.write_metrics([{"epoch": 1, "step": 10}, {"epoch": 3, "step": 30}])
+  with pytest.raises(errors.UserError, match="its lines are not those of epochs 1, 2"):
+    folder.metrics_until(20, 2)
+  folder.write_metrics([{"epoch": 1}])
+  with pytest.raises(errors.UserError, match=r"holds what no run writes .KeyError: 'step'"):
+    folder.metrics_until(20, 1)
+
+
+def test_tensorboard_has_every_epoch_of_a_resumed_run(tmp_path):
+  rows = [{"epoch": epoch, "step": 10 * epoch, "loss": 1 / epoch} for epoch in (1, 2)]
+  folder = run_folder.RunFolder(tmp_path)
+  folder.write_scalars(rows[:1])
+  folder.write_scalars(rows)
+  folder.close()
+  (file,) = (tmp_path / "tensorboard").iterdir()
+  assert scalars(file.read_bytes()) == [(10, "loss", 1.0), (20, "loss", 0.5)]
+  file.unlink()
+  resumed = run_folder.RunFolder(tmp_path)  # the file of before is lost, as a kill may lose its end
+  resumed.write_scalars(rows)
+  resumed.close()
+  (file,) = (tmp_path / "tensorboard").iterdir()
+  assert scalars(file.read_bytes()) == [(10, "loss", 1.0), (20, "loss", 0.5)]
+
+
+def scalars(content: bytes) -> list[tuple[int, str, float]]:
+  """The losses in a file of TFRecords: length [8], its CRC [4], event [length], its CRC [4]."""
+  found = []
+  while content:
+    (length,) = struct.unpack("<Q", content[:8])
+    event = event_pb2.Event.FromString(content[12 : 12 + length])
+    found += [(event.step, v.tag, v.simple_value) for v in event.summary.value if v.tag == "loss"]
+    content = content[16 + length :]
+  return found
+
+
+def test_a_message_is_one_line_whatever_it_quotes(tmp_path):
+  assert str(errors.UserError("a\nb\x1b[2J\u2028é")) == "a\\nb\\x1b[2J\\u2028é"

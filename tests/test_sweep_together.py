@@ -200,6 +200,11 @@ def test_rates_do_not_share_a_plateaus_lowest_rate(tmp_path):
   assert grouped(tmp_path, trials, 9, **plateau) == [[{}, {"seed": 1}], [{RATE: 0.1}]]
 
 
+def test_what_a_loss_spike_may_end_trains_alone(tmp_path):
+  trials = [{}, {RATE: 0.1}, {"seed": 1}]
+  assert grouped(tmp_path, trials, 9, stop_on_spike__factor=2.0) == [[trial] for trial in trials]
+
+
 def test_together_is_for_accelerators_unless_asked_for(tmp_path, monkeypatch):
   trials = [{"seed": seed} for seed in range(3)]
   assert grouped(tmp_path, trials) == [[trial] for trial in trials]

@@ -182,6 +182,7 @@ def test_a_run_folder_explains_itself(whole_run):
   assert found["test_accuracy"] * 360 == pytest.approx(round(found["test_accuracy"] * 360))
   assert found["selected_on"] == "validation"
   assert found["versions"]["jax"] == jax.__version__
+  assert 2**27 < found["memory"]["process_peak_bytes"] < 2**36
   config = json.loads((whole_run / "config.json").read_text())
   assert config["dtype"] == "float32" and config["model"]["widths"] == [4, 4, 8]
   assert (whole_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
