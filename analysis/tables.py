@@ -1,9 +1,10 @@
-"""The result tables of README.md, made from the records in benchmarks/results/.
+"""The tables of README.md, made from the records in benchmarks/results/.
 
   python -m analysis.tables
 
-rewrites them. A record is a folder named after the config, with config.json, metrics.jsonl and
-results.json of a finished run; a reproduction without one is "not run".
+rewrites them. The record of a run is a folder named after the config, with config.json,
+metrics.jsonl and results.json; a reproduction without one is "not run". Those of speed are what
+benchmarks/train_step.py wrote, in speed/.
 """
 
 import importlib
@@ -13,10 +14,10 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
-_BEGIN, _END = "<!-- made by python -m analysis.tables -->", "<!-- end -->"
+_BEGIN, _END = "<!-- {} made by python -m analysis.tables -->", "<!-- end -->"
 
 
-def tables() -> str:
+def accuracy() -> str:
   """The reproductions beside what their reports print, then all other recorded runs."""
   names = sorted(
     path.stem for path in (ROOT / "configs" / "reproductions").glob("*.py") if path.stem[0] != "_"
@@ -30,6 +31,29 @@ def tables() -> str:
     rows.append(_row(name, "reproductions/", reported))
   header = ["config", "the report prints", "ours", "selected on", "seeds", "epochs", "device"]
   return f"{first}\n\n{_table(header, rows)}"
+
+
+def speed() -> str:
+  """Training steps of recorded benchmarks, ours beside the others'."""
+  header = ["network", "batch", "dtype", "device", "ours, ms a step", "as a multiple of …"]
+  rows = []
+  for file in sorted((_RECORDS / "speed").glob("train_step_*.json")):
+    found = json.loads(file.read_text())
+    ours, *others = found["rows"]
+    ratios = [
+      f"{row['side']}'s {row['step ms']:.4g}: {row['ours / it']['median']:.2f}"
+      for row in others
+      if row.get("ours / it")
+    ]
+    device = found["environment"]["sides"]["ours"]["device"]
+    cores = f", {device['cpu_cores']} cores" if device["platform"] == "cpu" else ""
+    row = [ours["model"], str(ours["batch"]), ours["dtype"]]
+    row += [f"{device['count']} × {device['kind']}{cores}", f"{ours['step ms']:.4g}"]
+    rows.append([*row, ", ".join(ratios)])
+  return _table(header, rows)
+
+
+TABLES = {"accuracy": accuracy, "speed": speed}
 
 
 def _row(name: str, folder: str, *before: str) -> list[str]:
@@ -67,9 +91,12 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
 
 def updated(readme: str) -> str:
   """The text of the README with its tables as the records are now."""
-  before, rest = readme.split(_BEGIN)
-  _, after = rest.split(_END)
-  return f"{before}{_BEGIN}\n\n{tables()}\n\n{_END}{after}"
+  for name, table in TABLES.items():
+    begin = _BEGIN.format(name)
+    before, rest = readme.split(begin)
+    _, after = rest.split(_END, 1)
+    readme = f"{before}{begin}\n\n{table()}\n\n{_END}{after}"
+  return readme
 
 
 if __name__ == "__main__":

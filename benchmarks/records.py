@@ -222,7 +222,7 @@ def environment() -> dict[str, Any]:
     "cores": len(os.sched_getaffinity(0)),
     "load_average": list(os.getloadavg()),
     "GLIBC_TUNABLES": side_environment().get("GLIBC_TUNABLES", ""),
-    "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    "XLA_FLAGS": side_environment().get("XLA_FLAGS", ""),
   }
 
 
