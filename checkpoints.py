@@ -136,7 +136,7 @@ def read(folder: epath.Path) -> dict[str, np.ndarray]:
   try:
     notes = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
     with ocp.StandardCheckpointer() as checkpointer:
-      found = checkpointer.restore((folder / "default").resolve())
+      found = checkpointer.restore(_absolute(folder / "default"))
     arrays = {path: np.asarray(leaf) for path, leaf in found.items()}
     if _CHECKSUMS in notes:  # those from before there were any are taken as they are
       noted, sums = notes[_CHECKSUMS], _checksums(arrays)
@@ -146,6 +146,11 @@ def read(folder: epath.Path) -> dict[str, np.ndarray]:
   except Exception as error:  # damaged files fail in Orbax's and TensorStore's own many ways
     raise Unreadable(f"{folder}: cannot be read ({_first_line(error)})") from error
   return arrays
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+  """The path as Orbax insists on it; that of a bucket is so already."""
+  return path if "://" in str(path) else path.resolve()
 
 
 def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, PyTree]]:

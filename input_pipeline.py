@@ -17,6 +17,7 @@ from absl import flags
 import augment
 import datasets
 import errors
+import processes
 from console import log
 
 # Purposes that a run's key is split into, by fold_in.
@@ -33,7 +34,25 @@ class Splits:
 
 
 def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
-  """Loads `config.data.name`, or `config.data.fallback` where that cannot be had."""
+  """Loads `config.data.name`, or `config.data.fallback` where that cannot be had.
+
+  Of several processes the first prepares what is missing while the others wait; they then find it,
+  or on a host with a data directory of its own prepare it there.
+
+  Raises:
+    UserError: a field or the data stand in the way, or processes have different data.
+  """
+  with processes.first_goes_first("data"):
+    dataset = _load(config)
+  if not processes.same_as_first("data", lambda: dataset.fingerprint):
+    raise errors.UserError(
+      f"data.dir: {dataset.name} is not the same here as where the first process is; delete its "
+      "folder on both hosts, or share one"
+    )
+  return dataset
+
+
+def _load(config: ml_collections.ConfigDict) -> datasets.Dataset:
   try:
     data = config.data
     return datasets.load(data.name, data.dir or None, data.source or None, data.options)

@@ -23,6 +23,7 @@ import importlib.util
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,7 @@ from ml_collections import config_flags
 import console
 import errors
 import modes
+import processes
 
 # Fields that a config file does not list are accepted here and checked in configs/check.py and by
 # what they are arguments of, whose messages name the alternatives.
@@ -90,25 +92,37 @@ def main(argv: list[str]) -> int | None:
   if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes one only")
   if mode.needs_jax:
-    _start_jax()
+    _start_jax(mode)
   options = {name: flag.value for name, flag in _OPTIONS.items()}
-  return mode.run(modes.Call(flags.FLAGS.config, _WORKDIR.value, paths, options))
+  code = mode.run(modes.Call(flags.FLAGS.config, _WORKDIR.value, paths, options))
+  processes.leave()
+  return code
 
 
-def _start_jax() -> None:
+def _start_jax(mode: modes.Mode) -> None:
   """Joins the other processes, if any, and caches compiled programs across runs."""
   # With more virtual devices than cores (--xla_force_host_platform_device_count), XLA:CPU's
   # collectives block all threads of its pool and never end; NPROC is what sizes the pool.
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     os.environ.setdefault("NPROC", "64")
+  # The tasks of a sweep are runs of their own, however they were started.
+  group = processes.described(
+    _COORDINATOR.value,
+    _PROCESSES.value,
+    _PROCESS.value,
+    ask_cluster=_OPTIONS["task"].value == "0/1",
+  )
+  several = group is not None and group.count > 1
+  if several and not mode.in_parallel:
+    raise errors.UserError(f"--mode={_MODE.value}: runs in one process; start it once")
   import jax
 
   cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/cifar-jax")
   jax.config.update("jax_compilation_cache_dir", cache)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-  if _COORDINATOR.value:
-    jax.distributed.initialize(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-    if _PROCESS.value:
+  if several:
+    processes.join(group)
+    if group.index:
       console.log.setLevel("WARNING")  # the first process tells what all of them do
 
 
@@ -169,9 +183,19 @@ def run() -> None:
       sys.stderr.close()
       sys.exit(1)
     if type(error).__name__ == "Interrupted":
+      processes.leave()
       print(f"{error}: saved; the same command resumes", file=sys.stderr)
       sys.exit(128 + error.signum)
     message = _message(error)
+    if processes.joined():
+      cause = error.__cause__ if message else error
+      if isinstance(cause, RuntimeError | ValueError):  # what collectives raise when a peer is gone
+        processes.await_verdict()
+      if message is None:
+        traceback.print_exc()
+      else:
+        print(f"error: {message}", file=sys.stderr)
+      processes.abandon(1)
     if message is None:
       raise
     print(f"error: {message}", file=sys.stderr)

@@ -35,6 +35,7 @@ class Mode(NamedTuple):
     workdirs: how many run folders: 0 (none is used), 1 or 2 (any number).
     takes_paths: whether files and folders may follow.
     needs_jax: whether anything is computed.
+    in_parallel: whether several processes may do it together.
   """
 
   run: Callable[[Call], int | None]
@@ -42,9 +43,12 @@ class Mode(NamedTuple):
   workdirs: int
   takes_paths: bool = False
   needs_jax: bool = True
+  in_parallel: bool = False
 
 
 def _train(call: Call) -> None:
+  import jax
+
   import monitoring
   import results
   import train
@@ -56,8 +60,9 @@ def _train(call: Call) -> None:
     heartbeat=call.options["heartbeat"],
     profile=monitoring.parse_steps(call.options["profile"]),
   )
-  print(results.summary(found))
-  print(f"wrote {os.path.join(workdir, 'results.json')}")
+  if jax.process_index() == 0:
+    print(results.summary(found))
+    print(f"wrote {os.path.join(workdir, 'results.json')}")
 
 
 def _prepare(call: Call) -> None:
@@ -97,6 +102,8 @@ def _lr_range(call: Call) -> None:
 
 
 def _sweep(call: Call) -> None:
+  import jax
+
   from analysis import sweep
 
   text, (workdir,) = call.options["sweep"], call.workdirs
@@ -109,7 +116,8 @@ def _sweep(call: Call) -> None:
   if len(parts) != 2 or not all(part.isdigit() for part in parts):
     raise errors.UserError(f"--task: {call.options['task']!r} is not of the form 0/8")
   found = sweep.run_sweep(sweep.parse(text), call.config, workdir, tuple(map(int, parts)))
-  print(found["text"])
+  if jax.process_index() == 0:
+    print(found["text"])
 
 
 def _evaluate(call: Call) -> None:
@@ -158,11 +166,11 @@ def _export(call: Call) -> None:
 
 
 MODES = {
-  "train": Mode(_train, needs_config=True, workdirs=1),
+  "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
   "summary": Mode(_summary, needs_config=True, workdirs=0),
   "lr_range": Mode(_lr_range, needs_config=True, workdirs=1),
-  "sweep": Mode(_sweep, needs_config=False, workdirs=1),
+  "sweep": Mode(_sweep, needs_config=False, workdirs=1, in_parallel=True),
   "evaluate": Mode(_evaluate, needs_config=False, workdirs=1),
   "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True),
   "visualize": Mode(_visualize, needs_config=False, workdirs=1, takes_paths=True),

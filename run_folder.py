@@ -8,15 +8,17 @@ import contextlib
 import json
 import math
 import os
+import secrets
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import filelock
 import ml_collections
 from etils import epath
 
 import errors
+import locks
+import processes
 from configs import default
 
 
@@ -49,6 +51,19 @@ class RunFolder:
     busy = f"another run is writing to {self.path}; wait for it or name another folder"
     with hold(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
       yield
+
+  def refuse_unshared(self) -> None:
+    """UserError in a process that does not see what the first one writes here."""
+    if not processes.joined():
+      return
+    token = self.path / ".processes"
+    if self.writer:
+      token.write_text(secrets.token_hex(16))
+    if not processes.same_as_first("workdir", lambda: token.read_text() if token.exists() else ""):
+      raise errors.UserError(
+        f"workdir: {self.path} is not the folder of that name which the first process writes to; "
+        "name one that all hosts share, or a gs:// path"
+      )
 
   def refuse_other_config(self, config: ml_collections.ConfigDict) -> None:
     """Compares with config.json, if there is one.
@@ -217,20 +232,20 @@ def hold(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[Non
   if "://" in str(folder):  # object stores have no locks
     yield
     return
-  lock = filelock.FileLock(folder / name, timeout=-1 if busy is None else 0)
-  try:
-    folder.mkdir(parents=True, exist_ok=True)
-    lock.acquire()
-  except filelock.Timeout:
-    raise errors.UserError(f"workdir: {busy}") from None
-  except OSError as error:
-    raise errors.UserError(
-      f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
-    ) from None
-  try:
+
+  def refuse() -> None:
+    if busy is not None:
+      raise errors.UserError(f"workdir: {busy}")
+
+  with contextlib.ExitStack() as stack:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(locks.held(folder / name, refuse))
+    except OSError as error:
+      raise errors.UserError(
+        f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
+      ) from None
     yield
-  finally:
-    lock.release()
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,7 @@ import checkpoints
 import errors
 import monitoring
 import optimizers
+import processes
 import programs
 import results
 import run_folder
@@ -65,6 +66,9 @@ def train_and_evaluate(
   config = resolve(config)
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
   with folder.locked(), contextlib.closing(folder):
+    folder.refuse_unshared()
+    if not processes.same_as_first("config", config.to_json_best_effort):
+      raise errors.UserError("--config: differs from the first process's; start the same command")
     folder.refuse_other_config(config)
     finished = folder.results()
     if finished is not None:

@@ -115,9 +115,11 @@ def _run(group: Sequence[Trial], folder: epath.Path) -> None:
 def _run_alone(trial: Trial) -> None:
   log.info("trial %s", trial.name)
   note = trial.path / "error.txt"
+  writes = jax.process_index() == 0
   try:
     train.train_and_evaluate(trial.config, str(trial.path))
-    note.unlink(missing_ok=True)
+    if writes:
+      note.unlink(missing_ok=True)
     return
   except errors.UserError as error:
     message = str(error)
@@ -126,8 +128,9 @@ def _run_alone(trial: Trial) -> None:
       raise
     message = "batch_size: too large for the device's memory; take a smaller one"
   log.warning("%s failed: %s", trial.name, message)
-  trial.path.mkdir(parents=True, exist_ok=True)
-  note.write_text(message + "\n")
+  if writes:
+    trial.path.mkdir(parents=True, exist_ok=True)
+    note.write_text(message + "\n")
 
 
 def _tell(group: Sequence[Trial], own: Sequence[Trial], found: dict[str, Any]) -> None:

@@ -25,10 +25,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import filelock
 from etils import epath
 
 import errors
+import locks
 import registry
 from console import log
 from datasets import cache, cifar, digits, mnist, photos
@@ -163,7 +163,9 @@ def prepare(
   entry, home, final = _locate(name, data_dir, source, options)
   try:
     home.mkdir(parents=True, exist_ok=True)
-    with _locked(home / "prepare.lock", name):
+    lock = home / "prepare.lock"
+    waiting = "another process is preparing %s; waiting for it (%s)"
+    with locks.held(lock, lambda: log.info(waiting, name, lock)):
       try:
         return cache.read(final, name, entry.label)
       except cache.Unusable as reason:
@@ -219,20 +221,6 @@ def _choose(name: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]
     if value is not None:
       options[option] = value
   return options
-
-
-@contextlib.contextmanager
-def _locked(path: epath.Path, name: str) -> Iterator[None]:
-  lock = filelock.FileLock(path)
-  try:
-    lock.acquire(timeout=0)
-  except filelock.Timeout:
-    log.info("another process is preparing %s; waiting for it (%s)", name, path)
-    lock.acquire()
-  try:
-    yield
-  finally:
-    lock.release()
 
 
 @contextlib.contextmanager

@@ -73,6 +73,15 @@ def run(
   )
 
 
+def run_together(
+  arguments: list[str], processes: int = 2, devices: int = 4
+) -> subprocess.CompletedProcess:
+  """Likewise as several processes, each with so many CPU devices."""
+  launcher = [sys.executable, str(ROOT / "launch" / "local.py")]
+  counts = [f"--processes={processes}", f"--devices={devices}"]
+  return run([*launcher, *counts, "--", *arguments])
+
+
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Every array of the newest checkpoint by path, but for the clock."""
   found = checkpoint(workdir / "checkpoints" / "latest")

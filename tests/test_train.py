@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 import subprocess
 import time
 
@@ -23,6 +22,7 @@ import results
 import schedules
 import steps
 import train
+from launch import local
 
 
 @pytest.fixture(scope="module")
@@ -301,27 +301,44 @@ def test_unless_each_device_has_its_own_batch_statistics(data_dir, ten_steps, tm
   assert abs(ours["train_loss"] / theirs["train_loss"] - 1) > 1e-4
 
 
-def test_two_processes_of_four_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{free.getsockname()[1]}"
-  processes = [
-    subprocess.Popen(
-      [
-        *runs.command(data_dir, tmp_path, **TEN_STEPS),
-        f"--coordinator_address={address}",
-        "--num_processes=2",
-        f"--process_id={i}",
-      ],
-      env=runs.environment(4),
-      stdout=subprocess.PIPE,
-      stderr=subprocess.STDOUT,
-      text=True,
+def after_an_epoch(running: list, victim: int, signum: signal.Signals) -> list[tuple[int, str]]:
+  """Sends a signal to one of several processes when an epoch is done; exit codes and errors."""
+  for line in running[0].stderr:
+    if b"epoch 1/" in line and b"train loss" in line:
+      running[victim].send_signal(signum)
+      break
+  ended = [process.communicate(timeout=120) for process in running]
+  return [(p.returncode, err.decode()) for p, (_, err) in zip(running, ended, strict=True)]
+
+
+def test_two_processes_lose_one_and_resume_with_the_losses_of_one(data_dir, ten_steps, tmp_path):
+  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
+  (_, (code, said)) = after_an_epoch(local.start(arguments, 2, 4), 0, signal.SIGKILL)
+  assert code == 1
+  assert said.startswith("error: process 0 of 2, on 127.0.0.1, is gone") and said.count("\n") == 1
+  done = runs.run_together(arguments)
+  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  assert_close_runs(ten_steps, tmp_path)
+
+
+def test_stopped_in_two_processes_it_goes_on_in_one(data_dir, ten_steps, tmp_path):
+  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
+  for code, said in after_an_epoch(local.start(arguments, 2, 4), 1, signal.SIGTERM):
+    assert code == 128 + signal.SIGTERM and said.endswith(
+      "SIGTERM: saved; the same command resumes\n"
     )
-    for i in range(2)
-  ]
-  outputs = [process.communicate(timeout=300)[0] for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], outputs
+  done = runs.run(arguments)
+  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  assert_close_runs(ten_steps, tmp_path)
+
+
+def test_stopped_in_one_process_it_goes_on_in_two(data_dir, ten_steps, tmp_path):
+  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
+  alone = subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE)
+  ((code, _),) = after_an_epoch([alone], 0, signal.SIGTERM)
+  assert code == 128 + signal.SIGTERM
+  done = runs.run_together(arguments)
+  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 

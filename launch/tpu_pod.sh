@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# A run on a Cloud TPU slice of any size: every worker runs the same command, and JAX finds the
+# others from the machine's metadata.
+#
+#   launch/tpu_pod.sh create                      asks for the slice, and waits until it is there
+#   launch/tpu_pod.sh setup                       copies this checkout to every worker, installs it
+#   launch/tpu_pod.sh run --config=configs/resnet18.py --workdir=gs://bucket/run
+#   launch/tpu_pod.sh delete
+#
+# Where and what, by environment: PROJECT and ZONE, and NAME, TYPE, VERSION, SPOT. A spot slice that
+# was preempted is deleted and created anew; the same `run` then resumes, since the workdir is in a
+# bucket. Service account and network are the project's defaults.
+set -euo pipefail
+
+: "${PROJECT:?name the Google Cloud project}" "${ZONE:?name the zone, such as us-central2-b}"
+NAME=${NAME:-cifar-jax}
+TYPE=${TYPE:-v4-16}                      # accelerator type: v4-16 are two hosts of four chips
+VERSION=${VERSION:-tpu-ubuntu2204-base}  # of the runtime; each TPU generation has its own
+SPOT=${SPOT:-}                           # not empty: cheaper, and may be preempted
+where=(--project="$PROJECT" --zone="$ZONE")
+
+on_every_worker() {
+  gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all --command="$1"
+}
+
+case "${1:-}" in
+  create)
+    gcloud compute tpus queued-resources create "$NAME" "${where[@]}" --node-id="$NAME" \
+      --accelerator-type="$TYPE" --runtime-version="$VERSION" ${SPOT:+--spot}
+    until state=$(gcloud compute tpus queued-resources describe "$NAME" "${where[@]}" \
+      --format='value(state.state)') && [ "$state" = ACTIVE ]; do
+      case "$state" in FAILED | SUSPENDED) echo "$NAME: $state" >&2; exit 1 ;; esac
+      echo "$NAME: ${state:-unknown}"
+      sleep 30
+    done
+    ;;
+  setup)
+    archive=$(mktemp --suffix=.tar.gz)
+    trap 'rm -f "$archive"' EXIT
+    git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
+    gcloud compute tpus tpu-vm scp "$archive" "$NAME:cifar-jax.tar.gz" "${where[@]}" --worker=all
+    # gcsfs lets workdirs be gs:// paths.
+    on_every_worker 'mkdir -p cifar-jax && tar -xzf cifar-jax.tar.gz -C cifar-jax && cd cifar-jax &&
+      make .venv/installed && .venv/bin/python -m pip install --quiet gcsfs'
+    ;;
+  run)
+    shift
+    on_every_worker "cd cifar-jax && .venv/bin/python main.py $(printf '%q ' "$@")"
+    ;;
+  delete)
+    gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet
+    ;;
+  *)
+    sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+    ;;
+esac
