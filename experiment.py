@@ -17,6 +17,7 @@ import input_pipeline
 import models
 import optimizers
 import programs
+import proxy
 import schedules
 import steps
 import transfer
@@ -31,11 +32,12 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config = config.copy_and_resolve_references()
   if config.dtype == "auto":
     config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  if config.batch_size % jax.device_count():
-    raise errors.UserError(
-      f"batch_size: {config.batch_size} does not divide over {jax.device_count()} devices; "
-      f"take a multiple of {jax.device_count()}"
-    )
+  for name, size in (("batch_size", config.batch_size), ("proxy.keep", config.proxy.keep)):
+    if size % jax.device_count():
+      raise errors.UserError(
+        f"{name}: {size} does not divide over {jax.device_count()} devices; "
+        f"take a multiple of {jax.device_count()}"
+      )
   return config
 
 
@@ -54,6 +56,7 @@ class Experiment:
     steps_per_epoch, total_steps: training steps in an epoch and in the run.
     seeds: the seeds trained together.
     model, schedule, tx: as models, schedules and optimizers create them.
+    proxy, proxy_tx: the proxy network and its optimiser, None unless `config.proxy.keep`.
     parameters: numbers of trainable parameters and of batch statistics.
 
   Raises:
@@ -87,6 +90,12 @@ class Experiment:
       self.total_steps,
     )
     self.tx = optimizers.create(config.optimizer, self.schedule, self.steps_per_epoch)
+    self.proxy = self.proxy_tx = None
+    if config.proxy.keep:
+      self.proxy = proxy.create(
+        config, len(self.dataset.class_names), jnp.dtype(config.dtype), programs.AXIS
+      )
+      self.proxy_tx = proxy.optimizer(config, self.schedule, self.steps_per_epoch)
     one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
     self.parameters = models.count_parameters(one_seed)
     # Patterns that match no parameter are told of now.
@@ -106,8 +115,15 @@ class Experiment:
     return init(self.seed_array(), self._init_images(), weights)
 
   def train_step(self, model: Any) -> Callable[[steps.TrainState, dict], tuple]:
-    """What training compiles for one step of `model`, as steps.make_train_step returns it."""
-    return steps.make_train_step(self.config, model, self.tx, programs.AXIS, self.total_steps)
+    """What training compiles for one step of `model`, as steps.make_train_step returns it.
+
+    With a proxy it is told of the whole batch, and its metrics are those of the examples kept.
+    """
+    step = steps.make_train_step(self.config, model, self.tx, programs.AXIS, self.total_steps)
+    if self.proxy is None:
+      return step
+    choose = proxy.make_choose(self.config, self.proxy, self.proxy_tx, programs.AXIS)
+    return lambda state, batch: step(*choose(state, batch))
 
   def programs(self, state: steps.TrainState) -> programs.Programs:
     """Compiled training and evaluation, for states like `state`.
@@ -117,7 +133,7 @@ class Experiment:
     """
     config, model, dataset = self.config, self.model, self.dataset
     preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
-    if transfer.base_is_fixed(config, model, state.params):
+    if self.proxy is None and transfer.base_is_fixed(config, model, state.params):
       dataset = transfer.features_of(
         dataset, model, state.variables(), preprocess[1], config.eval_batch_size
       )
@@ -169,7 +185,8 @@ class Experiment:
 
   def _init_images(self) -> np.ndarray:
     """The images [n, h, w, c] uint8 that the model is initialised with: the first to train on."""
-    examples = self.splits.train[: getattr(self.model, "INIT_IMAGES", 1)]
+    count = max(getattr(model, "INIT_IMAGES", 1) for model in (self.model, self.proxy))
+    examples = self.splits.train[:count]
     return np.asarray(self.dataset.train.images[examples])
 
   def _init(
@@ -177,4 +194,9 @@ class Experiment:
   ) -> steps.TrainState:
     # Compiled, the network's pass over these images is left out, for only variables are asked for.
     _, normalize = input_pipeline.make_preprocess(self.config, self.dataset, self.steps_per_epoch)
-    return steps.init_state(self.config, self.model, self.tx, seed, normalize(images), weights)
+    images = normalize(images)
+    state = steps.init_state(self.config, self.model, self.tx, seed, images, weights)
+    if self.proxy is not None:
+      own = proxy.init(self.config, self.proxy, self.proxy_tx, seed, images)
+      state = state.replace(proxy=own)
+    return state

@@ -42,7 +42,7 @@ class OptimizerState(NamedTuple):
 
 
 def create(
-  config_optimizer: Mapping[str, Any], schedule: Schedule, steps_per_epoch: int = 1
+  config_optimizer: Mapping[str, Any], schedule: Schedule, steps_per_epoch: float = 1
 ) -> optax.GradientTransformationExtraArgs:
   """Builds the optimizer a config describes.
 

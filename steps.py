@@ -63,6 +63,7 @@ class TrainState(struct.PyTreeNode):
   lr_scale: jax.Array  # [] float32, set by the plateau logic between epochs
   sums: Sums
   key: jax.Array  # [2] uint32, the seed's key data; constant
+  proxy: PyTree | None = None  # proxy.ProxyState, if config.proxy.keep
 
   def variables(self) -> dict[str, PyTree]:
     """What evaluation and checkpoints use: the moving average where there is one."""

@@ -118,7 +118,7 @@ def is_out_of_memory(error: Exception) -> bool:
   return "RESOURCE_EXHAUSTED" in str(error)
 
 
-class TogetherState(steps.TrainState):
+class TogetherState(steps.TrainState, kw_only=True):
   """With the trial's numbers, by the names of their fields."""
 
   numbers: dict[str, jax.Array]
@@ -179,8 +179,9 @@ class TogetherExperiment(Experiment):
 def _shared(config: ml_collections.ConfigDict) -> str:
   """What trials must have in common to train together."""
   fields = flat(config)
-  # A loss spike ends a run by the mean of its seeds, which is nobody's when they are trials.
-  if config.num_seeds == 1 and not config.stop_on_spike.factor:
+  # A loss spike ends a run by the mean of its seeds, which is nobody's when they are trials; and a
+  # proxy's optimizer has no traced numbers.
+  if config.num_seeds == 1 and not config.stop_on_spike.factor and not config.proxy.keep:
     del fields["seed"]
     # The lowest rate of a plateau is a part of the first, which one program knows only once.
     bounded = config.plateau.monitor and config.plateau.min_lr

@@ -19,6 +19,7 @@ _OPEN = (
   "optimizer.",
   "schedule.",
   "data.options.",
+  "proxy.model.",
 )  # may hold arguments that default.py does not list
 _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
@@ -42,6 +43,8 @@ _AT_LEAST = {
   "optimizer.learning_rate": 0,
   "lookahead.every": 0,
   "lookahead.power": 0,
+  "proxy.keep": 0,
+  "proxy.learn_every": 1,
   "plateau.patience": 1,
   "plateau.min_delta": 0,
   "plateau.cooldown": 0,
@@ -90,6 +93,10 @@ def check(config: ml_collections.ConfigDict) -> None:
   if config.data.file_by_file and config.data.train_examples:
     raise errors.UserError(
       "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
+    )
+  if config.proxy.keep > config.batch_size:
+    raise errors.UserError(
+      f"proxy.keep: {config.proxy.keep} is more than the {config.batch_size} examples of a batch"
     )
   _check_validation(config.data.validation)
   for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):

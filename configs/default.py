@@ -9,10 +9,10 @@ A config file defines `get_config()`, which starts from this one:
     config.model.name = 'resnet34'
     return config
 
-`model`, `optimizer` and `schedule` hold a `name` and the arguments of the thing named; further
-arguments may be added (`config.schedule.warmup_epochs = 5`), and so they may to `data.options`. An
-argument set to None means the named thing's own default. All other fields are fixed, and a misspelt
-one is refused.
+`model`, `optimizer`, `schedule` and `proxy.model` hold a `name` and the arguments of the thing
+named; further arguments may be added (`config.schedule.warmup_epochs = 5`), and so they may to
+`data.options`. An argument set to None means the named thing's own default. All other fields are
+fixed, and a misspelt one is refused.
 """
 
 import ml_collections
@@ -97,6 +97,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.lookahead.every = 0
   config.lookahead.decay = 0.5
   config.lookahead.power = 0.0
+
+  # Train on the `keep` examples of each batch that a proxy network finds hardest; 0 means on all.
+  # The proxy, `model`, learns from the same ones at every so many steps; see proxy.py.
+  config.proxy = ml_collections.ConfigDict()
+  config.proxy.keep = 0
+  config.proxy.learn_every = 1
+  config.proxy.model = ml_collections.ConfigDict({"name": "airbench94"})
+  config.proxy.freeze = ()  # further to optimizer.freeze: the proxy's parameters that stay
 
   # Reduce the learning rate when the monitored metric stops improving; monitor '' means off.
   config.plateau = ml_collections.ConfigDict()

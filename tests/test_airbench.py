@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,11 @@ import scipy.special
 import errors
 import models
 import optimizers
+import proxy
 import schedules
 import steps
-from configs import airbench94, check
+import train
+from configs import airbench94, airbench96_subset, check
 from experiment import Experiment, resolve
 from models import airbench
 
@@ -182,9 +185,9 @@ def data_dir(tmp_path_factory):
   return tmp_path_factory.mktemp("data")
 
 
-def small(data_dir, **fields):
-  """airbench94's recipe on narrow groups and scikit-learn's digits."""
-  config = airbench94.get_config()
+def small(data_dir, recipe=airbench94, **fields):
+  """A speedrun's recipe on narrow groups and scikit-learn's digits."""
+  config = recipe.get_config()
   config.data.name, config.data.dir = "digits", str(data_dir)
   config.model.name, config.model.widths = "airbench", (24, 26, 28)
   config.batch_size, config.num_epochs = 400, 2
@@ -257,11 +260,13 @@ def test_the_recipe_is_pytorchs_with_the_published_numbers():
     assert found[i] == pytest.approx(expected, rel=1e-4), path
 
 
-@pytest.mark.parametrize("name", ["airbench94", "airbench94_muon", "airbench95", "airbench96"])
+@pytest.mark.parametrize(
+  "name", ["airbench94", "airbench94_muon", "airbench95", "airbench96", "airbench96_subset"]
+)
 def test_configs_keep_the_protocol(name):
   config = importlib.import_module(f"configs.{name}").get_config()
   check.check(config)
-  assert config.model.name == name.removesuffix("_muon")
+  assert config.model.name == name.split("_")[0]
   assert config.data.validation == 0 and config.data.train_examples == 0
   assert not (config.select.monitor or config.early_stopping.monitor or config.plateau.monitor)
   assert config.tta == "multicrop"
@@ -271,6 +276,42 @@ def test_configs_keep_the_protocol(name):
   tx = optimizers.create(config.optimizer, lambda step: 0.1, 48)
   jax.eval_shape(tx.init, params)  # every pattern finds its parameters
   jax.eval_shape(lambda p: optimizers.l2_penalty(p, config.loss.l2), params)
+
+
+def test_the_hardest_half_has_the_published_rate_of_a_sum_of_losses():
+  config = airbench96_subset.get_config()
+  kilostep_scale = 1024 * (1 + 1 / (1 - 0.85))
+  lr, wd = 9.0 / kilostep_scale, 0.012 * 1024 / kilostep_scale
+  # PyTorch: w -= lr * (sum of 512 losses' gradients + wd / lr * w); ours: of their mean.
+  assert config.optimizer.learning_rate == pytest.approx(lr * 512)
+  assert dict(config.loss.l2)[""] == pytest.approx(wd / lr / 512 / 2)
+  assert dict(config.loss.l2)["norm./bias$"] == pytest.approx(wd / (64 * lr) / 512 / 2)
+  assert (config.proxy.keep, config.batch_size) == (512, 1024)
+  images = jnp.zeros((1, 32, 32, 3))
+  network = proxy.create(config, 10, jnp.float32, None)
+  tx = proxy.optimizer(config, lambda step: 0.1, 48)
+  state = jax.eval_shape(lambda: proxy.init(config, network, tx, jnp.int32(0), images))
+  inputs, total = 24, 24 * 12 + 24 + 640
+  for width in (32, 64, 64):
+    total += 9 * inputs * width + 9 * width * width + 2 * width
+    inputs = width
+  assert models.count_parameters({"params": state.params})[0] == total
+
+
+def test_two_seeds_of_a_speedrun_are_reported_with_mean_and_standard_error(data_dir, tmp_path):
+  chosen = {"keep": 40, "learn_every": 2, "model": {"widths": (8, 8, 8)}}
+  fields = {"batch_size": 80, "data": {"train_examples": 240}, "model": {"widths": (8, 8, 8)}}
+  config = small(data_dir, airbench96_subset, num_seeds=2, proxy=chosen, **fields)
+  found = train.train_and_evaluate(config, str(tmp_path))
+  assert found == json.loads((tmp_path / "results.json").read_text())
+  for name in ("test_accuracy", "test_tta_accuracy", "test_tta_loss"):
+    values = [one[name] for one in found["per_seed"]]
+    assert found[name] == pytest.approx(np.mean(values))
+    assert found[f"{name}_standard_error"] == pytest.approx(np.std(values, ddof=1) / np.sqrt(2))
+  assert found["seeds"] == [0, 1] and found["tta"] == "multicrop"
+  assert values[0] != values[1]
+  (row, _) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+  assert row["step"] == 3 and [one["seed"] for one in row["seeds"]] == [0, 1]
 
 
 def test_a_run_ends_with_lookaheads_slow_weights_and_a_bias_that_has_stopped(data_dir):
