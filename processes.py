@@ -27,6 +27,7 @@ HEARTBEAT_TIMEOUT_SECONDS = 40
 # heartbeat for half of the time, and then aborts; this is less, so that it is told of here.
 _SILENCE = 0.45
 _ASK_SECONDS = 2.0
+_LAST_WORDS_SECONDS = 5.0
 # Read when JAX is imported: no warning of C++ that the mode above is experimental.
 _QUIET = ("TF_CPP_MIN_LOG_LEVEL", "2")
 _DAY_MILLISECONDS = 24 * 3600 * 1000  # preparing a data set takes its time; the dead are noticed
@@ -150,8 +151,9 @@ def join(group: Group) -> None:
   client = _client()
   client.key_value_set(f"host/{group.index}", socket.gethostname())
   client.wait_at_barrier("joined", 300_000)  # every host's name is there
-  for work in (_watch, _keep_talking):
-    thread = threading.Thread(target=work, args=(client, group), daemon=True)
+  hosts = dict(client.key_value_dir_get("host/"))
+  for work, args in ((_watch, (client, group, hosts)), (_keep_talking, (client, group))):
+    thread = threading.Thread(target=work, args=args, daemon=True)
     thread.start()
     _threads.append(thread)
 
@@ -228,19 +230,20 @@ def _nth(name: str) -> str:
   return f"{name}/{_uses[name]}"
 
 
-def _watch(client, group: Group) -> None:
+def _watch(client, group: Group, hosts: dict[str, str]) -> None:
   """Asks again and again who is alive; each answer comes when all that are have asked."""
   everyone = list(range(group.count))
+  first = None
   try:
-    first = client.get_live_nodes(everyone)
     while True:
       live = client.get_live_nodes(everyone)
+      first = first or live
       if _leaving.is_set():
         if live.keys() <= {0}:
           _alone.set()
           return
-      elif lost := [i for i in everyone if live.get(i) != first.get(i)]:
-        _end(group, lost[0], _host(client, lost[0]))
+      elif lost := [i for i in everyone if i not in live or live[i] != first.get(i)]:
+        _end(group, lost[0], hosts[f"host/{lost[0]}"])
       _leaving.wait(_ASK_SECONDS)
       if _leaving.is_set():
         time.sleep(0.1)
@@ -255,18 +258,13 @@ def _keep_talking(client, group: Group) -> None:
       client.key_value_try_get(f"host/{group.index}")
 
 
-def _host(client, index: int) -> str:
-  try:
-    return client.key_value_try_get(f"host/{index}")
-  except (RuntimeError, ValueError):
-    return "an unknown host"
-
-
 def _end(group: Group, index: int, host: str) -> None:
   who = f"process {index} of {group.count}, on {host}, is gone"
   if index == group.index:  # it was frozen, say, and the others have given it up
     who = f"this process, {index} of {group.count}, was silent for too long"
   print(f"error: {who}; the same command, on all of them again, resumes", file=sys.stderr)
+  if group.index == 0:  # with the service gone at once, the others would take this one for the lost
+    time.sleep(_LAST_WORDS_SECONDS)
   abandon(1)
 
 
