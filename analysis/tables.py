@@ -75,7 +75,8 @@ def _row(name: str, folder: str, *before: str) -> list[str]:
 
 def _figures(found: dict[str, Any]) -> str:
   parts = []
-  for split, name in (("test", "test"), ("val", "validation")):
+  named = {"test": "test", "test_tta": f"test with {found.get('tta')}", "val": "validation"}
+  for split, name in named.items():
     if found.get(f"{split}_accuracy") is not None:
       text = f"{100 * found[f'{split}_accuracy']:.1f}"
       if f"{split}_accuracy_standard_error" in found:

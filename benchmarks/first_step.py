@@ -1,4 +1,4 @@
-"""main.py, ended after its first training step with the time in a line of JSON; for startup.py."""
+"""main.py, ended after its first training step with the times in a line of JSON; for startup.py."""
 
 import json
 import os
@@ -17,8 +17,10 @@ def run() -> None:
   train = programs.Programs.train
 
   def first_step(*arguments: Any) -> None:
-    jax.block_until_ready(train(*arguments))
-    print(json.dumps({"first_step_at": time.time()}), flush=True)
+    result = train(*arguments)  # returns when the step is compiled and begins
+    begun = time.time()
+    jax.block_until_ready(result)
+    print(json.dumps({"begun_at": begun, "first_step_at": time.time()}), flush=True)
     os._exit(0)  # nothing of the rest of a run is to be waited for
 
   programs.Programs.train = first_step

@@ -4,7 +4,8 @@
 
 Seconds between starting the process and the result of its first step, on augmented input: ours is
 main.py with everything that a run does before (config, data read and checked, run folder);
-peers import, make random images and take a step. Cold: the folders in which compiled programs are
+peers import, make random images and take a step. 'begun' is when our first step, compiled, begins
+to be computed, which takes as long warm as cold. Cold: the folders in which compiled programs are
 kept (JAX's, which Keras on JAX is given too, and PyTorch's inductor and Triton) are new and empty.
 Warm: the same command again. The files of the libraries are in the machine's cache both times,
 after a first start that is not counted. Sides take turns, `--rounds` times; figures are medians.
@@ -17,6 +18,9 @@ import time
 from benchmarks import records, timing
 from benchmarks.ours import INPUTS
 from benchmarks.train_step import PEERS
+
+STATES = {"cold": "cold s", "warm": "warm s"}
+BEGUN = {"cold": "begun cold s", "warm": "begun warm s"}
 
 
 def main() -> None:
@@ -31,17 +35,18 @@ def main() -> None:
   if options.quick:
     options.batch, options.rounds = 8, 1
   record = records.Record(
-    "startup", options, ["side", "model", "batch", "cold s", "warm s", "ours / it"]
+    "startup", options, ["side", "model", "batch", *STATES.values(), *BEGUN.values(), "ours / it"]
   )
   names = ["ours", *filter(None, options.peers.split(","))]
-  found = {name: {"cold": timing.Timing([]), "warm": timing.Timing([])} for name in names}
+  found = {name: {state: timing.Timing([]) for state in STATES} for name in names}
+  begun = {state: timing.Timing([]) for state in STATES}
   problems: dict[str, str] = {}
   try:
     with records.images(options.data_dir) as data:
       for number in range(-1, options.rounds):
         for name in names:
           with tempfile.TemporaryDirectory(prefix="startup_") as folder:
-            for state in ("cold", "warm"):
+            for state in STATES:
               if name in problems or (number < 0 and state == "warm"):
                 continue
               try:
@@ -50,19 +55,25 @@ def main() -> None:
                 problems[name] = str(error)
                 continue
               if number >= 0:
-                found[name][state].seconds.append(seconds)
+                found[name][state].seconds.append(seconds["first_step_at"])
+                if "begun_at" in seconds:
+                  begun[state].seconds.append(seconds["begun_at"])
   finally:
     for name in names:
-      cold, warm = found[name]["cold"], found[name]["warm"]
       row = {"side": name, "model": options.model, "batch": options.batch}
-      row |= {"cold s": cold.median, "warm s": warm.median, "note": problems.get(name)}
-      if name != "ours" and name not in problems and "ours" not in problems:
-        row["ours / it"] = timing.ratio(found["ours"]["warm"], warm)
-      record.add(row, cold_seconds=cold.seconds, warm_seconds=warm.seconds)
+      row |= {STATES[state]: timed.median for state, timed in found[name].items()}
+      row["note"] = problems.get(name)
+      more = {f"{state}_seconds": timed.seconds for state, timed in found[name].items()}
+      if name == "ours":
+        row |= {BEGUN[state]: timed.median for state, timed in begun.items()}
+        more |= {f"{state}_begun_seconds": timed.seconds for state, timed in begun.items()}
+      elif name not in problems and "ours" not in problems:
+        row["ours / it"] = timing.ratio(found["ours"]["warm"], found[name]["warm"])
+      record.add(row, **more)
 
 
-def first_step(name: str, options, data: str, folder: str) -> float:
-  """Seconds to the first step; `folder` keeps compiled programs.
+def first_step(name: str, options, data: str, folder: str) -> dict[str, float]:
+  """Seconds to what a side tells of its first step; `folder` keeps compiled programs.
 
   Raises:
     Failed: there was none.
@@ -89,11 +100,11 @@ def first_step(name: str, options, data: str, folder: str) -> float:
   return _seconds(side, options.limit)
 
 
-def _seconds(side: timing.Side, limit: float) -> float:
+def _seconds(side: timing.Side, limit: float) -> dict[str, float]:
   start = time.time()
   side.start()
   try:
-    return side.wait(limit)["first_step_at"] - start
+    return {k: v - start for k, v in side.wait(limit).items() if k.endswith("_at")}
   finally:
     side.stop()
 
