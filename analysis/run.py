@@ -10,6 +10,7 @@ Nothing but the folder is needed; the images it was trained on are loaded by `ru
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import flax.errors
@@ -193,7 +194,8 @@ def _check_description(
   sound = sound and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
   if config.data.normalize == "standardize":
     for moments in (description["mean"], description["std"]):
-      sound = sound and np.shape(np.asarray(moments, np.float64)) == (shape[-1],)
+      sound = sound and len(moments) == shape[-1]
+      sound = sound and all(isinstance(m, int | float) and math.isfinite(m) for m in moments)
   if not sound:
     raise errors.UserError(
       f"{file}: its name, class_names, image_shape, mean and std are not those of a data set; put "

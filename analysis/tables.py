@@ -1,16 +1,19 @@
-"""The tables of README.md, made from the records in benchmarks/results/.
+"""The tables of README.md and benchmarks/README.md, made from the records in benchmarks/results/.
 
   python -m analysis.tables
 
 rewrites them. The record of a run is a folder named after the config, with config.json,
-metrics.jsonl and results.json; a reproduction without one is "not run". Those of speed are what
-benchmarks/train_step.py wrote, in speed/.
+metrics.jsonl and results.json; a reproduction without one is "not run". Those of benchmarks are
+files in speed/, each written by the benchmark it is named after.
 """
 
 import importlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
+
+from benchmarks import records
 
 ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
@@ -53,7 +56,51 @@ def speed() -> str:
   return _table(header, rows)
 
 
-TABLES = {"accuracy": accuracy, "speed": speed}
+def costs() -> str:
+  """What a step's input, the start of a run and several seeds at once cost."""
+  rows = []
+  for row in _rows("input_cost"):
+    if row["input"] == "augmented":
+      spread = f"{row['lowest %']:.1f} to {row['highest %']:.1f}"
+      cost = f"{row['cost %']:.1f} % of a step ({spread} in single rounds)"
+      rows.append(["input: gather, crop, flip, normalise", row, cost])
+  ours = _rows("startup")[0]
+  for which, state in (("first", "cold"), ("second", "warm")):
+    text = f"{ours[f'begun {state} s']:.1f} s until its first step begins, "
+    text += f"{ours[f'{state} s']:.1f} s until it is done"
+    rows.append([f"{which} start of a command", ours, text])
+  for row in _rows("seeds")[1:]:
+    text = f"{records.cell_text(row['ratio'])} times as long as one after the other"
+    rows.append([f"{row['seeds']} seeds in one program", row, text])
+  header = ["what", "network", "batch", "cost"]
+  return _table(header, [[what, row["model"], str(row["batch"]), text] for what, row, text in rows])
+
+
+def recorded(name: str, *columns: str) -> Callable[[], str]:
+  """A function that makes the table of some columns of a benchmark's record."""
+
+  def table() -> str:
+    rows = [[records.cell_text(row.get(column)) for column in columns] for row in _rows(name)]
+    return _table(list(columns), rows)
+
+  return table
+
+
+# The blocks of each file, in order.
+TABLES = {
+  "README.md": {"accuracy": accuracy, "speed": speed, "costs": costs},
+  "benchmarks/README.md": {
+    "soak": recorded("soak", "fault", "times", "equal", "kept"),
+    "fuzz": recorded("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),
+    "processes": recorded(
+      "processes", "source", "processes", "devices", "steps", "largest difference", "bytes"
+    ),
+  },
+}
+
+
+def _rows(benchmark: str) -> list[dict[str, Any]]:
+  return json.loads((_RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
 
 
 def _row(name: str, folder: str, *before: str) -> list[str]:
@@ -90,17 +137,18 @@ def _table(header: list[str], rows: list[list[str]]) -> str:
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def updated(readme: str) -> str:
-  """The text of the README with its tables as the records are now."""
-  for name, table in TABLES.items():
+def updated(file: str) -> str:
+  """The text of a file of TABLES, with its tables as the records are now."""
+  text = (ROOT / file).read_text()
+  for name, table in TABLES[file].items():
     begin = _BEGIN.format(name)
-    before, rest = readme.split(begin)
+    before, rest = text.split(begin)
     _, after = rest.split(_END, 1)
-    readme = f"{before}{begin}\n\n{table()}\n\n{_END}{after}"
-  return readme
+    text = f"{before}{begin}\n\n{table()}\n\n{_END}{after}"
+  return text
 
 
 if __name__ == "__main__":
-  file = ROOT / "README.md"
-  file.write_text(updated(file.read_text()))
-  print(f"wrote {file}")
+  for file in TABLES:
+    (ROOT / file).write_text(updated(file))
+    print(f"wrote {file}")

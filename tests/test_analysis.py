@@ -72,8 +72,11 @@ def test_curves_are_redrawn_now_and_then_and_at_the_end(tmp_path):
   assert path.read_bytes() != first
 
 
-def test_readme_holds_what_the_records_say():
-  readme = (runs.ROOT / "README.md").read_text()
-  assert tables.updated(readme) == readme, "run python -m analysis.tables"
+@pytest.mark.parametrize("file", tables.TABLES)
+def test_tables_hold_what_the_records_say(file):
+  assert tables.updated(file) == (runs.ROOT / file).read_text(), "run python -m analysis.tables"
+
+
+def test_tables_name_what_was_not_run_and_the_peers():
   assert "not run" in tables.accuracy()
   assert "PyTorch" in tables.speed()

@@ -85,6 +85,26 @@ def test_data_that_changed_are_refused(workdir, data_dir, tmp_path):
     load_run(tmp_path).data()
 
 
+@pytest.mark.parametrize(
+  "field",
+  [
+    {"mean": [None]},  # null, which NumPy takes for NaN
+    {"std": ["0.2"]},
+    {"mean": [0.5, 0.5]},
+    {"std": [float("nan")]},
+    {"class_names": []},
+    {"image_shape": [8, 8]},
+  ],
+)
+def test_a_description_of_no_data_set_is_refused(workdir, tmp_path, field):
+  for name in ("config.json", "checkpoints"):
+    (tmp_path / name).symlink_to(workdir / name)
+  description = json.loads((workdir / "dataset.json").read_text()) | field
+  (tmp_path / "dataset.json").write_text(json.dumps(description))
+  with pytest.raises(errors.UserError, match=r"dataset\.json: its name, class_names"):
+    load_run(tmp_path)
+
+
 def test_exported_files_loaded_again_are_the_same_network(run):
   weights, function = export.export(run)
   images = run.data()[0].test.images[:5]
