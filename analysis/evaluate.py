@@ -266,7 +266,7 @@ def _over(
 @contextlib.contextmanager
 def _staged(folder: epath.Path) -> Iterator[epath.Path]:
   """A folder to write in, whose files then take their places in `folder`, evaluation.json last."""
-  stage = folder.with_name(f".evaluation.{os.getpid()}")
+  stage = folder / f".{os.getpid()}"  # inside, since a bucket has no empty folder to move into
   try:
     with _told(folder):
       stage.mkdir(exist_ok=True)
