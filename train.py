@@ -119,7 +119,8 @@ def _train(
       store.keep_best(step, best)
     log.info("Resuming %s at step %d, after epoch %d", folder.path, step, len(rows))
   state = programs.replicate(state)
-  best = jax.tree.map(jnp.copy, programs.replicate(best))  # apart from `state`, which is donated
+  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+  best = copy(programs.replicate(best))  # apart from `state`, which is donated
 
   # Programs.
   program = experiment.programs(state)
