@@ -9,6 +9,9 @@ to be computed, which takes as long warm as cold. Cold: the folders in which com
 kept (JAX's, which Keras on JAX is given too, and PyTorch's inductor and Triton) are new and empty.
 Warm: the same command again. The files of the libraries are in the machine's cache both times,
 after a first start that is not counted. Sides take turns, `--rounds` times; figures are medians.
+
+With --prepare our cold start is that of a machine without the data: it also fetches and prepares
+CIFAR-10.
 """
 
 import sys
@@ -30,6 +33,7 @@ def main() -> None:
   parser.add_argument("--model", default="resnet18")
   parser.add_argument("--batch", type=int, default=128)
   parser.add_argument("--peers", default=",".join(PEERS))
+  parser.add_argument("--prepare", action="store_true")
   parser.set_defaults(rounds=3)
   options = records.parse(parser)
   if options.quick:
@@ -87,6 +91,7 @@ def first_step(name: str, options, data: str, folder: str) -> dict[str, float]:
   dtype = options.dtype or ("bfloat16" if gpu else "float32")
   if name == "ours":
     with tempfile.TemporaryDirectory(prefix="run_") as workdir:
+      data = f"{folder}/data" if options.prepare else data
       fields = {"model.name": options.model, "data.dir": data, "batch_size": options.batch}
       fields |= {"augment": INPUTS["augmented"], "dtype": dtype, "steps_per_dispatch": 1}
       command = [sys.executable, "-m", "benchmarks.first_step", f"--workdir={workdir}/run"]
