@@ -69,7 +69,7 @@ def of_step(config: Any) -> tuple[tuple[int, int], list[int]]:
   from experiment import Experiment, resolve
 
   experiment = Experiment(resolve(config))
-  state = jax.eval_shape(experiment.init)
+  state = experiment.init()
   made = experiment.programs(state)
   shards = made.source.train(experiment.order(0), config.batch_size, 0, [1])
   compiled = made.lower_train(1, state, *next(iter(shards))).compile()
