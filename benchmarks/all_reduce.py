@@ -64,7 +64,6 @@ def all_reduces(program: str) -> list[int]:
 
 def of_step(config: Any) -> tuple[tuple[int, int], list[int]]:
   """Parameters, as Experiment has them, and `all_reduces` of the step that `config` trains with."""
-  import jax
 
   from experiment import Experiment, resolve
 
