@@ -1,5 +1,6 @@
 """Starting from weights trained before, whole or in part, and features computed once."""
 
+import functools
 import json
 
 import jax
@@ -111,9 +112,10 @@ def test_features_are_computed_once_only_if_nothing_before_them_changes(data_dir
 
 
 def tree(head, stem=(3, 4)):
+  ones = functools.partial(np.ones, dtype=np.float32)
   return {
-    "params": {"stem": {"kernel": np.ones(stem)}, "head": {"kernel": np.ones(head)}},
-    "batch_stats": {"norm": {"mean": np.ones(4)}},
+    "params": {"stem": {"kernel": ones(stem)}, "head": {"kernel": ones(head)}},
+    "batch_stats": {"norm": {"mean": ones(4)}},
   }
 
 
