@@ -34,6 +34,7 @@ import jax.numpy as jnp
 
 from errors import UserError
 from models import layers, register
+from models.convolution import Conv
 
 _FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(±1/√fan-in)
 
@@ -138,7 +139,7 @@ class Airbench(nn.Module):
       images[:, 1:, 1:], len(self.widths), "model.widths", "give fewer widths or larger images"
     )
     conv = functools.partial(
-      nn.Conv, kernel_size=(3, 3), use_bias=False, kernel_init=dirac, dtype=self.dtype
+      Conv, kernel_size=(3, 3), use_bias=False, kernel_init=dirac, dtype=self.dtype
     )
     axis_name = self.axis_name if self.sync_bn else None
     norm = layers.batch_norm(train, self.dtype, axis_name, self.momentum, epsilon=1e-12)

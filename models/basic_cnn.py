@@ -35,6 +35,7 @@ import jax.numpy as jnp
 
 from errors import UserError
 from models import layers, register
+from models.convolution import Conv
 
 
 class Inception(nn.Module):
@@ -52,7 +53,7 @@ class Inception(nn.Module):
     glorot = nn.initializers.glorot_uniform()
 
     def conv(x: jax.Array, size: int, name: str) -> jax.Array:
-      layer = nn.Conv(self.width, (size, size), kernel_init=glorot, dtype=self.dtype, name=name)
+      layer = Conv(self.width, (size, size), kernel_init=glorot, dtype=self.dtype, name=name)
       return nn.relu(layer(x))
 
     parts = [
@@ -88,7 +89,7 @@ class BasicCNN(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
-    conv = functools.partial(nn.Conv, kernel_init=glorot, dtype=self.dtype)
+    conv = functools.partial(Conv, kernel_init=glorot, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     residual = self.kind.startswith("residual")
 

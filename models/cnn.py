@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models import layers, register
+from models.convolution import Conv
 
 
 class SimpleCNN(nn.Module):
@@ -34,7 +35,7 @@ class SimpleCNN(nn.Module):
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
     glorot = nn.initializers.glorot_uniform()
-    conv = functools.partial(nn.Conv, kernel_size=(3, 3), kernel_init=glorot, dtype=self.dtype)
+    conv = functools.partial(Conv, kernel_size=(3, 3), kernel_init=glorot, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
 
     remedy = "give fewer widths or larger images"

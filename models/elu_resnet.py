@@ -48,6 +48,7 @@ import jax.numpy as jnp
 import registry
 from errors import UserError
 from models import layers, register
+from models.convolution import Conv
 
 _HE_NORMAL = nn.initializers.he_normal()
 
@@ -143,7 +144,7 @@ class EluResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-    conv = functools.partial(nn.Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
+    conv = functools.partial(Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
     axis_name = self.axis_name if self.sync_bn else None
     norm = layers.batch_norm(train, self.dtype, axis_name, momentum=0.9)
     dropout = functools.partial(layers.Dropout, deterministic=not train, axis_name=self.axis_name)

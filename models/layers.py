@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from errors import UserError
+from models.convolution import Conv
 
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)): what the reference
 # ResNets in Torch draw every convolution from.
@@ -21,7 +22,7 @@ def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: s
   The padding is size // 2 on every side. 'SAME' would differ at stride 2, where it pads only the
   right and bottom edge and so shifts the image by half a pixel against the papers' networks.
   """
-  return nn.Conv(
+  return Conv(
     features,
     (size, size),
     (stride, stride),

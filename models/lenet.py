@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from models import layers, register
+from models.convolution import Conv
 
 
 class LeNet(nn.Module):
@@ -58,7 +59,7 @@ class LeNet(nn.Module):
     stages = zip(self.widths, self.second_sizes, strict=True)
     for stage, (width, second_size) in enumerate(stages, start=1):
       for index, size in enumerate((3, second_size), start=1):
-        x = nn.Conv(width, (size, size), **linear, name=f"stage{stage}_conv{index}")(x)
+        x = Conv(width, (size, size), **linear, name=f"stage{stage}_conv{index}")(x)
         x = activate(x, f"stage{stage}_norm{index}")
       x = dropout(self.conv_dropout)(layers.max_pool(x))
     x = x.reshape(x.shape[0], -1)

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from models import layers, register
+from models.convolution import Conv
 
 _HE_NORMAL = nn.initializers.he_normal()
 
@@ -65,7 +66,7 @@ class PointwiseResNet(nn.Module):
 
   @nn.compact
   def __call__(self, images: jax.Array, train: bool) -> jax.Array:
-    conv = functools.partial(nn.Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
+    conv = functools.partial(Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     x = conv(self.widths[0], (3, 3), name="stem_conv")(images.astype(self.dtype))
     x = nn.relu(norm(name="stem_norm")(x))

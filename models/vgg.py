@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from models import layers, register
+from models.convolution import Conv
 
 VGG16_STAGES = (2, 2, 3, 3, 3)
 VGG19_STAGES = (2, 2, 4, 4, 4)
@@ -51,7 +52,7 @@ class VGGBase(nn.Module):
     for stage, (count, width) in enumerate(zip(self.stages, self.widths, strict=True), start=1):
       for index in range(1, count + 1):
         name = f"block{stage}_conv{index}"
-        conv = nn.Conv(width, (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name=name)
+        conv = Conv(width, (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name=name)
         x = nn.relu(conv(x))
       x = layers.max_pool(x)
     return x
