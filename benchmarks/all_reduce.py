@@ -10,10 +10,8 @@ On one device the all-reduces are there, and move nothing. How many are put toge
 differs from backend to backend.
 """
 
-import argparse
 import json
 import math
-import pathlib
 import re
 import subprocess
 import sys
@@ -64,7 +62,6 @@ def all_reduces(program: str) -> list[int]:
 
 def of_step(config: Any) -> tuple[tuple[int, int], list[int]]:
   """Parameters, as Experiment has them, and `all_reduces` of the step that `config` trains with."""
-
   from experiment import Experiment, resolve
 
   experiment = Experiment(resolve(config))
@@ -77,10 +74,7 @@ def of_step(config: Any) -> tuple[tuple[int, int], list[int]]:
 
 def main() -> None:
   records.end_with_signals()
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--output", type=pathlib.Path, default=records.RESULTS / "all_reduce.json")
+  parser = records.bare_parser(__doc__, "all_reduce")
   parser.add_argument("--models", default=",".join(NETWORKS))
   parser.add_argument("--devices", default="1,2,4,8")
   parser.add_argument("--measure", type=int, help="print rows for so many devices, and no more")

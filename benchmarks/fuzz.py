@@ -9,7 +9,6 @@ everything else counts as `broken`, as does what takes longer than ten seconds. 
 damage, and the smallest that breaks something is kept in the record.
 """
 
-import argparse
 import base64
 import collections
 import contextlib
@@ -104,10 +103,7 @@ def fuzz(
 
 def main() -> bool:
   records.end_with_signals()
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--output", type=pathlib.Path, default=records.RESULTS / "fuzz.json")
+  parser = records.bare_parser(__doc__, "fuzz")
   parser.add_argument("--examples", type=int, default=2000, help="files of each target")
   parser.add_argument("--minutes", type=float, default=20, help="for all targets together")
   parser.add_argument("--seed", type=int, default=0)

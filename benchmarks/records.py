@@ -31,12 +31,18 @@ RESULTS = ROOT / "benchmarks" / "results" / "speed"
 # --- Command line and environment ----------------------------------------------------------------
 
 
-def parser(doc: str, name: str) -> argparse.ArgumentParser:
-  """The options that every benchmark has; `doc` is its docstring, `name` that of its record."""
+def bare_parser(doc: str, name: str) -> argparse.ArgumentParser:
+  """--output and no more; `doc` is the benchmark's docstring, `name` that of its record."""
   made = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   made.add_argument("--output", type=pathlib.Path, default=RESULTS / f"{name}.json")
+  return made
+
+
+def parser(doc: str, name: str) -> argparse.ArgumentParser:
+  """`bare_parser` with the options of benchmarks that measure time."""
+  made = bare_parser(doc, name)
   made.add_argument("--threads", type=int, default=0, help="CPU cores to use; 0 means all")
   made.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as main.py has it")
   made.add_argument("--rounds", type=int, default=5, help="blocks of each side, in turn")

@@ -99,10 +99,7 @@ def trial(
 
 def main() -> bool:
   records.end_with_signals()
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
-  parser.add_argument("--output", type=pathlib.Path, default=records.RESULTS / "soak.json")
+  parser = records.bare_parser(__doc__, "soak")
   parser.add_argument("--times", type=int, default=100, help="SIGKILLs")
   parser.add_argument("--others", type=int, default=3, help="of each other fault")
   parser.add_argument("--minutes", type=float, default=25, help="no new trial after so many")
