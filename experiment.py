@@ -12,23 +12,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-import errors
 import input_pipeline
 import models
-import optimizers
-import programs
-import proxy
-import schedules
-import steps
-import transfer
-from configs import check
+from cifar_jax import errors
+from cifar_jax.config import check_config
+from cifar_jax.optim import optimizers, schedules
+from cifar_jax.training import compiled_steps, hard_examples, steps
+from configs import default
+from models import transfer
 
 PyTree = Any
 
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Fills in what depends on the machine ('auto'), after checking every field."""
-  check.check(config)
+  check_config(config, default.get_config())
   config = config.copy_and_resolve_references()
   if config.dtype == "auto":
     config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -81,7 +79,7 @@ class Experiment:
       config.model,
       len(self.dataset.class_names),
       dtype=jnp.dtype(config.dtype),
-      axis_name=programs.AXIS,
+      axis_name=compiled_steps.AXIS,
     )
     self.schedule = schedule or schedules.create(
       config.schedule,
@@ -92,10 +90,10 @@ class Experiment:
     self.tx = optimizers.create(config.optimizer, self.schedule, self.steps_per_epoch)
     self.proxy = self.proxy_tx = None
     if config.proxy.keep:
-      self.proxy = proxy.create(
-        config, len(self.dataset.class_names), jnp.dtype(config.dtype), programs.AXIS
+      self.proxy = hard_examples.create(
+        config, len(self.dataset.class_names), jnp.dtype(config.dtype), compiled_steps.AXIS
       )
-      self.proxy_tx = proxy.optimizer(config, self.schedule, self.steps_per_epoch)
+      self.proxy_tx = hard_examples.optimizer(config, self.schedule, self.steps_per_epoch)
     one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
     self.parameters = models.count_parameters(one_seed)
     # Patterns that match no parameter are told of now.
@@ -122,13 +120,13 @@ class Experiment:
 
     With a proxy it is told of the whole batch, and its metrics are those of the examples kept.
     """
-    step = steps.make_train_step(self.config, model, self.tx, programs.AXIS, self.total_steps)
+    step = steps.make_train_step(self.config, model, self.tx, compiled_steps.AXIS, self.total_steps)
     if self.proxy is None:
       return step
-    choose = proxy.make_choose(self.config, self.proxy, self.proxy_tx, programs.AXIS)
+    choose = hard_examples.make_choose(self.config, self.proxy, self.proxy_tx, compiled_steps.AXIS)
     return lambda state, batch: step(*choose(state, batch))
 
-  def programs(self, state: steps.TrainState) -> programs.Programs:
+  def compile_steps(self, state: steps.TrainState) -> compiled_steps.Programs:
     """Compiled training and evaluation, for states like `state`.
 
     If the network begins with a base that stays as it is and the images are not augmented, what
@@ -141,7 +139,7 @@ class Experiment:
         dataset, model, state.variables(), preprocess[1], config.eval_batch_size
       )
       model = model.clone(from_features=True)
-    source = input_pipeline.make_source(dataset, config.data, programs.replicate)
+    source = input_pipeline.make_source(dataset, config.data, compiled_steps.replicate)
     streamed = isinstance(source, input_pipeline.StreamedSource)
     if streamed and len(self.seeds) > 1:
       raise errors.UserError(
@@ -149,10 +147,10 @@ class Experiment:
       )
     on_cpu = jax.default_backend() == "cpu"
     largest = max(len(self.splits.validation), len(self.splits.test))
-    return programs.Programs(
+    return compiled_steps.Programs(
       config,
       self.train_step(model),
-      steps.make_eval_step(model, programs.AXIS),
+      steps.make_eval_step(model, compiled_steps.AXIS),
       preprocess,
       source,
       self.steps_per_epoch,
@@ -200,6 +198,6 @@ class Experiment:
     images = normalize(images)
     state = steps.init_state(self.config, self.model, self.tx, seed, images, weights)
     if self.proxy is not None:
-      own = proxy.init(self.config, self.proxy, self.proxy_tx, seed, images)
+      own = hard_examples.init(self.config, self.proxy, self.proxy_tx, seed, images)
       state = state.replace(proxy=own)
     return state

@@ -14,11 +14,11 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-import augment
-import datasets
-import errors
-import processes
-from console import log
+from cifar_jax import errors
+from cifar_jax.augment import chain, transforms
+from cifar_jax.data import datasets
+from cifar_jax.runtime import distributed
+from cifar_jax.runtime.console import log
 
 # Purposes that a run's key is split into, by fold_in.
 INIT, ORDER, AUGMENT, MIX, DROPOUT, EXAMPLE = range(6)
@@ -42,9 +42,9 @@ def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
   Raises:
     UserError: a field or the data stand in the way, or processes have different data.
   """
-  with processes.first_goes_first("data"):
+  with distributed.first_goes_first("data"):
     dataset = _load(config)
-  if not processes.same_as_first("data", lambda: dataset.fingerprint):
+  if not distributed.same_as_first("data", lambda: dataset.fingerprint):
     raise errors.UserError(
       f"data.dir: {dataset.name} is not the same here as where the first process is; delete its "
       "folder on both hosts, or share one"
@@ -168,7 +168,7 @@ def make_preprocess(
     int32}; `key` is the seed's, `rows` are those of the global batch, `examples` numbers.
   preprocess_eval(images) -> [b, h, w, c] float32.
   """
-  pipeline = augment.parse(config.augment)
+  pipeline = chain.parse(config.augment)
   channels = dataset.train.images.shape[-1]
   if config.data.normalize == "standardize":
     mean, std = dataset.mean, dataset.std
@@ -179,7 +179,7 @@ def make_preprocess(
   def preprocess_eval(images: jax.Array) -> jax.Array:
     if images.dtype != np.uint8:  # features, which transfer.features_of made of normalised images
       return images
-    return augment.normalize(images, mean, std)
+    return transforms.normalize(images, mean, std)
 
   def preprocess_train(key, step, rows, examples, images, labels, axis_name=None):
     epoch, offset = step // steps_per_epoch, step % steps_per_epoch

@@ -31,10 +31,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-import console
-import errors
 import modes
-import processes
+from cifar_jax import errors
+from cifar_jax.runtime import console, distributed
 
 # Fields that a config file does not list are accepted here and checked in configs/check.py and by
 # what they are arguments of, whose messages name the alternatives.
@@ -95,7 +94,7 @@ def main(argv: list[str]) -> int | None:
     _start_jax(mode)
   options = {name: flag.value for name, flag in _OPTIONS.items()}
   code = mode.run(modes.Call(flags.FLAGS.config, _WORKDIR.value, paths, options))
-  processes.leave()
+  distributed.leave()
   return code
 
 
@@ -106,7 +105,7 @@ def _start_jax(mode: modes.Mode) -> None:
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     os.environ.setdefault("NPROC", "64")
   # The tasks of a sweep are runs of their own, however they were started.
-  group = processes.described(
+  group = distributed.described(
     _COORDINATOR.value,
     _PROCESSES.value,
     _PROCESS.value,
@@ -121,7 +120,7 @@ def _start_jax(mode: modes.Mode) -> None:
   jax.config.update("jax_compilation_cache_dir", cache)
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if several:
-    processes.join(group)
+    distributed.join(group)
     if group.index:
       console.log.setLevel("WARNING")  # the first process tells what all of them do
 
@@ -183,19 +182,19 @@ def run() -> None:
       sys.stderr.close()
       sys.exit(1)
     if type(error).__name__ == "Interrupted":
-      processes.leave()
+      distributed.leave()
       print(f"{error}: saved; the same command resumes", file=sys.stderr)
       sys.exit(128 + error.signum)
     message = _message(error)
-    if processes.joined():
+    if distributed.joined():
       cause = error.__cause__ if message else error
       if isinstance(cause, RuntimeError | ValueError):  # what collectives raise when a peer is gone
-        processes.await_verdict()
+        distributed.await_verdict()
       if message is None:
         traceback.print_exc()
       else:
         print(f"error: {message}", file=sys.stderr)
-      processes.abandon(1)
+      distributed.abandon(1)
     if message is None:
       raise
     print(f"error: {message}", file=sys.stderr)

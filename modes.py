@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import errors
+from cifar_jax import errors
 
 
 class Call(NamedTuple):
@@ -49,9 +49,9 @@ class Mode(NamedTuple):
 def _train(call: Call) -> None:
   import jax
 
-  import monitoring
-  import results
   import train
+  from cifar_jax.runs import results
+  from cifar_jax.runtime import monitoring
 
   (workdir,) = call.workdirs
   found = train.train_and_evaluate(
@@ -66,10 +66,11 @@ def _train(call: Call) -> None:
 
 
 def _prepare(call: Call) -> None:
-  import datasets
-  from configs import check
+  from cifar_jax.config import check_config
+  from cifar_jax.data import datasets
+  from configs import default
 
-  check.check(call.config)
+  check_config(call.config, default.get_config())
   data = call.config.data
   dataset = datasets.prepare(data.name, data.dir or None, data.source or None, data.options)
   print(
@@ -80,14 +81,15 @@ def _prepare(call: Call) -> None:
 
 def _summary(call: Call) -> None:
   from analysis import summary
-  from configs import check
+  from cifar_jax.config import check_config
+  from configs import default
 
-  check.check(call.config)
+  check_config(call.config, default.get_config())
   print(summary.describe(call.config))
 
 
 def _lr_range(call: Call) -> None:
-  from analysis import lr_range
+  from tuning import lr_range
 
   (workdir,) = call.workdirs
   low, high, steps = (call.options[name] for name in ("low", "high", "steps"))
@@ -104,7 +106,7 @@ def _lr_range(call: Call) -> None:
 def _sweep(call: Call) -> None:
   import jax
 
-  from analysis import sweep
+  from tuning import sweep
 
   text, (workdir,) = call.options["sweep"], call.workdirs
   if not text:
@@ -140,7 +142,7 @@ def _predict(call: Call) -> int:
 
 
 def _visualize(call: Call) -> None:
-  from analysis import visualize
+  from analysis.visualize import visualize
 
   (workdir,) = call.workdirs
   for path in visualize.visualize(workdir, call.paths, call.options["seed"]):
@@ -148,7 +150,7 @@ def _visualize(call: Call) -> None:
 
 
 def _report(call: Call) -> None:
-  from analysis import report
+  from analysis.report import report
 
   if len(call.workdirs) == 1:
     path = report.report(call.workdirs[0])

@@ -16,21 +16,17 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-import checkpoints
-import errors
-import monitoring
-import optimizers
-import processes
-import programs
-import results
-import run_folder
-import transfer
-from analysis import plots
-from console import log, progress
-from controls import Controls
+from cifar_jax import errors
+from cifar_jax.optim import optimizers
+from cifar_jax.runs import checkpoints, plots, results, run_folder
+from cifar_jax.runtime import distributed, monitoring
+from cifar_jax.runtime.console import log, progress
+from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
+from cifar_jax.training import compiled_steps
+from cifar_jax.training.controls import Controls
+from cifar_jax.training.steps import Sums
 from experiment import Experiment, resolve
-from interruption import Interrupted, any_process, stop_signals
-from steps import Sums
+from models import transfer
 
 PyTree = Any
 _IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
@@ -67,7 +63,7 @@ def train_and_evaluate(
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
   with folder.locked(), contextlib.closing(folder):
     folder.refuse_unshared()
-    if not processes.same_as_first("config", config.to_json_best_effort):
+    if not distributed.same_as_first("config", config.to_json_best_effort):
       raise errors.UserError("--config: differs from the first process's; start the same command")
     folder.refuse_other_config(config)
     finished = folder.results()
@@ -118,12 +114,12 @@ def _train(
     if any(controls.best_epochs(control)):
       store.keep_best(step, best)
     log.info("Resuming %s at step %d, after epoch %d", folder.path, step, len(rows))
-  state = programs.replicate(state)
+  state = compiled_steps.replicate(state)
   copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-  best = copy(programs.replicate(best))  # apart from `state`, which is donated
+  best = copy(compiled_steps.replicate(best))  # apart from `state`, which is donated
 
   # Programs.
-  program = experiment.programs(state)
+  program = experiment.compile_steps(state)
   log.info(
     "%s on %s: %s parameters, %d training, %d validation and %d test examples, %d steps an epoch, "
     "%d × %s, %s",
@@ -217,7 +213,7 @@ def _train(
     values["learning_rate"] = rate
     values = {name: np.asarray(value, np.float64) for name, value in values.items()}
     control = jax.device_get(update_control(control, epoch, values))
-    state = state.replace(lr_scale=programs.replicate(controls.lr_scale(control)))
+    state = state.replace(lr_scale=compiled_steps.replicate(controls.lr_scale(control)))
     if np.any(controls.improved(control)):
       best = keep_best(controls.improved(control), variables, best)
       best_is_new = True
@@ -263,7 +259,7 @@ def _train(
 class _Clock:
   """Seconds since it was made, plus those before, without the time spent compiling."""
 
-  def __init__(self, program: programs.Programs, before: float):
+  def __init__(self, program: compiled_steps.Programs, before: float):
     self._program = program
     self._start = time.monotonic() - before - program.compile_seconds
 

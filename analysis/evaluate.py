@@ -27,15 +27,14 @@ import numpy as np
 import scipy.special
 from etils import epath
 
-import datasets
-import errors
-import results
-import run_folder
 from analysis import evaluation_plots
 from analysis.run import Run, load_run
-from console import progress
-from tta import KINDS
-from tta import logits as tta_logits
+from cifar_jax import errors
+from cifar_jax.augment.test_time import KINDS
+from cifar_jax.augment.test_time import logits as tta_logits
+from cifar_jax.data import datasets
+from cifar_jax.runs import results, run_folder
+from cifar_jax.runtime.console import progress
 
 BINS = 15
 _AT_ONCE = 1000  # images between two steps of the progress bar

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from analysis import plots
+from cifar_jax.runs import plots
 
 GRID = 5  # rows and columns of the grid of mistakes
 MOST_COUNTS = 20  # classes up to which a confusion matrix is readable as numbers

@@ -16,8 +16,8 @@ from etils import epath
 from flax import traverse_util
 from jax import export as jax_export
 
-import errors
 from analysis.run import Run
+from cifar_jax import errors
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCE = 1e-4

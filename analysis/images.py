@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import datasets
-import errors
 from analysis.run import Run
-from datasets import photo_files
+from cifar_jax import errors
+from cifar_jax.data import datasets, image_files
 
 # For networks whose data set came as arrays, not as photos. Of 500 real photos of cats and dogs a
 # CIFAR-10 network of 73 % test accuracy recognised 52 % so, 46 % by 'bicubic', 21 % by 'nearest'.
@@ -45,7 +44,7 @@ def find(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
       found.append(path)
       continue
     try:
-      below = [path / f.name for f in photo_files.files(path, path) if f.is_named_as_image]
+      below = [path / f.name for f in image_files.files(path, path) if f.is_named_as_image]
     except OSError as error:
       raise errors.UserError(
         f"{error.filename}: cannot be read as a folder ({error.strerror}); mend its permissions, "
@@ -92,10 +91,10 @@ def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> n
 
   size, channels = shape[0], shape[2]
   # First as it is, which refuses what is no image or has too many pixels.
-  image = photo_files.decode(content, size, interpolation)
+  image = image_files.decode(content, size, interpolation)
   opaque = _on_white(content)
   if opaque is not None:
-    image = photo_files.decode(opaque, size, interpolation)
+    image = image_files.decode(opaque, size, interpolation)
   return image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 

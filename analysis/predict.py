@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-import errors
 from analysis import images
 from analysis.run import Run, load_run
-from console import progress
+from cifar_jax import errors
+from cifar_jax.runtime.console import progress
 
 __all__ = ["MAX_ENTROPY", "MIN_PROBABILITY", "Run", "load_run", "predict"]
 

@@ -20,13 +20,12 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-import augment
-import checkpoints
-import datasets
-import errors
 import input_pipeline
 import models
-import run_folder
+from cifar_jax import errors
+from cifar_jax.augment import transforms
+from cifar_jax.data import datasets
+from cifar_jax.runs import checkpoints, run_folder
 
 PyTree = Any
 _BATCH = 250  # images computed at once
@@ -81,9 +80,9 @@ class Run:
   def normalize(self, images: jax.Array) -> jax.Array:
     """uint8 images [n, height, width, channels] to what the network takes, float32."""
     if self.config.data.normalize == "standardize":
-      return augment.normalize(images, self.description["mean"], self.description["std"])
+      return transforms.normalize(images, self.description["mean"], self.description["std"])
     channels = images.shape[-1]
-    return augment.normalize(images, (0.0,) * channels, (1.0,) * channels)
+    return transforms.normalize(images, (0.0,) * channels, (1.0,) * channels)
 
   def logits(self, images: np.ndarray) -> np.ndarray:
     """Logits [n, classes] float32 of uint8 images [n, height, width, channels].

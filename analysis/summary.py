@@ -6,9 +6,9 @@ import ml_collections
 from flax import linen as nn
 from flax import traverse_util
 
-import datasets
 import input_pipeline
 import models
+from cifar_jax.data import datasets
 
 
 def describe(config: ml_collections.ConfigDict) -> str:

@@ -22,7 +22,8 @@ import numpy as np
 from etils import epath
 
 import main as main_program
-from datasets import REGISTRY, cache
+from cifar_jax.data import cache
+from cifar_jax.data.datasets import REGISTRY
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed"
@@ -217,7 +218,7 @@ def cell_text(value: Any) -> str:
 
 def environment() -> dict[str, Any]:
   """Date, commit, processor, cores and what was set."""
-  import results  # imports JAX, which then starts on no device
+  from cifar_jax.runs import results  # imports JAX, which then starts on no device
 
   return {
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -35,10 +35,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-import datasets
-import errors
 import input_pipeline
-from datasets import cache
+from cifar_jax import errors
+from cifar_jax.data import cache, datasets
 from models import vgg
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -1,6 +1,6 @@
 """Timing several sides in turn: A B A B.
 
-A side is one program in a process of its own: ours (`benchmarks/ours.py`) or a peer
+A side is one program in a process of its own: ours (`benchmarks/speed/ours.py`) or a peer
 (`benchmarks/peers/`). It warms up until everything it will be asked for is compiled, prints one
 line of JSON that describes it, and then takes requests for so many steps from standard input, each
 answered with the seconds that they took. `measure` asks all sides in turn, so that a machine that
@@ -119,8 +119,14 @@ def reason(output: str, code: int) -> Failed:
 
 
 def ours(name: str, model: str, options, data_dir: str, *arguments: str, devices: int = 0) -> Side:
-  """Our side, training `model`; `arguments` are those of benchmarks/ours.py."""
-  command = [sys.executable, "-m", "benchmarks.ours", f"--model={model}", f"--data_dir={data_dir}"]
+  """Our side, training `model`; `arguments` are those of benchmarks/speed/ours.py."""
+  command = [
+    sys.executable,
+    "-m",
+    "benchmarks.speed.ours",
+    f"--model={model}",
+    f"--data_dir={data_dir}",
+  ]
   if options.dtype:
     command.append(f"--dtype={options.dtype}")  # else as main.py has it
   return Side(name, [*command, *arguments], side_environment(devices))

@@ -33,7 +33,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from errors import UserError
+from cifar_jax.errors import UserError
 from models import layers, register
 from models.convolution import Conv
 

@@ -45,8 +45,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-import registry
-from errors import UserError
+from cifar_jax import registry
+from cifar_jax.errors import UserError
 from models import layers, register
 from models.convolution import Conv
 

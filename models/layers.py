@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from errors import UserError
+from cifar_jax.errors import UserError
 from models.convolution import Conv
 
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)): what the reference

@@ -22,7 +22,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from errors import UserError
+from cifar_jax.errors import UserError
 from models import vgg
 
 Weights = dict[str, dict[str, np.ndarray]]

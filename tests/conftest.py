@@ -16,7 +16,7 @@ os.environ.setdefault("NPROC", "64")  # see main.py: fewer threads than devices 
 @pytest.fixture
 def log_lines(monkeypatch):
   """The lines that the project logs for people, at level INFO and above."""
-  import console
+  from cifar_jax.runtime import console
 
   lines: list[str] = []
   handler = logging.Handler()

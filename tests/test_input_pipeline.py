@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import datasets
-import errors
 import input_pipeline
-import programs
+from cifar_jax import errors
+from cifar_jax.data import datasets
+from cifar_jax.training import compiled_steps
 from configs import default
 
 
@@ -155,7 +155,7 @@ def test_streamed_batches_equal_resident_ones(tmp_path, workers):
   mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
   train = datasets.Split(mapped, dataset.train.labels, dataset.train.ids)
   dataset = datasets.Dataset("fake", train, dataset.test, *_rest(dataset))
-  resident = input_pipeline.ResidentSource(dataset, programs.replicate)
+  resident = input_pipeline.ResidentSource(dataset, compiled_steps.replicate)
   streamed = input_pipeline.StreamedSource(dataset, workers)
   order = input_pipeline.epoch_order(jax.random.key(3), 2, np.arange(230))
   batch_size, first, dispatches = 16, 5, [2, 2, 1]

@@ -9,20 +9,20 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-import runs
+import small_runs
 
-import augment
-import errors
 import main
 import models
-import optimizers
-import schedules
 import train
-from configs import check, default
+from cifar_jax import errors
+from cifar_jax.augment import chain
+from cifar_jax.config import check_config
+from cifar_jax.optim import optimizers, schedules
+from configs import default
 
 CONFIGS = sorted(
-  str(path.relative_to(runs.ROOT))
-  for path in (runs.ROOT / "configs").rglob("*.py")
+  str(path.relative_to(small_runs.ROOT))
+  for path in (small_runs.ROOT / "configs").rglob("*.py")
   if path.name not in ("__init__.py", "check.py") and path.parent.name != "sweeps"
 )
 
@@ -30,8 +30,8 @@ CONFIGS = sorted(
 @pytest.mark.parametrize("path", CONFIGS)
 def test_every_config_names_only_what_there_is(path):
   config = importlib.import_module(path.removesuffix(".py").replace("/", ".")).get_config()
-  check.check(config)
-  augment.parse(config.augment)
+  check_config(config, default.get_config())
+  chain.parse(config.augment)
   schedule = schedules.create(config.schedule, config.optimizer.learning_rate, 100, 1000)
   tx = optimizers.create(config.optimizer, schedule)
   classes, size = (2, 150) if config.data.name == "cats_vs_dogs" else (10, 32)
@@ -110,7 +110,7 @@ def test_impossible_fields_are_named(field, value, message):
   with section.ignore_type():
     section[leaf] = value
   with pytest.raises(errors.UserError) as raised:
-    check.check(config)
+    check_config(config, default.get_config())
   assert str(raised.value).startswith(message)
   assert "\n" not in str(raised.value)
 
@@ -157,7 +157,7 @@ def test_batch_size_that_does_not_divide_over_the_devices(tmp_path):
     train.train_and_evaluate(config, str(tmp_path))
 
 
-CONFIG = f"--config={runs.ROOT / 'configs' / 'resnet18.py'}"
+CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ CONFIG = f"--config={runs.ROOT / 'configs' / 'resnet18.py'}"
 def test_wrong_commands_get_one_line(arguments, message, tmp_path):
   (tmp_path / "broken.py").write_text("def get_config():\n  return undefined_name\n")
   done = subprocess.run(
-    [sys.executable, str(runs.ROOT / "main.py"), *arguments],
+    [sys.executable, str(small_runs.ROOT / "main.py"), *arguments],
     capture_output=True,
     text=True,
     cwd=tmp_path,
     timeout=120,
-    env=runs.environment(),
+    env=small_runs.environment(),
   )
   assert done.returncode != 0
   assert message in done.stderr
@@ -214,9 +214,9 @@ def test_wrong_commands_get_one_line(arguments, message, tmp_path):
 def test_unknown_names_list_the_known(field, message, tmp_path_factory, tmp_path):
   data_dir = tmp_path_factory.getbasetemp() / "digits"
   fields = dict(pair.split("=", 1) for pair in field.split(" "))
-  arguments = runs.command(data_dir, tmp_path)
+  arguments = small_runs.command(data_dir, tmp_path)
   arguments += [f"--config.{name}={value}" for name, value in fields.items()]
-  done = runs.run(arguments)
+  done = small_runs.run(arguments)
   assert done.returncode == 1, done.stderr
   last = done.stderr.splitlines()[-1]
   assert last.startswith(f"error: {message}"), done.stderr
@@ -226,8 +226,8 @@ def test_unknown_names_list_the_known(field, message, tmp_path_factory, tmp_path
 
 def test_training_starts_without_tensorflow_or_keras(tmp_path_factory, tmp_path):
   data_dir = tmp_path_factory.getbasetemp() / "digits"
-  arguments = runs.command(data_dir, "a/relative/workdir", num_epochs=1)
-  done = runs.run([arguments[0], "-X", "importtime", *arguments[1:]], cwd=tmp_path)
+  arguments = small_runs.command(data_dir, "a/relative/workdir", num_epochs=1)
+  done = small_runs.run([arguments[0], "-X", "importtime", *arguments[1:]], cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   assert (tmp_path / "a" / "relative" / "workdir" / "results.json").exists()
   imported = {
@@ -243,6 +243,6 @@ def test_two_runs_on_one_workdir(tmp_path_factory, tmp_path):
 
   data_dir = tmp_path_factory.getbasetemp() / "digits"
   with filelock.FileLock(tmp_path / ".lock"):
-    done = runs.run(runs.command(data_dir, tmp_path))
+    done = small_runs.run(small_runs.command(data_dir, tmp_path))
   assert done.returncode == 1
   assert "workdir: another run is writing to" in done.stderr

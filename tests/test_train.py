@@ -10,25 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
+import small_runs
 from sklearn import metrics as sklearn_metrics
 
-import averages
-import errors
 import input_pipeline
 import models
-import optimizers
-import results
-import schedules
-import steps
 import train
+from cifar_jax import errors
+from cifar_jax.optim import averages, optimizers, schedules
+from cifar_jax.runs import results
+from cifar_jax.training import steps
 from launch import local
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   """Where the digits are decoded once for all tests of this file."""
-  import datasets
+  from cifar_jax.data import datasets
 
   directory = tmp_path_factory.mktemp("data")
   datasets.load("digits", str(directory))
@@ -39,7 +37,7 @@ def data_dir(tmp_path_factory):
 def whole_run(data_dir, tmp_path_factory):
   """An undisturbed run in a process of its own with one device."""
   workdir = tmp_path_factory.mktemp("whole")
-  done = runs.run(runs.command(data_dir, workdir))
+  done = small_runs.run(small_runs.command(data_dir, workdir))
   assert done.returncode == 0, done.stderr
   return workdir
 
@@ -72,7 +70,7 @@ def linear_state(kernel, tx, ema=False):
 
 
 def test_train_step_is_the_gradient_step_written_out_in_numpy(data_dir):
-  config = runs.config(data_dir, loss__label_smoothing=0.2, loss__l2=(("kernel$", 0.01),))
+  config = small_runs.config(data_dir, loss__label_smoothing=0.2, loss__l2=(("kernel$", 0.01),))
   tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
   rng = np.random.default_rng(0)
   kernel = rng.normal(size=(12, 5)).astype(np.float32)
@@ -96,7 +94,7 @@ def test_train_step_is_the_gradient_step_written_out_in_numpy(data_dir):
 
 
 def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
-  config = runs.config(data_dir, ema_decay=0.5)
+  config = small_runs.config(data_dir, ema_decay=0.5)
   tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
   kernel = np.zeros((12, 5), np.float32)
   batch = {
@@ -136,7 +134,7 @@ def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
 
 
 def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
-  config = runs.config(data_dir, lookahead__every=0)
+  config = small_runs.config(data_dir, lookahead__every=0)
   model = models.create(config.model, 10)
   tx = optimizers.create(config.optimizer, schedules.create({"name": "constant"}, 0.05, 10, 100))
   state = steps.init_state(config, model, tx, jnp.int32(0), jnp.zeros((1, 8, 8, 3)))
@@ -187,20 +185,20 @@ def test_a_run_folder_explains_itself(whole_run):
   assert config["dtype"] == "float32" and config["model"]["widths"] == [4, 4, 8]
   assert (whole_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
   assert list((whole_run / "tensorboard").iterdir())
-  best_variables = runs.checkpoint(whole_run / "checkpoints" / "best")
+  best_variables = small_runs.checkpoint(whole_run / "checkpoints" / "best")
   assert {path.split(".")[0] for path in best_variables} == {"params", "batch_stats"}
 
 
 def test_a_finished_run_is_left_as_it_is(data_dir, whole_run):
   before = (whole_run / "results.json").read_bytes()
-  done = runs.run(runs.command(data_dir, whole_run))
+  done = small_runs.run(small_runs.command(data_dir, whole_run))
   assert done.returncode == 0 and "finished already" in done.stderr
   assert "test accuracy" in done.stdout
   assert (whole_run / "results.json").read_bytes() == before
 
 
 def test_another_config_is_refused_by_field(data_dir, whole_run):
-  done = runs.run(runs.command(data_dir, whole_run, batch_size=40, seed=3))
+  done = small_runs.run(small_runs.command(data_dir, whole_run, batch_size=40, seed=3))
   assert done.returncode == 1
   assert done.stderr.startswith("error: workdir: ") and done.stderr.count("\n") == 1
   assert "batch_size (80 there, 40 now), seed (0 there, 3 now)" in done.stderr
@@ -211,14 +209,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, whole_run
   rng = np.random.default_rng(0)
   for _ in range(kills):
     process = subprocess.Popen(
-      runs.command(data_dir, tmp_path), env=runs.environment(), stderr=subprocess.DEVNULL
+      small_runs.command(data_dir, tmp_path),
+      env=small_runs.environment(),
+      stderr=subprocess.DEVNULL,
     )
     wait_for_metrics(tmp_path, process, after=rng.uniform(0, 3))
     process.kill()
     process.wait()
-  done = runs.run(runs.command(data_dir, tmp_path))
+  done = small_runs.run(small_runs.command(data_dir, tmp_path))
   assert done.returncode == 0, done.stderr
-  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
   assert comparable(whole_run) == comparable(tmp_path)
 
 
@@ -226,8 +226,10 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, whole_run
 def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   data_dir, whole_run, tmp_path, signum
 ):
-  arguments = runs.command(data_dir, tmp_path)
-  process = subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE, text=True)
+  arguments = small_runs.command(data_dir, tmp_path)
+  process = subprocess.Popen(
+    arguments, env=small_runs.environment(), stderr=subprocess.PIPE, text=True
+  )
   for line in process.stderr:  # sent as soon as the first epoch is done
     if "epoch 1/2" in line:
       process.send_signal(signum)
@@ -236,9 +238,9 @@ def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   assert process.wait() == 128 + signum, output
   assert f"{signum.name}: saved" in output and "Traceback" not in output
   assert not (tmp_path / "results.json").exists()
-  done = runs.run(arguments)
+  done = small_runs.run(arguments)
   assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
-  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
   assert comparable(whole_run) == comparable(tmp_path)
 
 
@@ -282,20 +284,20 @@ TEN_STEPS = {
 def ten_steps(data_dir, tmp_path_factory):
   """Ten steps on one device."""
   workdir = tmp_path_factory.mktemp("ten")
-  done = runs.run(runs.command(data_dir, workdir, **TEN_STEPS))
+  done = small_runs.run(small_runs.command(data_dir, workdir, **TEN_STEPS))
   assert done.returncode == 0, done.stderr
   return workdir
 
 
 def test_eight_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  done = runs.run(runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
+  done = small_runs.run(small_runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
   assert done.returncode == 0, done.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def test_unless_each_device_has_its_own_batch_statistics(data_dir, ten_steps, tmp_path):
   fields = TEN_STEPS | {"model.sync_bn": False, "num_epochs": 1}
-  done = runs.run(runs.command(data_dir, tmp_path, **fields), devices=8)
+  done = small_runs.run(small_runs.command(data_dir, tmp_path, **fields), devices=8)
   assert done.returncode == 0, done.stderr
   ours, theirs = comparable(tmp_path)[0][0], comparable(ten_steps)[0][0]
   assert abs(ours["train_loss"] / theirs["train_loss"] - 1) > 1e-4
@@ -312,32 +314,32 @@ def after_an_epoch(running: list, victim: int, signum: signal.Signals) -> list[t
 
 
 def test_two_processes_lose_one_and_resume_with_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
+  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
   (_, (code, said)) = after_an_epoch(local.start(arguments, 2, 4), 0, signal.SIGKILL)
   assert code == 1
   assert said.startswith("error: process 0 of 2, on 127.0.0.1, is gone") and said.count("\n") == 1
-  done = runs.run_together(arguments)
+  done = small_runs.run_together(arguments)
   assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def test_stopped_in_two_processes_it_goes_on_in_one(data_dir, ten_steps, tmp_path):
-  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
+  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
   for code, said in after_an_epoch(local.start(arguments, 2, 4), 1, signal.SIGTERM):
     assert code == 128 + signal.SIGTERM and said.endswith(
       "SIGTERM: saved; the same command resumes\n"
     )
-  done = runs.run(arguments)
+  done = small_runs.run(arguments)
   assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def test_stopped_in_one_process_it_goes_on_in_two(data_dir, ten_steps, tmp_path):
-  arguments = runs.command(data_dir, tmp_path, **TEN_STEPS)
-  alone = subprocess.Popen(arguments, env=runs.environment(), stderr=subprocess.PIPE)
+  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
+  alone = subprocess.Popen(arguments, env=small_runs.environment(), stderr=subprocess.PIPE)
   ((code, _),) = after_an_epoch([alone], 0, signal.SIGTERM)
   assert code == 128 + signal.SIGTERM
-  done = runs.run_together(arguments)
+  done = small_runs.run_together(arguments)
   assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
   assert_close_runs(ten_steps, tmp_path)
 
@@ -352,17 +354,17 @@ def assert_close_runs(a, b) -> None:
 
 
 def test_streamed_run_is_the_resident_run(data_dir, whole_run, tmp_path):
-  done = runs.run(runs.command(data_dir, tmp_path, data__resident_bytes=0))
+  done = small_runs.run(small_runs.command(data_dir, tmp_path, data__resident_bytes=0))
   assert done.returncode == 0, done.stderr
   assert comparable(whole_run) == comparable(tmp_path)
-  runs.assert_same(runs.final_state(whole_run), runs.final_state(tmp_path))
+  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
 
 
 def test_several_steps_in_one_dispatch_are_the_same_steps(data_dir, tmp_path):
   # Four steps, as one dispatch of three and one of the rest.
   fields = TEN_STEPS | {"num_epochs": 1, "data.train_examples": 320}
   for name, at_once in (("single", 1), ("several", 3)):
-    config = runs.config(data_dir, steps_per_dispatch=at_once, **fields)
+    config = small_runs.config(data_dir, steps_per_dispatch=at_once, **fields)
     train.train_and_evaluate(config, str(tmp_path / name))
   assert_close_runs(tmp_path / "single", tmp_path / "several")
 
@@ -373,12 +375,12 @@ def test_seeds_trained_at_once_are_the_seeds_trained_alone(data_dir, tmp_path):
   def losses(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
-  config = runs.config(data_dir, num_seeds=2, seed=5, **fields)
+  config = small_runs.config(data_dir, num_seeds=2, seed=5, **fields)
   together = train.train_and_evaluate(config, str(tmp_path / "together"))
   assert together["seeds"] == [5, 6]
   accuracies = []
   for i, seed in enumerate((5, 6)):
-    config = runs.config(data_dir, seed=seed, **fields)
+    config = small_runs.config(data_dir, seed=seed, **fields)
     alone = train.train_and_evaluate(config, str(tmp_path / str(seed)))
     of_seed = together["per_seed"][i]
     assert of_seed["seed"] == seed
@@ -395,9 +397,9 @@ def test_seeds_trained_at_once_are_the_seeds_trained_alone(data_dir, tmp_path):
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
-  config = runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9)
+  config = small_runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9)
   train.train_and_evaluate(config, str(tmp_path))
-  state = runs.final_state(tmp_path)
+  state = small_runs.final_state(tmp_path)
   floats = {v.dtype for v in state.values() if np.issubdtype(v.dtype, np.floating)}
   assert floats == {np.dtype(np.float32)}
   row = json.loads((tmp_path / "metrics.jsonl").read_text())
@@ -405,14 +407,14 @@ def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
 
 
 def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_path):
-  config = runs.config(data_dir, last_epoch=0.3, select__monitor="")
+  config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="")
   found = train.train_and_evaluate(config, str(tmp_path))
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["epoch"], row["step"]) for row in rows] == [(1, 16), (2, 21)]  # 20.8 rounded up
   assert found["epochs_run"] == found["best_epoch"] == 2
-  state = runs.final_state(tmp_path)
+  state = small_runs.final_state(tmp_path)
   assert state["state.step"] == 21
-  for path, value in runs.checkpoint(tmp_path / "checkpoints" / "best").items():
+  for path, value in small_runs.checkpoint(tmp_path / "checkpoints" / "best").items():
     np.testing.assert_array_equal(value, state[f"state.{path}"])
     np.testing.assert_array_equal(value, state[f"state.slow.{path}"])
   assert found["tta"] == "flip" and found["test_tta_loss"] != found["test_loss"]
@@ -421,7 +423,7 @@ def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_pat
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
   # The learning rate explodes in the second epoch: 'step' multiplies it there.
-  config = runs.config(
+  config = small_runs.config(
     data_dir,
     schedule__name="step",
     schedule__boundaries=(1,),
@@ -434,12 +436,12 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
   latest = [p.name for p in (tmp_path / "checkpoints" / "latest").iterdir()]
   assert latest == ["00000016"]
   assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
-  state = {k: v for k, v in runs.final_state(tmp_path).items() if k.startswith("state.")}
+  state = {k: v for k, v in small_runs.final_state(tmp_path).items() if k.startswith("state.")}
   assert state and all(np.isfinite(v).all() for v in state.values())
 
 
 def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_path):
-  config = runs.config(
+  config = small_runs.config(
     data_dir,
     num_epochs=9,
     optimizer__learning_rate=1e-7,  # nothing improves
@@ -464,14 +466,14 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
 
 
 def test_selecting_on_the_test_set_is_said(data_dir, tmp_path):
-  config = runs.config(data_dir, data__validation="test", num_epochs=1)
+  config = small_runs.config(data_dir, data__validation="test", num_epochs=1)
   found = train.train_and_evaluate(config, str(tmp_path))
   assert found["selected_on"] == "test"
   assert found["test_accuracy"] == found["val_accuracy"]
 
 
 def test_order_of_an_epoch_uses_only_training_examples(data_dir):
-  dataset = input_pipeline.load(runs.config(data_dir))
-  splits = input_pipeline.make_splits(dataset, runs.config(data_dir).data)
+  dataset = input_pipeline.load(small_runs.config(data_dir))
+  splits = input_pipeline.make_splits(dataset, small_runs.config(data_dir).data)
   order = np.asarray(input_pipeline.epoch_order(jax.random.key(0), 0, splits.train))
   assert not np.isin(order, splits.validation).any() and not np.isin(order, splits.test).any()

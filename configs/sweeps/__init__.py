@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-import errors
+from cifar_jax import errors
 
 RANK_BY = {"val_accuracy": "max", "val_loss": "min"}
 _Draw = Callable[[np.random.RandomState], Any]

@@ -1,0 +1,1 @@
+"""Tests that disturb runs and damage files."""

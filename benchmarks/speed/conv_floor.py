@@ -1,0 +1,134 @@
+"""Where XLA's convolutions set the floor: their times alone beside the whole training step.
+
+  python -m benchmarks.speed.conv_floor --model=simple_cnn --batch=128
+
+The network's convolutions are found by tracing it (flops.py). Each is timed alone, as a
+compiled program of its own on random arrays: forward, gradient of the input (dx), gradient of the
+weights (dw); the first one's input is the images and needs no gradient. The whole step (forward,
+backward, update) is `Programs.train` on a constant batch. Single convolutions and the step are
+measured in turn, `--rounds` times, in one process; figures are medians of the rounds.
+
+'layers' counts convolutions with equal shapes, whose times are in the sum as often. The sum is no
+strict bound: inside the step XLA may choose another layout, or fuse what stands next to it.
+"""
+
+import functools
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import main as main_program
+from benchmarks import records
+
+
+def main() -> None:
+  parser = records.parser(__doc__, "conv_floor")
+  parser.add_argument("--model", default="simple_cnn")
+  parser.add_argument("--batch", type=int, default=128)
+  options = records.parse(parser)
+  if options.quick:
+    options.batch = min(options.batch, 8)
+  columns = ["kernel", "images", "stride", "layers", "forward ms", "dx ms", "dw ms"]
+  columns += ["GFLOP/s"]
+  record = records.Record("conv_floor", options, columns)
+  with records.images(options.data_dir, train=options.batch, test=10) as folder:
+    measure(options, folder, record)
+
+
+def measure(options, folder: str, record: records.Record) -> None:
+  from benchmarks.speed import flops, ours
+
+  fields = {"dtype": options.dtype or "auto"}
+  config = ours.make_config(options.model, folder, options.batch, fields)
+  trainer = ours.Trainer(config, "constant")
+  shape = (options.batch, *trainer.experiment.dataset.train.images.shape[1:])
+  layers = flops.of_model(trainer.experiment.model, shape)
+  convolutions = Counter(layer for layer in layers if isinstance(layer, flops.Convolution))
+  first = next(iter(convolutions))
+
+  blocks: dict[object, Callable[[], float]] = {"step": lambda: _step(trainer)}
+  for layer in convolutions:
+    for name, call in programs(layer, with_dx=layer is not first).items():
+      blocks[layer, name] = functools.partial(block, call, options.seconds / 10)
+  for call in blocks.values():
+    call()  # compiles
+  seconds: dict[object, list[float]] = {key: [] for key in blocks}
+  for _ in range(options.rounds):
+    for key, call in blocks.items():
+      seconds[key].append(call())
+
+  sums = dict.fromkeys(("forward", "dx", "dw"), 0.0)
+  for layer, count in convolutions.items():
+    times = {n: statistics.median(seconds[layer, n]) for n in sums if (layer, n) in seconds}
+    for name, value in times.items():
+      sums[name] += count * value
+    row = {
+      "kernel": "×".join(map(str, layer.kernel)),
+      "images": "×".join(map(str, layer.images[1:3])),
+      "stride": layer.strides[0],
+      "layers": count,
+      "GFLOP/s": layer.flops * len(times) / sum(times.values()) / 1e9,
+    }
+    record.add(row | {f"{name} ms": 1000 * value for name, value in times.items()})
+  total, step = sum(sums.values()), statistics.median(seconds["step"])
+  row = {"kernel": "sum", "layers": sum(convolutions.values())}
+  record.add(row | {f"{name} ms": 1000 * value for name, value in sums.items()})
+  note = (
+    f"whole step {1000 * step:.4g} ms, convolutions alone {1000 * total:.4g} ms: "
+    f"{total / step:.0%} of it, {1000 * (step - total):.3g} ms are the rest"
+  )
+  record.add({"note": note}, step_seconds=seconds["step"], convolution_seconds=total)
+
+
+def programs(layer, with_dx: bool) -> dict[str, Callable]:
+  """'forward', 'dx' and 'dw' of a convolution, as functions without arguments."""
+  import jax
+  import jax.numpy as jnp
+
+  conv = functools.partial(
+    jax.lax.conv_general_dilated,
+    window_strides=layer.strides,
+    padding=layer.padding,
+    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    feature_group_count=layer.groups,
+  )
+  dtype = jnp.dtype(layer.dtype)
+  shapes = (layer.images, layer.kernel, layer.output)
+  keys = jax.random.split(jax.random.key(0), 3)
+  arrays = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+  made = {
+    "forward": lambda x, w, _: conv(x, w),
+    "dx": lambda x, w, g: jax.vjp(conv, x, w)[1](g)[0],
+    "dw": lambda x, w, g: jax.vjp(conv, x, w)[1](g)[1],
+  }
+  if not with_dx:
+    del made["dx"]
+  return {name: functools.partial(jax.jit(call), *arrays) for name, call in made.items()}
+
+
+def block(call: Callable, seconds: float) -> float:
+  """Seconds of one call, the mean over calls that together last at least `seconds`."""
+  import jax
+
+  count, start = 0, time.perf_counter()
+  while not count or time.perf_counter() - start < seconds:
+    for _ in range(4):  # queued together, as in a step
+      out = call()
+    jax.block_until_ready(out)
+    count += 4
+  return (time.perf_counter() - start) / count
+
+
+def _step(trainer) -> float:
+  seconds, done = trainer.run(3)
+  return seconds / done
+
+
+if __name__ == "__main__":
+  # Here the measured programs run in this process, which then starts as main.py does.
+  if (environment := main_program.cpu_environment(os.environ)) is not None:
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+  sys.exit(main())

@@ -1,0 +1,33 @@
+"""main.py, ended after its first training step with the times in a line of JSON; for startup.py."""
+
+import json
+import os
+import sys
+import time
+from typing import Any
+
+import main
+
+
+def run() -> None:
+  import jax
+
+  from cifar_jax.training import compiled_steps
+
+  train = compiled_steps.Programs.train
+
+  def first_step(*arguments: Any) -> None:
+    result = train(*arguments)  # returns when the step is compiled and begins
+    begun = time.time()
+    jax.block_until_ready(result)
+    print(json.dumps({"begun_at": begun, "first_step_at": time.time()}), flush=True)
+    os._exit(0)  # nothing of the rest of a run is to be waited for
+
+  compiled_steps.Programs.train = first_step
+  main.run()
+
+
+if __name__ == "__main__":
+  if (environment := main.cpu_environment(os.environ)) is not None:  # as main.py does
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+  run()

@@ -1,0 +1,1 @@
+"""What the program stands on: data, augmentation, optimisation, training steps, run folders."""

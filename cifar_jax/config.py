@@ -1,0 +1,177 @@
+"""Refuses a config that cannot work, before anything costly starts: one line that names the field.
+
+Arguments of the model, the optimiser, the schedule and the augmentation are checked where those
+are made, since only they know their arguments.
+"""
+
+import difflib
+from collections.abc import Iterator
+
+import ml_collections
+
+from cifar_jax import errors
+from cifar_jax.augment import test_time
+
+METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_objective")
+_OPEN = (
+  "model.",
+  "optimizer.",
+  "schedule.",
+  "data.options.",
+  "proxy.model.",
+)  # may hold arguments that default.py does not list
+_CHOICES = {
+  "dtype": ("auto", "float32", "bfloat16"),
+  "data.normalize": ("standardize", "unit"),
+  "plateau.mode": ("min", "max"),
+  "early_stopping.mode": ("min", "max"),
+  "select.mode": ("min", "max"),
+  "tta": ("", *test_time.KINDS),
+}
+_AT_LEAST = {
+  "seed": 0,
+  "num_seeds": 1,
+  "num_epochs": 1,
+  "batch_size": 1,
+  "eval_batch_size": 1,
+  "data.split_seed": 0,
+  "data.train_examples": 0,
+  "data.epoch_examples": 0,
+  "data.resident_bytes": 0,
+  "data.workers": 0,
+  "optimizer.learning_rate": 0,
+  "lookahead.every": 0,
+  "lookahead.power": 0,
+  "proxy.keep": 0,
+  "proxy.learn_every": 1,
+  "plateau.patience": 1,
+  "plateau.min_delta": 0,
+  "plateau.cooldown": 0,
+  "plateau.min_lr": 0,
+  "early_stopping.patience": 0,
+  "early_stopping.min_delta": 0,
+  "stop_on_spike.epochs": 1,
+  "checkpoint_every": 1,
+  "steps_per_dispatch": 0,
+}
+
+
+def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
+  """Raise UserError, naming the field, if `config` has an unknown field or an impossible value.
+
+  defaults: a config that holds every field with its default, such as configs.default has it.
+  """
+  fields = dict(_flatten(config))
+  defaults = dict(_flatten(defaults))
+  for name, value in fields.items():
+    if name in defaults:
+      _check_type(name, value, defaults[name])
+    elif not name.startswith(_OPEN):
+      raise errors.UserError(f"{name}: no such config field{_hint(name, defaults)}")
+  for name in defaults:
+    if name not in fields:
+      raise errors.UserError(
+        f"{name}: missing from the config; start it from configs.default.get_config()"
+      )
+  for name, choices in _CHOICES.items():
+    if fields[name] not in choices:
+      known = ", ".join(choice or "''" for choice in choices)
+      raise errors.UserError(f"{name}: {fields[name]!r} is not one of {known}")
+  for name, least in _AT_LEAST.items():
+    if not fields[name] >= least:
+      raise errors.UserError(f"{name}: {fields[name]!r} must be at least {least}")
+  if not 0 <= config.loss.label_smoothing < 1:
+    raise errors.UserError(f"loss.label_smoothing: {config.loss.label_smoothing} must be in [0, 1)")
+  if not 0 < config.last_epoch <= 1:
+    raise errors.UserError(f"last_epoch: {config.last_epoch} must be in (0, 1]")
+  if not 0 <= config.ema_decay < 1:
+    raise errors.UserError(f"ema_decay: {config.ema_decay} must be in [0, 1)")
+  if config.stop_on_spike.factor and not config.stop_on_spike.factor > 1:
+    raise errors.UserError(
+      f"stop_on_spike.factor: {config.stop_on_spike.factor} must be more than 1, or 0 for never"
+    )
+  if not 0 <= config.lookahead.decay <= 1:
+    raise errors.UserError(f"lookahead.decay: {config.lookahead.decay} must be in [0, 1]")
+  if config.data.file_by_file and config.data.train_examples:
+    raise errors.UserError(
+      "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
+    )
+  if config.proxy.keep > config.batch_size:
+    raise errors.UserError(
+      f"proxy.keep: {config.proxy.keep} is more than the {config.batch_size} examples of a batch"
+    )
+  _check_validation(config.data.validation)
+  for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
+    _check_rules(name, fields[name])
+  for name in ("plateau", "early_stopping", "select"):
+    _check_monitor(name, config)
+
+
+def _flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict) and prefix not in _OPEN:
+      yield from _flatten(value, f"{prefix}{key}.")
+    else:
+      yield prefix + key, value
+
+
+def _hint(name: str, known: dict) -> str:
+  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f"; did you mean {close[0]!r}?" if close else "; see configs/default.py for all fields"
+
+
+def _check_type(name: str, value: object, reference: object) -> None:
+  if name == "data.validation":
+    return
+  wanted = type(reference)
+  fits = isinstance(value, (int, float) if wanted is float else wanted)
+  if wanted is not bool and isinstance(value, bool):
+    fits = False
+  if not fits:
+    raise errors.UserError(f"{name}: {value!r} must be of type {wanted.__name__}")
+
+
+def _check_validation(value: object) -> None:
+  if isinstance(value, str):
+    good = value in ("batch_1", "test")
+  else:
+    good = not isinstance(value, bool) and (
+      (isinstance(value, float) and 0 <= value < 1) or (isinstance(value, int) and value >= 0)
+    )
+  if not good:
+    raise errors.UserError(
+      f"data.validation: {value!r} must be a fraction in [0, 1), a count of examples, "
+      "'batch_1' or 'test'"
+    )
+
+
+def _check_rules(name: str, rules: tuple) -> None:
+  for rule in rules:
+    if not (
+      isinstance(rule, tuple | list)
+      and len(rule) == 2
+      and isinstance(rule[0], str)
+      and isinstance(rule[1], int | float)
+      and rule[1] >= 0
+    ):
+      raise errors.UserError(
+        f"{name}: {rule!r} must be a pair (pattern of parameter paths, number >= 0)"
+      )
+
+
+def _check_monitor(section: str, config: ml_collections.ConfigDict) -> None:
+  monitor = config[section].monitor
+  if not monitor:
+    return
+  if monitor not in METRICS:
+    raise errors.UserError(f"{section}.monitor: {monitor!r} is not one of {', '.join(METRICS)}")
+  if monitor == "val_objective" and not config.loss.l2:
+    raise errors.UserError(
+      f"{section}.monitor: 'val_objective' is the loss with its penalties, and loss.l2 has none; "
+      "take 'val_loss'"
+    )
+  if monitor.startswith("val_") and not config.data.validation:
+    raise errors.UserError(
+      f"{section}.monitor: {monitor!r} needs validation examples, but data.validation is "
+      f"{config.data.validation!r}; set it, or set {section}.monitor=''"
+    )

@@ -1,0 +1,1 @@
+"""Datasets: fetch, verify, decode once, memory-map."""

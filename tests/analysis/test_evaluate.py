@@ -1,0 +1,329 @@
+"""Evaluation of a run: figures against scikit-learn and NumPy, and the files that it leaves."""
+
+import errno
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import scipy.special
+import small_runs
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn import metrics
+
+import train
+from analysis import evaluate, evaluation_plots
+from analysis.run import load_run
+from cifar_jax import errors
+from cifar_jax.runs import checkpoints
+
+FILES = [
+  "classification_report.json",
+  "classification_report.txt",
+  "confusion_matrix.json",
+  "confusion_matrix.png",
+  "evaluation.json",
+  "mistakes.png",
+  "predictions.npz",
+  "reliability.png",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def workdir(data_dir, tmp_path_factory):
+  path = tmp_path_factory.mktemp("runs") / "small"
+  fields = {"num_epochs": 2, "evaluate_train": True, "lookahead.every": 0}
+  config = small_runs.config(data_dir, **fields, optimizer__learning_rate=0.01)
+  train.train_and_evaluate(config, str(path))
+  return path
+
+
+@pytest.fixture(scope="module")
+def done(workdir):
+  return evaluate.evaluate(workdir)
+
+
+def altered(workdir, path, **fields):
+  """The run with other fields of its config, and without results.json."""
+  shutil.copytree(workdir, path, ignore=shutil.ignore_patterns("evaluation", "results.json"))
+  config = json.loads((path / "config.json").read_text())
+  for name, value in fields.items():
+    section, _, field = name.rpartition("__")
+    (config[section] if section else config)[field] = value
+  (path / "config.json").write_text(json.dumps(config))
+  return path
+
+
+# --- Figures -------------------------------------------------------------------------------------
+
+
+def logits_and_labels(classes=10, n=500, seed=0):
+  random = np.random.default_rng(seed)
+  labels = random.integers(0, classes, n).astype(np.int32)
+  logits = random.normal(size=(n, classes)).astype(np.float32) * 2
+  logits[np.arange(n), labels] += 1.5
+  return logits, labels
+
+
+def test_figures_are_scikit_learns():
+  logits, labels = logits_and_labels()
+  p = scipy.special.softmax(logits.astype(np.float64), axis=1)
+  found = evaluate.measure(logits, labels)
+  assert found["loss"] == pytest.approx(metrics.log_loss(labels, p), rel=1e-9)
+  assert found["accuracy"] == metrics.accuracy_score(labels, logits.argmax(1))
+  assert found["top5"] == metrics.top_k_accuracy_score(labels, logits, k=5)
+  assert evaluate.measure(np.log(p), labels) == pytest.approx(found, rel=1e-9)
+
+
+def test_of_few_classes_all_are_among_the_first_five():
+  assert evaluate.measure(*logits_and_labels(classes=3))["top5"] == 1.0
+
+
+def binary(sure: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
+  """Probabilities [n, 3] of which the highest is `sure`, and labels that make them right or not."""
+  p = np.array([[s, (1 - s) * 0.7, (1 - s) * 0.3] for s in sure])
+  return p, np.where(right, 0, 1)
+
+
+def test_calibration_error_by_hand():
+  # Two images of 0.9 of which one is right, and two of 0.75 that are both right.
+  found = evaluate.calibration(*binary([0.9, 0.9, 0.75, 0.75], [True, False, True, True]))
+  assert found["ece"] == pytest.approx((0.4 + 0.25) / 2)
+  assert found["confidence"] == pytest.approx(0.825)
+  assert [(i, b["count"]) for i, b in enumerate(found["bins"]) if b["count"]] == [(11, 2), (13, 2)]
+  assert found["bins"][13]["accuracy"] == 0.5
+  assert found["bins"][0] == {
+    "low": 0.0,
+    "high": pytest.approx(1 / 15),
+    "count": 0,
+    "confidence": None,
+    "accuracy": None,
+  }
+
+
+@pytest.mark.parametrize(
+  ("sure", "right", "error"),
+  [
+    ([1.0, 1.0], [True, True], 0.0),
+    ([1.0, 1.0], [False, False], 1.0),
+    ([0.6, 0.6, 0.6, 0.6, 0.6], [True, True, True, False, False], 0.0),
+    ([0.8, 0.79], [True, False], 0.295),  # 0.8 = 12 / 15 is the upper edge of their bin
+  ],
+)
+def test_calibration_error_of_plain_cases(sure, right, error):
+  found = evaluate.calibration(*binary(sure, right))
+  assert found["ece"] == pytest.approx(error, abs=1e-12)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 30), st.integers(1, 300))
+def test_calibration_error_is_that_of_a_sum_over_images(seed, bins, classes, n):
+  random = np.random.default_rng(seed)
+  p = random.dirichlet(np.full(classes, 0.3), n)
+  labels = random.integers(0, classes, n)
+  # |sum of (right - sure)| in each bin, with bins found by rounding up.
+  sure = p.max(axis=1)
+  surplus = (p.argmax(axis=1) == labels) - sure
+  of_image = np.clip(np.ceil(sure * bins).astype(int), 1, bins)
+  expected = np.abs(np.bincount(of_image, weights=surplus)).sum() / n
+  found = evaluate.calibration(p, labels, bins)
+  assert found["ece"] == pytest.approx(expected, abs=1e-9)
+  assert sum(b["count"] for b in found["bins"]) == n
+
+
+# --- Whole evaluations ---------------------------------------------------------------------------
+
+
+def test_the_folder_holds_everything_and_nothing_half(workdir, done):
+  assert sorted(path.name for path in (workdir / "evaluation").iterdir()) == FILES
+  assert done["files"] == [str(workdir / "evaluation" / name) for name in FILES]
+  assert not list(workdir.glob(".evaluation*"))
+  assert json.loads((workdir / "evaluation" / "evaluation.json").read_text()) == done["evaluation"]
+  for name in FILES:
+    if name.endswith(".png"):
+      with Image.open(workdir / "evaluation" / name) as image:
+        image.load()
+        assert min(image.size) > 300
+
+
+def test_figures_are_those_of_results_json(workdir, done):
+  recorded = json.loads((workdir / "results.json").read_text())
+  splits = done["evaluation"]["splits"]
+  assert list(splits) == ["train", "validation", "test"]
+  assert [splits[name]["examples"] for name in splits] == [1293, 144, 360]
+  for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
+    for name in ("loss", "accuracy", "top5"):
+      there = recorded[f"{short}_{name}"]
+      assert splits[split][name] == pytest.approx(there, rel=1e-4), (split, name)
+      told = done["evaluation"]["recorded"][f"{short}_{name}"]
+      assert told == {"value": there, "difference": splits[split][name] - there}
+  assert f"results.json has test accuracy {recorded['test_accuracy']:.2%}" in done["text"]
+  assert "here +0.00 points" in done["text"]
+
+
+def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
+  folder = workdir / "evaluation"
+  with np.load(folder / "predictions.npz", allow_pickle=False) as saved:
+    logits, labels = saved["logits"], saved["labels"]
+  run = load_run(workdir)
+  dataset, _ = run.data()
+  np.testing.assert_array_equal(labels, dataset.test.labels)
+  np.testing.assert_allclose(logits, run.logits(dataset.test.images), rtol=1e-4, atol=1e-5)
+  names, predicted = run.class_names, logits.argmax(1)
+  options = {"target_names": names, "zero_division": 0}
+  expected = metrics.classification_report(labels, predicted, **options)
+  assert (folder / "classification_report.txt").read_text() == expected
+  assert f"Classification Report\n{expected.rstrip()}" in done["text"]
+  numbers = json.loads((folder / "classification_report.json").read_text())
+  assert numbers == metrics.classification_report(labels, predicted, output_dict=True, **options)
+  counts = np.zeros((10, 10), int)
+  np.add.at(counts, (labels, predicted), 1)
+  matrix = json.loads((folder / "confusion_matrix.json").read_text())
+  assert (matrix["rows"], matrix["columns"]) == ("true", "predicted")
+  np.testing.assert_array_equal(matrix["counts"], counts)
+  assert numbers["3"]["recall"] == pytest.approx(counts[3, 3] / counts[3].sum())
+  rows = done["text"].split("Confusion Matrix\n")[1].splitlines()
+  assert rows[0].split() == names
+  assert [row.split() for row in rows[1:11]] == [
+    [name, *map(str, row)] for name, row in zip(names, counts, strict=True)
+  ]
+
+
+def test_classes_that_are_missing_have_their_rows():
+  labels, predicted = np.array([0, 0, 2]), np.array([0, 2, 2])
+  found = evaluate.classification_report(labels, predicted, ["a", "b", "c"])
+  assert found["numbers"]["b"]["support"] == 0
+  assert evaluate.confusion(labels, predicted, 3).tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
+
+
+def test_mistakes_are_the_surest(workdir, done):
+  run = load_run(workdir)
+  test = run.data()[0].test
+  p = run.predict(test.images)
+  mistakes = done["evaluation"]["mistakes"]
+  wrong = p.argmax(1) != test.labels
+  assert len(mistakes) == min(25, wrong.sum())
+  sure = [mistake["probability"] for mistake in mistakes]
+  assert sure == sorted(sure, reverse=True)
+  np.testing.assert_allclose(sure, np.sort(p.max(1)[wrong])[::-1][:25], rtol=1e-4)
+  for mistake in mistakes:
+    i = mistake["test_image"]
+    assert mistake["true"] == run.class_names[test.labels[i]] != mistake["predicted"]
+
+
+def test_augmentation_is_told_apart(workdir, done, tmp_path):
+  path = altered(workdir, tmp_path / "run")
+  found = evaluate.evaluate(path, tta="flip")
+  plain, tta = found["evaluation"]["splits"]["test"], found["evaluation"]["test_time_augmentation"]
+  assert done["evaluation"]["test_time_augmentation"] is None
+  assert plain == done["evaluation"]["splits"]["test"]
+  assert (tta["kind"], tta["views"]) == ("flip", 2)
+  run = load_run(path)
+  test = run.data()[0].test
+  both = [run.logits(images) for images in (test.images, test.images[:, :, ::-1])]
+  mean = scipy.special.softmax(np.array(both, np.float64), axis=-1).mean(0)
+  assert tta["accuracy"] == pytest.approx(np.mean(mean.argmax(1) == test.labels), abs=1e-9)
+  loss = -np.log(mean[np.arange(len(mean)), test.labels]).mean()
+  assert tta["loss"] == pytest.approx(loss, rel=1e-4)
+  assert tta["loss"] != pytest.approx(plain["loss"], rel=1e-3)
+  for name in ("loss", "accuracy", "top5"):
+    assert tta["gain"][name] == pytest.approx(tta[name] - plain[name])
+  assert "Test-time augmentation flip (2 views): test accuracy" in found["text"]
+  table = found["text"].split("Confusion Matrix")[1].split("Test-time")[0]
+  assert table in done["text"]  # the figures themselves are without it
+  with pytest.raises(errors.UserError, match=r"tta: there is no 'flop'; take one of: flip, flip_s"):
+    evaluate.evaluate(path, tta="flop")
+
+
+def test_selection_on_the_test_set_is_said(workdir, done, tmp_path):
+  path = altered(workdir, tmp_path / "run", data__validation="test")
+  found = evaluate.evaluate(path)
+  assert found["evaluation"]["selected_on"] == "test"
+  assert "NOTE: selected on the test set, so the test figures are optimistic" in found["text"]
+  splits = found["evaluation"]["splits"]
+  assert splits["validation"] == splits["test"]
+  assert done["evaluation"]["selected_on"] == "validation" and "NOTE" not in done["text"]
+
+
+def test_an_empty_split_is_skipped_and_an_unfinished_run_evaluated(workdir, tmp_path):
+  path = altered(workdir, tmp_path / "run", data__validation=0)
+  found = evaluate.evaluate(path)
+  assert list(found["evaluation"]["splits"]) == ["train", "test"]
+  assert found["evaluation"]["recorded"] is None
+  assert "validation  " not in found["text"] and "results.json" not in found["text"]
+
+
+def test_each_seed_is_compared_with_its_own_results(workdir, done, tmp_path):
+  path = altered(workdir, tmp_path / "run", num_seeds=2)
+  run = load_run(workdir)
+  other = jax.tree.map(lambda leaf: leaf * 0.5, run.variables)
+  both = jax.tree.map(lambda a, b: np.stack([a, b]), other, run.variables)
+  shutil.rmtree(path / "checkpoints")
+  store = checkpoints.Checkpoints(path)
+  store.save_best(run.step, both)
+  store.close()
+  plain = done["evaluation"]["splits"]["test"]
+  per_seed = [{"seed": 0, "test_accuracy": 0.5}, {"seed": 1, "test_accuracy": plain["accuracy"]}]
+  (path / "results.json").write_text(json.dumps({"test_accuracy": 0.3, "per_seed": per_seed}))
+  found = evaluate.evaluate(path, seed=1)
+  assert found["evaluation"]["seed"] == 1
+  assert found["evaluation"]["splits"]["test"] == pytest.approx(plain)
+  assert found["evaluation"]["recorded"]["test_accuracy"]["difference"] == pytest.approx(0)
+
+
+def test_what_cannot_be_written_leaves_what_was_there(workdir, done, monkeypatch):
+  del done
+
+  def fail(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+  folder = workdir / "evaluation"
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  monkeypatch.setattr(evaluation_plots, "mistakes", fail)
+  with pytest.raises(errors.UserError, match=r"evaluation: cannot be written \(No space left"):
+    evaluate.evaluate(workdir)
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+  assert not list(workdir.glob(".evaluation*"))
+
+
+def test_a_folder_without_a_checkpoint_is_refused(workdir, tmp_path):
+  path = altered(workdir, tmp_path / "run")
+  shutil.rmtree(path / "checkpoints")
+  with pytest.raises(errors.UserError, match="holds no selected weights"):
+    evaluate.evaluate(path)
+  assert not (path / "evaluation").exists()
+  with pytest.raises(errors.UserError, match="not a run folder"):
+    evaluate.evaluate(tmp_path)
+
+
+# --- Pictures ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [2, 10, 100, 300])
+def test_confusion_matrix_of_any_number_of_classes(classes, tmp_path):
+  counts = np.eye(classes, dtype=int) * 50
+  counts[1] = 0  # a class without images
+  names = [f"class {i}" for i in range(classes)]
+  evaluation_plots.confusion_matrix(counts, names, "a run", tmp_path / "matrix.png")
+  with Image.open(tmp_path / "matrix.png") as image:
+    assert 300 < image.width < 2500
+    colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
+  assert (8, 48, 107) in colours  # all of a class
+
+
+@pytest.mark.parametrize(("channels", "count"), [(1, 3), (3, 25), (3, 0)])
+def test_mistakes_of_any_number_and_grey_ones(channels, count, tmp_path):
+  images = np.full((30, 8, 8, channels), 200, np.uint8)
+  mistake = {"true": "cat", "predicted": "dog", "probability": 0.9}
+  mistakes = [mistake | {"test_image": i} for i in range(count)]
+  evaluation_plots.mistakes(images, mistakes, "a run", tmp_path / "mistakes.png")
+  with Image.open(tmp_path / "mistakes.png") as image:
+    share = np.all(np.asarray(image.convert("RGB")) == 200, axis=-1).mean()
+  assert (share > 0.05) == (count > 0)

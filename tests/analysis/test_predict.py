@@ -1,0 +1,475 @@
+"""Predictions on image files of every kind, sound and broken.
+
+The network is hand-made: its classes are the corners of an image, and it names the brightest.
+"""
+
+import io
+import json
+import os
+import struct
+import zlib
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+import analysis.run
+import models
+from analysis import images, predict
+from cifar_jax import errors
+from cifar_jax.data import image_files
+from cifar_jax.runs import checkpoints
+from configs import default
+
+CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
+FLAG = "none of these?"
+
+
+class BrightestCorner(nn.Module):
+  """Logits in proportion to the mean brightness of each quarter of the image, in [0, 1]."""
+
+  @nn.compact
+  def __call__(self, x, train):
+    scale = self.param("scale", nn.initializers.constant(20.0), ())
+    half = x.shape[1] // 2
+    quarters = [x[:, :half, :half], x[:, :half, half:], x[:, half:, :half], x[:, half:, half:]]
+    return scale * jnp.stack([quarter.mean((1, 2, 3)) for quarter in quarters], -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brightest_corner():
+  models.known()  # so that the registry is whole before something is added
+  models.register("brightest_corner")(lambda **common: BrightestCorner())
+
+
+def make_run(path, shape=(32, 32, 3), data="cifar10", scale=20.0, options=None, seeds=1):
+  """A run folder as training leaves it, as far as a network is concerned."""
+  config = default.get_config()
+  config.model = ml_collections.ConfigDict({"name": "brightest_corner"})
+  config.data.name, config.data.normalize, config.dtype = data, "unit", "float32"
+  config.data.options = options or {}
+  config.num_seeds = seeds
+  path.mkdir(parents=True)
+  (path / "config.json").write_text(json.dumps(config.to_dict()))
+  described = {"name": data, "image_shape": shape, "class_names": CORNERS}
+  (path / "dataset.json").write_text(json.dumps(described))
+  variables = {"params": {"scale": np.float32(scale)}, "batch_stats": {}}
+  if seeds > 1:
+    variables = jax.tree.map(lambda leaf: leaf * np.arange(1, seeds + 1, dtype="f4"), variables)
+  store = checkpoints.Checkpoints(path)
+  store.save_best(7, variables)
+  store.close()
+  return path
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  return make_run(tmp_path_factory.mktemp("runs") / "corners")
+
+
+@pytest.fixture(scope="module")
+def grey_workdir(tmp_path_factory):
+  return make_run(tmp_path_factory.mktemp("runs") / "grey", shape=(28, 28, 1), data="mnist")
+
+
+def corner(which: str, bright=255, dark=0, size=64, dtype=np.uint8) -> np.ndarray:
+  """Pixels [size, size], `bright` in one corner."""
+  half, i = size // 2, CORNERS.index(which)
+  pixels = np.full((size, size), dark, dtype)
+  pixels[i // 2 * half :, i % 2 * half :][:half, :half] = bright
+  return pixels
+
+
+def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **arguments) -> bytes:
+  if isinstance(image, np.ndarray):
+    image = Image.fromarray(image)
+  buffer = io.BytesIO()
+  image.save(buffer, kind, **arguments)
+  return buffer.getvalue()
+
+
+def rgb(which: str, **arguments) -> Image.Image:
+  return Image.fromarray(corner(which, **arguments)).convert("RGB")
+
+
+def ask(workdirs, paths, **arguments):
+  """What predict says as JSON, and its exit code."""
+  text, code = predict.predict(workdirs, paths, as_json=True, **arguments)
+  return json.loads(text), code
+
+
+# --- Images of every kind ------------------------------------------------------------------------
+
+
+def kinds() -> dict[str, bytes]:
+  """Images whose bright corner is the top right, in every way they come."""
+  which = "top_right"
+  photo = rgb(which)
+  # Bright only where it is transparent: white shows through, and what is below is black.
+  alpha = 255 - corner(which)
+  hidden = Image.fromarray(np.dstack([np.zeros((64, 64, 3), np.uint8), alpha]))
+  palette = Image.fromarray((corner(which) > 0).astype(np.uint8))
+  palette.putpalette([0, 0, 0, 10, 10, 10])
+  colour_key = Image.fromarray(np.dstack([corner(which, 7, 0)] * 3))
+  exif = Image.Exif()
+  exif[0x0112] = 6  # row 0 is the right side: turned clockwise by a quarter to be seen
+  turned = photo.transpose(Image.Transpose.ROTATE_90)
+  turned_hidden = hidden.transpose(Image.Transpose.ROTATE_90)
+  return {
+    "rgb.png": encoded(photo),
+    "jpeg.jpg": encoded(photo, "JPEG"),
+    "grey.png": encoded(corner(which)),
+    "grey.jpg": encoded(corner(which), "JPEG"),
+    "one bit.png": encoded(photo.convert("1")),
+    "palette.png": encoded(photo.quantize(5)),
+    "cmyk.jpg": encoded(photo.convert("CMYK"), "JPEG"),
+    "cmyk.tif": encoded(photo.convert("CMYK"), "TIFF"),
+    "16 bit.png": encoded(corner(which, 0xF000, 0x00FF, dtype=np.uint16)),
+    "16 bit.tif": encoded(corner(which, 0xF000, 0x00FF, dtype=np.uint16), "TIFF"),
+    "rgba.png": encoded(hidden),
+    "rgba.webp": encoded(hidden, "WEBP", lossless=True, exact=True),
+    "grey and alpha.png": encoded(hidden.convert("LA")),
+    "palette and alpha.png": encoded(palette, transparency=1),
+    "palette and alpha.gif": encoded(palette, "GIF", transparency=1),
+    "colour key.png": encoded(colour_key, transparency=(7, 7, 7)),
+    "turned.jpg": encoded(turned, "JPEG", exif=exif),
+    "turned.png": encoded(turned, exif=exif),
+    "turned and alpha.png": encoded(turned_hidden, exif=exif),
+    "wide.png": encoded(photo.resize((300, 20))),
+    "large.jpg": encoded(photo.resize((3000, 2000)), "JPEG"),
+    "tiny.png": encoded(photo.resize((2, 2), Image.Resampling.NEAREST)),
+  }
+
+
+@pytest.mark.parametrize("network", ["workdir", "grey_workdir"])
+def test_images_of_every_kind(network, tmp_path, request):
+  for name, content in kinds().items():
+    (tmp_path / name).write_bytes(content)
+  found, code = ask([request.getfixturevalue(network)], [tmp_path])
+  assert (code, found["skipped"]) == (0, [])
+  files = [os.path.relpath(row["file"], tmp_path) for row in found["images"]]
+  assert files == sorted(kinds())
+  for row in found["images"]:
+    (prediction,) = row["predictions"]
+    assert prediction["class"] == "top_right", row["file"]
+    assert prediction["probability"] > 0.9, row["file"]
+    assert not prediction["probably_none_of_the_classes"]
+
+
+def test_16_bits_are_scaled():
+  pixels = np.full((8, 8), 0x8123, np.uint16)
+  decoded = images.decode(encoded(pixels), (8, 8, 1), "bilinear")
+  assert decoded.shape == (8, 8, 1) and (decoded == 0x81).all()
+
+
+def test_transparency_is_laid_on_white():
+  pixels = np.array([[[100, 0, 0, 255], [100, 0, 0, 0]], [[100, 0, 0, 51], [0, 0, 0, 128]]], "u1")
+  decoded = images.decode(encoded(pixels), (2, 2, 3), "nearest")
+  expected = [[[100, 0, 0], [255, 255, 255]], [[224, 204, 204], [127, 127, 127]]]
+  np.testing.assert_allclose(decoded, expected, atol=1)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
+def test_opaque_images_are_decoded_as_in_training(interpolation):
+  noise = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+  for content in (
+    encoded(noise),
+    encoded(noise, "JPEG"),
+    encoded(np.dstack([noise, noise[..., 0] | 255])),
+  ):
+    trained = image_files.decode(content, 12, interpolation)
+    decoded = images.decode(content, (12, 12, 3), interpolation)
+    np.testing.assert_array_equal(decoded, trained)
+    grey = images.decode(content, (12, 12, 1), interpolation)
+    np.testing.assert_array_equal(grey[..., 0], Image.fromarray(trained).convert("L"))
+
+
+@pytest.mark.parametrize(
+  ("data", "options", "expected"),
+  [
+    ("cifar10", {}, "bilinear"),
+    ("a_set_of_ones_own", {}, "bilinear"),
+    ("image_folder", {}, "nearest"),
+    ("cats_vs_dogs", {"interpolation": None}, "nearest"),
+    ("image_folder", {"interpolation": "lanczos"}, "lanczos"),
+  ],
+)
+def test_resizing_is_that_of_the_training_photos(data, options, expected, tmp_path):
+  run = predict.load_run(make_run(tmp_path / "run", (20, 20, 3), data, options=options))
+  assert images.how_to_decode(run) == ((20, 20, 3), expected)
+
+
+@pytest.mark.parametrize("shape", [(20, 30, 3), (20, 20, 4)])
+def test_networks_that_no_file_fits(shape, tmp_path):
+  path = make_run(tmp_path / "run", shape)
+  (tmp_path / "a.png").write_bytes(encoded(rgb("top_left")))
+  with pytest.raises(errors.UserError, match=r"run: takes images of shape .*; only square ones"):
+    predict.predict([path], [tmp_path / "a.png"])
+
+
+# --- Bad files -----------------------------------------------------------------------------------
+
+
+def one_bit_bomb(side: int) -> bytes:
+  """A whole black 1-bit PNG of side × side pixels, in a few kilobytes."""
+
+  def chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+  header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+  rows = zlib.compress(bytes((1 + -(-side // 8)) * side), 9)
+  return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_the_bomb_is_an_image_but_for_its_size():
+  assert images.decode(one_bit_bomb(2000), (4, 4, 3), "bilinear").max() == 0
+
+
+def bad_files(folder) -> dict[str, str]:
+  """Files that are no images, by name with a word of the reason."""
+  noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+  contents = {
+    "text.jpg": (b"This is no image.\n", "not an image"),
+    "empty.png": (b"", "not an image"),
+    "cut.png": (encoded(noise)[:-2000], "truncated"),
+    "cut.jpg": (encoded(noise, "JPEG")[:400], "truncated"),
+    "bomb.png": (one_bit_bomb(20_000), "400000000 pixels"),
+    "float.tif": (encoded(np.zeros((4, 4), np.float32), "TIFF"), "mode F"),
+  }
+  for name, (content, _) in contents.items():
+    (folder / name).write_bytes(content)
+  os.mkfifo(folder / "pipe.png")
+  (folder / "nowhere.png").symlink_to(folder / "not there")
+  reasons = {name: reason for name, (_, reason) in contents.items()}
+  return reasons | {"pipe.png": "no regular file", "nowhere.png": "No such file or directory"}
+
+
+def test_bad_files_are_named_and_skipped(workdir, tmp_path):
+  reasons = bad_files(tmp_path)
+  (tmp_path / "good.png").write_bytes(encoded(rgb("bottom_left")))
+  (tmp_path / "pixel.png").write_bytes(encoded(np.full((1, 1), 99, np.uint8)))
+  found, code = ask([workdir], [tmp_path])
+  assert code == predict.SOME_SKIPPED == 2
+  good, pixel = found["images"]
+  assert good["predictions"][0]["class"] == "bottom_left"
+  (prediction,) = pixel["predictions"]  # the same everywhere
+  assert prediction["probability"] == pytest.approx(0.25)
+  assert prediction["normalized_entropy"] == pytest.approx(1.0)
+  assert prediction["probably_none_of_the_classes"]
+  told = {os.path.basename(bad["file"]): bad["reason"] for bad in found["skipped"]}
+  assert told.keys() == reasons.keys()
+  for name, reason in reasons.items():
+    assert reason.lower() in told[name].lower(), name
+    assert "\n" not in told[name]
+  text, _ = predict.predict([workdir], [tmp_path])
+  for name in reasons:
+    assert f"skipped {tmp_path / name}: {told[name]}" in text
+
+
+def test_exit_codes(workdir, tmp_path):
+  good, bad, missing = (tmp_path / name for name in ("good.png", "bad.png", "missing.png"))
+  good.write_bytes(encoded(rgb("top_left")))
+  bad.write_bytes(b"bad")
+  assert ask([workdir], [good])[1] == predict.ALL_READ == 0
+  found, code = ask([workdir], [bad, missing])
+  assert code == predict.NONE_READ == 1
+  assert (found["images"], len(found["skipped"])) == ([], 2)
+  assert ask([workdir], [missing, good])[1] == 2
+  text, _ = predict.predict([workdir], [bad])
+  assert text == f"skipped {bad}: not an image"
+
+
+def test_names_that_break_things(workdir, tmp_path):
+  odd = os.fsencode(tmp_path) + b"/\xff.png"
+  with open(odd, "wb") as file:
+    file.write(encoded(rgb("top_left")))
+  found, code = ask(
+    [workdir],
+    [
+      os.fsdecode(odd),
+      tmp_path / ("x" * 300),
+      "a\0b",
+      "",
+      "~nobody_of_that_name/a.png",
+      str(tmp_path),
+    ],
+  )
+  assert code == 2
+  assert [row["file"] for row in found["images"]] == [f"{tmp_path}/\\xff.png"] * 2
+  assert [bad["reason"] for bad in found["skipped"]] == [
+    "File name too long",
+    "embedded null byte",
+    "no regular file",
+    "No such file or directory",
+  ]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_damaged_transparent_images_with_orientation(orientation, tmp_path):
+  """The opaque copy of a transparent image is turned once, and not once more."""
+  exif = Image.Exif()
+  exif[0x0112] = orientation
+  noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+  opaque = np.dstack([noise, np.full((16, 16), 255, np.uint8)])
+  expected = image_files.decode(encoded(noise, exif=exif), 16, "nearest")
+  decoded = images.decode(encoded(opaque, exif=exif), (16, 16, 3), "nearest")
+  np.testing.assert_array_equal(decoded, expected)
+  broken = images.decode(encoded(opaque, exif=b"Exif\0\0nonsense"), (16, 16, 3), "nearest")
+  np.testing.assert_array_equal(broken, noise)
+
+
+# --- Which files ---------------------------------------------------------------------------------
+
+
+def test_folders_are_searched_in_order(tmp_path, monkeypatch):
+  names = [
+    "b.png",
+    "a/z.JPG",
+    "a/deep/er/1.webp",
+    "a.gif",
+    "notes.txt",
+    ".hidden.png",
+    ".git/1.png",
+  ]
+  for name in names:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+  below = [tmp_path / name for name in ("a/deep/er/1.webp", "a/z.JPG", "a.gif", "b.png")]
+  assert images.find([tmp_path]) == below
+  text = tmp_path / "notes.txt"
+  assert images.find([text, tmp_path / "a", text]) == [text, *below[:2], text]
+  monkeypatch.setenv("HOME", str(tmp_path))
+  assert images.find(["~/b.png"]) == [tmp_path / "b.png"]
+
+
+def test_nothing_to_look_at(workdir, tmp_path):
+  (tmp_path / "notes.txt").touch()
+  with pytest.raises(errors.UserError, match=f"{tmp_path}: holds no image file"):
+    predict.predict([workdir], [tmp_path])
+  with pytest.raises(errors.UserError, match="images: none given; name image files, or folders"):
+    predict.predict([workdir], [])
+
+
+# --- Runs ----------------------------------------------------------------------------------------
+
+
+def test_runs_that_cannot_be_used(workdir, tmp_path):
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("top_left")))
+  with pytest.raises(errors.UserError, match=r"not a run folder, it has no config\.json"):
+    predict.predict([tmp_path], [image])
+  with pytest.raises(errors.UserError, match="workdir: missing"):
+    predict.predict([], [image])
+  untrained = make_run(tmp_path / "untrained")
+  (untrained / "checkpoints").rename(tmp_path / "elsewhere")
+  with pytest.raises(errors.UserError, match="untrained: it holds no selected weights; name the"):
+    predict.predict([workdir, untrained], [image])
+
+
+def test_several_runs_are_columns(workdir, grey_workdir, tmp_path):
+  unsure = make_run(tmp_path / "unsure", scale=0.4)
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("bottom_right", size=32)))
+  found, code = ask([workdir, grey_workdir, unsure], [image])
+  assert code == 0
+  assert [run["name"] for run in found["runs"]] == ["corners", "grey", "unsure"]
+  assert [run["step"] for run in found["runs"]] == [7, 7, 7]
+  (row,) = found["images"]
+  assert [p["run"] for p in row["predictions"]] == ["corners", "grey", "unsure"]
+  assert [p["class"] for p in row["predictions"]] == ["bottom_right"] * 3
+  assert [p["probably_none_of_the_classes"] for p in row["predictions"]] == [False, False, True]
+  p = np.array([1.0, 1.0, 1.0, np.exp(0.4)]) / (3 + np.exp(0.4))
+  last = row["predictions"][2]
+  assert last["probability"] == pytest.approx(p[3], rel=1e-5)
+  assert last["normalized_entropy"] == pytest.approx(-(p * np.log(p)).sum() / np.log(4), rel=1e-5)
+  assert [one["class"] for one in last["top5"]] == ["bottom_right", *CORNERS[:3]]
+  assert [one["probability"] for one in last["top5"]] == pytest.approx([p[3], *p[:3]], rel=1e-5)
+
+  text, code = predict.predict([workdir, grey_workdir, unsure], [image])
+  assert code == 0
+  lines = text.splitlines()
+  assert lines[0].split() == ["corners", "grey", "unsure"]
+  assert lines[1].split() == ["file", *["class", "probability", "flag"] * 3]
+  cells = lines[2].split()
+  assert cells[:5] == [str(image), *["bottom_right", "100.00%"] * 2]
+  assert cells[5:] == ["bottom_right", f"{p[3]:.2%}", *FLAG.split()]
+  assert lines[3].split()[0] == "top_left" and lines[5].split()[0] == "bottom_left"
+  assert lines[6].startswith(f"{FLAG} marks a probability below 40%, or an entropy above 70%")
+  assert len(lines) == 7
+  for i, name in enumerate(("corners", "grey", "unsure")):  # names stand above their columns
+    column = [at for at in range(len(lines[1])) if lines[1].startswith("class", at)][i]
+    assert (
+      lines[0].index(name)
+      == column
+      == [at for at in range(len(lines[2])) if lines[2].startswith("bottom_right", at)][i]
+    )
+
+
+def test_runs_of_the_same_name_are_told_by_their_paths(workdir, tmp_path):
+  other = make_run(tmp_path / "corners")
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("top_left")))
+  found, _ = ask([workdir, other], [image])
+  assert [run["name"] for run in found["runs"]] == [str(workdir), str(other)]
+  text, _ = predict.predict([workdir, other], [image])
+  first, second = text.splitlines()[0].split()
+  assert (first, second) == (str(workdir), str(other))
+
+
+def test_a_seed_is_chosen(tmp_path):
+  path = make_run(tmp_path / "run", scale=0.5, seeds=2)
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("top_left", size=32)))
+  sure = []
+  for seed in (None, 0, 1):
+    found, _ = ask([path], [image], seed=seed)
+    sure.append(found["images"][0]["predictions"][0]["probability"])
+    assert found["runs"][0]["seed"] == (seed or 0)
+  assert sure[0] == sure[1] == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 3))
+  assert sure[2] == pytest.approx(np.exp(1.0) / (np.exp(1.0) + 3))
+
+
+@pytest.mark.parametrize(
+  ("thresholds", "flagged"),
+  [
+    ({"min_probability": 0.99}, True),
+    ({"min_probability": 0.5, "max_entropy": 0.9}, False),
+    ({"min_probability": 0.5, "max_entropy": 0.01}, True),
+  ],
+)
+def test_thresholds_are_the_callers(thresholds, flagged, tmp_path):
+  path = make_run(tmp_path / "run", scale=3.0)
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("top_left")))
+  found, _ = ask([path], [image], **thresholds)
+  assert found["images"][0]["predictions"][0]["probability"] == pytest.approx(0.87, abs=0.01)
+  assert found["images"][0]["predictions"][0]["probably_none_of_the_classes"] == flagged
+  assert found["thresholds"].items() >= thresholds.items()
+  text, _ = predict.predict([path], [image], **thresholds)
+  assert (FLAG in text) == flagged
+
+
+def test_many_files_are_taken_some_at_a_time(workdir, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict, "_AT_ONCE", 3)
+  expected = []
+  for i in range(8):
+    name = CORNERS[i % 4]
+    expected.append(name)
+    (tmp_path / f"{i}.png").write_bytes(encoded(rgb(name)))
+  for bad in ("2a.png", "9.png"):
+    (tmp_path / bad).write_bytes(b"bad")
+  found, code = ask([workdir], [tmp_path])
+  assert [row["predictions"][0]["class"] for row in found["images"]] == expected
+  assert (len(found["skipped"]), code) == (2, 2)
+
+
+def test_load_run_is_here_for_notebooks(workdir):
+  assert predict.load_run is analysis.run.load_run
+  pixels = np.dstack([corner("top_right", size=32)] * 3)[None]
+  probabilities = predict.load_run(workdir).predict(pixels)
+  assert CORNERS[probabilities[0].argmax()] == "top_right"

@@ -1,0 +1,356 @@
+"""Pictures of what networks see: values against NumPy and closed forms, and a small run drawn."""
+
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.signal
+import small_runs
+from PIL import Image
+
+import input_pipeline
+import models
+import train
+from analysis.run import load_run
+from analysis.visualize import gradients, pictures, visualize
+from cifar_jax import errors
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def workdir(data_dir, tmp_path_factory):
+  """A finished run."""
+  path = tmp_path_factory.mktemp("runs") / "small"
+  config = small_runs.config(
+    data_dir,
+    num_epochs=1,
+    model__widths=(4, 8),
+    data__normalize="standardize",
+    augment="random_crop(padding=2) | cutout(size=8) | mixup(alpha=1.0)",
+  )
+  train.train_and_evaluate(config, str(path))
+  return path
+
+
+@pytest.fixture(scope="module")
+def run(workdir):
+  return load_run(workdir)
+
+
+class Net(nn.Module):
+  """A convolution, then the mean or everything of what it puts out, then a dense layer."""
+
+  classes: int
+  pool: bool
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.Conv(5, (3, 3), name="conv")(images)
+    x = x.mean((1, 2)) if self.pool else x.reshape(len(x), -1)
+    return nn.Dense(self.classes, name="head")(x)
+
+
+def initial(model, images):
+  """Its variables; compiled, which is quicker than one operation after the other."""
+  return jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
+
+
+def net(classes, pool):
+  """A Net, its variables, images for it and what its convolution puts out by SciPy."""
+  model = Net(classes, pool)
+  images = np.random.default_rng(0).normal(size=(4, 6, 8, 3)).astype(np.float32)
+  variables = initial(model, images)
+  kernel, bias = (np.asarray(variables["params"]["conv"][name]) for name in ("kernel", "bias"))
+  convolved = np.stack(
+    [
+      np.stack(
+        [
+          sum(scipy.signal.correlate2d(x[..., i], kernel[:, :, i, o], "same") for i in range(3))
+          for o in range(5)
+        ],
+        -1,
+      )
+      for x in images
+    ]
+  )
+  return model, variables, images, convolved + bias
+
+
+def conv_of(model, variables, images):
+  (layer,) = gradients.feature_maps(model, variables, images.shape[1:], nn.Conv)
+  return layer
+
+
+def test_activations_are_the_networks_own_intermediates(run):
+  images = run.normalize(run.data()[0].test.images[:3])
+  layers = gradients.feature_maps(run.model, run.variables, run.image_shape)
+  found = gradients.outputs(run.model, run.variables, images, layers)
+
+  @jax.jit
+  def own(images):
+    captured = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    return run.model.apply(run.variables, images, train=False, **captured)[1]["intermediates"]
+
+  intermediates = own(images)
+  names = [layer.name for layer in layers]
+  stages = [f"stage{s}_{kind}{i}" for s in (1, 2) for i in (1, 2) for kind in ("conv", "norm")]
+  assert names == [*stages, "Dropout_0"]
+  for layer, output in zip(layers, found, strict=True):
+    expected = intermediates[layer.name]["__call__"][0]
+    assert output.shape == (3, *layer.shape)
+    np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5, err_msg=layer.name)
+
+
+def test_activations_of_a_convolution_are_scipys():
+  model, variables, images, convolved = net(3, pool=True)
+  (found,) = gradients.outputs(model, variables, images, [conv_of(model, variables, images)])
+  np.testing.assert_allclose(found, convolved, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", [True, False])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_grad_cam_is_its_closed_form(pool, classes):
+  model, variables, images, convolved = net(classes, pool)
+  wanted = np.array([0, 1, 1, 0])
+  layer = conv_of(model, variables, images)
+  found = gradients.grad_cam(model, variables, images, wanted, layer)
+  # The logits are linear in the map: their gradient is the dense layer's kernel.
+  head = np.asarray(variables["params"]["head"]["kernel"])
+  if classes == 2:
+    head = head - head[:, ::-1]
+  positions = 6 * 8
+  weights = head / positions if pool else head.reshape(positions, 5, classes).mean(0)
+  expected = np.maximum(np.einsum("nhwc,cn->nhw", convolved, weights[:, wanted]), 0)
+  assert (expected > 0).any((1, 2)).all()
+  np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_grad_cam_explains_both_classes_of_a_single_logit():
+  config = {"name": "basic_cnn", "widths": (4, 4), "single_logit": True}
+  model = models.create(config, 2)
+  images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+  variables = initial(model, images)
+  layer = gradients.last_feature_map(gradients.feature_maps(model, variables, (16, 16, 3)))
+  assert layer.name == "norm2"
+  found = [gradients.grad_cam(model, variables, images, np.array([c, c]), layer) for c in (0, 1)]
+  (maps,) = gradients.outputs(model, variables, images, [layer])
+  # The head is linear in the map: what speaks for one class speaks against the other.
+  weights = np.asarray(variables["params"]["head"]["kernel"]).reshape(16, 4).mean(0)
+  np.testing.assert_allclose(found[1] - found[0], maps @ weights, atol=1e-5)
+  assert all(heat.any() for heat in found)
+
+
+LAST_MAPS = {
+  "resnet18": ("stage4_block2", (4, 4, 512)),
+  "preact_resnet18": ("final_norm", (4, 4, 512)),
+  "wrn16_8": ("final_norm", (8, 8, 512)),
+  "inception_cnn": ("norm3", (4, 4, 256)),
+  "lenet2": ("stage2_conv2", (16, 16, 64)),
+  "two_block_cnn_bn": ("stage2_norm2", (16, 16, 64)),
+  "elu_resnet18": ("stage4_block2", (2, 2, 512)),
+  "vgg16": ("base/block5_conv3", (2, 2, 512)),  # a single position is left after it
+}
+
+
+@pytest.mark.parametrize("name", LAST_MAPS)
+def test_every_family_has_a_last_map_and_a_gradient_to_it(name):
+  model = models.create({"name": name}, 10, jnp.bfloat16)
+  images = jnp.zeros((2, 32, 32, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  layers = gradients.feature_maps(model, variables, (32, 32, 3))
+  layer = gradients.last_feature_map(layers)
+  assert (layer.name, layer.shape) == LAST_MAPS[name]
+  heat = jax.eval_shape(
+    lambda v, x: gradients.grad_cam(model, v, x, jnp.zeros(2, int), layer), variables, images
+  )
+  assert (heat.shape, heat.dtype) == ((2, *layer.shape[:2]), jnp.float32)
+
+  convolutions = gradients.feature_maps(model, variables, (32, 32, 3), nn.Conv)
+  assert convolutions == [layer for layer in layers if layer.module is nn.Conv]
+  kernels = [p for p in jax.tree.leaves(variables["params"]) if p.ndim == 4]
+  assert len(convolutions) == len(kernels)
+
+
+def test_dropout_and_layers_that_only_pass_on_are_no_last_map():
+  layer = gradients.Layer(0, "conv", nn.Conv, (4, 4, 8), True)
+  dropout = gradients.Layer(1, "dropout", nn.Dropout, (2, 2, 8), False)
+  single = gradients.Layer(2, "block", nn.Conv, (1, 1, 8), True)
+  assert gradients.last_feature_map([layer, dropout, single]) is layer
+  assert gradients.last_feature_map([single]) is single
+
+
+def test_ascent_on_a_linear_filter_is_its_closed_form():
+  class Pointwise(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+      return nn.Conv(4, (1, 1), name="conv")(images).mean((1, 2))
+
+  model = Pointwise()
+  pixels = np.random.default_rng(0).uniform(0, 255, (3, 5, 6, 3)).astype(np.float32)
+  variables = initial(model, pixels)
+  kernel = np.asarray(variables["params"]["conv"]["kernel"])[0, 0]
+  filters = np.array([2, 0, 3])
+  ascent = gradients.Ascent(
+    model, variables, lambda x: x / 255, conv_of(model, variables, pixels), step_size=7.0
+  )
+  found = ascent(pixels, filters, steps=3)  # of 1, 1 + 0.9 and 1 + 0.9 + 0.81 times 7
+  direction = kernel[:, filters].T / np.sqrt((kernel[:, filters].T ** 2).mean(1, keepdims=True))
+  np.testing.assert_allclose(found, pixels + 7 * 5.61 * direction[:, None, None], atol=1e-3)
+  expected = np.einsum("nhwc,cn->n", found / 255, kernel[:, filters]) / 30
+  np.testing.assert_allclose(ascent.response(found, filters), expected, rtol=1e-4)
+
+
+def test_ascent_takes_images_of_another_size_than_the_network(run):
+  layers = gradients.feature_maps(run.model, run.variables, run.image_shape, nn.Conv)
+  ascent = gradients.Ascent(run.model, run.variables, run.normalize, layers[-1])
+  assert ascent(np.zeros((2, 12, 16, 3)), np.arange(2), 1).shape == (2, 12, 16, 3)
+  assert 0 < ascent.operations(np.zeros((1, 8, 8, 3))) < ascent.operations(np.zeros((4, 8, 8, 3)))
+
+
+def test_the_median_filter_of_a_trained_network_is_excited_tenfold(run):
+  """Not each filter is: there may be a bound, or none but poor images near the noise."""
+  for layer in gradients.feature_maps(run.model, run.variables, run.image_shape, nn.Conv):
+    excited = visualize.excite(run, layer)
+    assert excited.pixels.shape == (layer.shape[2], 32, 32, 3)
+    assert excited.pixels.dtype == np.uint8
+    assert (excited.to_found > excited.to_noise).all(), layer.name
+    assert np.median(excited.to_pixels) > np.median(excited.to_noise), layer.name
+    assert np.median(excited.to_found / np.abs(excited.to_noise)) >= 10, layer.name
+
+
+def test_augmented_images_are_what_training_makes_of_them(run, monkeypatch, tmp_path):
+  dataset, _ = run.data()
+  images, labels = dataset.test.images[:3], dataset.test.labels[:3]
+  drawn = []
+  monkeypatch.setattr(pictures, "show", lambda axis, pixels: drawn.append(pixels))
+  examples = [visualize.Example("", *pair) for pair in zip(images, labels, strict=True)]
+  visualize.draw_augmentation(run, examples, tmp_path / "a.png")
+  assert len(drawn) == 3 * 7
+
+  # The first three positions of the second epoch, and the second step's mixing.
+  config = run.config.copy_and_resolve_references()
+  config.batch_size = 3
+  preprocess, _ = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=1)
+  batch = preprocess(jax.random.key(0), 1, np.arange(3), np.arange(3), images, labels)
+  mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
+  expected = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1) * 255
+  for i in range(3):
+    np.testing.assert_array_equal(drawn[7 * i], images[i])
+    np.testing.assert_allclose(drawn[7 * i + 2].astype(float), expected[i], atol=0.51)
+
+
+@pytest.mark.parametrize("normalize", ["unit", "standardize"])
+def test_denormalized_is_the_inverse_of_normalized(run, normalize):
+  images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+  run.config.data.normalize, old = normalize, run.config.data.normalize
+  try:
+    found = visualize.denormalize(run, run.normalize(images))
+  finally:
+    run.config.data.normalize = old
+  np.testing.assert_array_equal(found, images)
+
+
+def test_mosaic_has_every_tile_in_its_place():
+  tiles = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
+  found = pictures.mosaic(tiles, min_side=4, ground=0)
+  assert found.shape == (4 * 2 + 2, 6 * 3 + 4, 1)
+  for i in range(5):
+    row, column = divmod(i, 3)
+    assert (found[6 * row : 6 * row + 4, 8 * column : 8 * column + 6] == i + 1).all()
+  assert found.astype(int).sum() == 15 * 24
+
+
+@pytest.mark.parametrize(("count", "filling"), [(4, 4), (5, 4), (8, 6), (13, 12), (64, 64)])
+def test_numbers_that_fill_a_mosaic(count, filling):
+  assert pictures.that_fill_a_mosaic(count, 64) == filling
+  assert pictures.that_fill_a_mosaic(100, count) == filling
+  found = pictures.mosaic(np.zeros((filling, 40, 40, 3), np.uint8))
+  assert found[-1, -1].tolist() == [0, 0, 0]  # the last place is taken
+
+
+def test_colours_tell_signs_and_heat_covers_the_hot():
+  maps = np.array([[[-2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0]]])
+  blue, white, red = pictures.signed_colours(maps)[0, 0].astype(int)
+  assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.min() > 240
+  assert pictures.signed_colours(maps)[1].min() > 240
+  heat = np.zeros((2, 2))
+  heat[0, 1] = 3.0
+  found = pictures.overlay(np.full((8, 8, 1), 100, np.uint8), heat).astype(int)
+  assert found.shape == (8, 8, 3)
+  assert found[0, 7, 0] > found[7, 0, 0] and (found[4:, :2] == found[7, 0]).all()
+
+
+def test_layers_are_spread_from_the_first_to_the_last():
+  layers = [gradients.Layer(i, "", nn.Conv, (1, 1, 1), True) for i in range(155)]
+  chosen = [layer.number for layer in gradients.spread(layers, 11)]
+  assert chosen == sorted(set(chosen)) and len(chosen) == 11
+  assert (chosen[0], chosen[-1]) == (0, 154)
+  assert gradients.spread(layers[:11], 11) == layers[:11]
+
+
+PICTURES = {"learning_curves", "augmentation", "kernels", "filters", "grad_cam"}
+
+
+def test_a_run_is_drawn_with_its_own_test_images(workdir, monkeypatch):
+  monkeypatch.setattr(visualize, "_FILTER_LAYERS", 2)
+  monkeypatch.setattr(visualize, "_TEST_IMAGES", 4)
+  written = visualize.visualize(workdir)
+  names = {path.stem for path in written}
+  (activations,) = names - PICTURES
+  assert names >= PICTURES and activations.startswith("activations_test_")
+  assert {path.parent for path in written} == {workdir / "plots"}
+  assert sorted(path.name for path in (workdir / "plots").iterdir()) == sorted(
+    path.name for path in written
+  )
+  for path in written:
+    with Image.open(path) as image:
+      image.load()
+      assert 400 < image.width < 1500 and 200 < image.height < 1500, path
+
+
+def test_a_run_is_drawn_with_image_files(workdir, tmp_path, monkeypatch):
+  for name in ("draw_filters", "draw_kernels", "draw_augmentation"):
+    monkeypatch.setattr(visualize, name, lambda *_: None)
+  for name in ("a/cat.png", "b/cat.png", "b/1$ and $2 猫.png"):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(
+      tmp_path / name
+    )
+  written = visualize.visualize(workdir, [tmp_path / "a" / "cat.png", tmp_path / "b"])
+  assert [path.name for path in written if "activations" in path.name] == [
+    "activations_cat.png",
+    "activations_1_and_2_猫.png",
+    "activations_cat_2.png",
+  ]
+
+
+def test_what_cannot_be_looked_at_is_refused(workdir, tmp_path):
+  bad = tmp_path / "bad.png"
+  bad.write_bytes(b"no image")
+  with pytest.raises(
+    errors.UserError, match=r"bad\.png: cannot be read as an image \(not an image"
+  ):
+    visualize.visualize(workdir, [bad])
+  with pytest.raises(errors.UserError, match=r"gone\.png: cannot be read .*\(No such file"):
+    visualize.visualize(workdir, [tmp_path / "gone.png"])
+  with pytest.raises(errors.UserError, match="17 are too many"):
+    visualize.visualize(workdir, [bad] * 17)
+
+
+def test_without_augmentation_there_is_no_picture_of_it(workdir, tmp_path, monkeypatch, log_lines):
+  for name in ("draw_filters", "draw_kernels", "draw_activations", "draw_grad_cam"):
+    monkeypatch.setattr(visualize, name, lambda *_: None)
+  for file in workdir.iterdir():
+    if file.name not in ("plots", "config.json"):
+      (tmp_path / file.name).symlink_to(file)
+  config = json.loads((workdir / "config.json").read_text()) | {"augment": ""}
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  assert "augmentation" not in {path.stem for path in visualize.visualize(tmp_path)}
+  assert any("augments nothing" in line for line in log_lines)

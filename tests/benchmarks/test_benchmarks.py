@@ -1,0 +1,137 @@
+"""The pure parts of benchmarks/: what is counted, compared and read; nothing is timed here."""
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import models
+from benchmarks import records, timing
+from benchmarks.peers import common
+from benchmarks.speed import flops, input_cost, to_accuracy
+from cifar_jax.data import datasets
+
+
+@pytest.mark.parametrize("name", common.MODELS)
+def test_peers_declare_the_parameters_that_our_networks_have(name):
+  model = models.create({"name": name}, common.CLASSES)
+  images = jnp.zeros((1, 32, 32, 3))
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  assert models.count_parameters(variables) == common.PARAMETERS[name]
+
+
+# Multiply-adds of one image: 0.56 G is what kuangliu/pytorch-cifar's ResNet-18 is known by, and
+# 5.2 G what WRN-28-10 is (arXiv:1605.07146 and tables since).
+@pytest.mark.parametrize(("name", "giga"), [("resnet18", 0.56), ("wrn28_10", 5.2)])
+def test_operations_of_known_networks(name, giga):
+  layers = flops.of_model(models.create({"name": name}, 10), (1, 32, 32, 3))
+  assert sum(layer.flops for layer in layers) / 2e9 == pytest.approx(giga, rel=0.01)
+
+
+def test_operations_grow_with_the_batch_and_training_costs_three_passes_but_for_the_first_layer():
+  model = models.create({"name": "simple_cnn"}, 10)
+  one, four = (flops.of_model(model, (n, 32, 32, 3)) for n in (1, 4))
+  assert sum(layer.flops for layer in four) == 4 * sum(layer.flops for layer in one)
+  first = 2 * 32 * 32 * 32 * 3 * 3 * 3
+  assert one[0].flops == first
+  assert flops.of_training(one) == 3 * sum(layer.flops for layer in one) - first
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_without_borders_costs_what_xla_says(groups):
+  x, w = jnp.zeros((2, 9, 9, 4)), jnp.zeros((3, 3, 4 // groups, 6))
+
+  def convolve(x, w):
+    return jax.lax.conv_general_dilated(
+      x, w, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+  (found,) = flops.walk(jax.make_jaxpr(jax.jit(convolve))(x, w).jaxpr)
+  assert found.output == (2, 4, 4, 6)
+  assert found.flops == jax.jit(convolve).lower(x, w).compile().cost_analysis()["flops"]
+
+
+def test_ratios_are_taken_round_by_round():
+  slow, fast = timing.Timing([2.0, 6.0, 20.0]), timing.Timing([1.0, 2.0, 10.0])
+  assert timing.ratio(slow, fast) == {"median": 2.0, "lowest": 2.0, "highest": 3.0}
+  assert timing.ratio(slow, timing.Timing([], "skipped: not there")) is None
+
+
+def test_cost_of_input_is_the_median_over_rounds():
+  found = input_cost.cost([1.1, 2.4, 3.0], [1.0, 2.0, 4.0])
+  assert found["cost %"] == pytest.approx(10)
+  assert (found["lowest %"], found["highest %"]) == pytest.approx((-25, 20))
+
+
+@pytest.mark.parametrize(
+  ("value", "text"),
+  [
+    (0.123456, "0.123"),
+    (12345.6, "12,346"),
+    (128, "128"),
+    (None, ""),
+    ({"median": 1.234, "lowest": 1.0, "highest": 2.0}, "1.23 (1.00–2.00)"),
+  ],
+)
+def test_figures_in_tables(value, text):
+  assert records.cell_text(value) == text
+
+
+@pytest.mark.parametrize(
+  ("output", "kind", "said"),
+  [
+    ("Traceback\n  File x\nModuleNotFoundError: No module named 'torch'\n", "skipped", "'torch'"),
+    ("RuntimeError: out of memory\nsome library's last word\n", "failed", "out of memory"),
+    ("", "failed", "ended with code 3"),
+  ],
+)
+def test_why_a_side_ended_is_told_in_one_line(output, kind, said):
+  text = str(timing.reason(output, 3))
+  assert text.startswith(kind) and said in text and "\n" not in text
+
+
+def test_final_rows_of_an_airbench_script():
+  names = ["run   ", "epoch", "train_loss", "train_acc", "val_acc", "tta_val_acc"]
+  names.append("total_time_seconds")
+  rows = [
+    ["0", "0", "1.9", "0.5", "0.5", "", "0.4"],
+    ["", "eval", "1.1", "0.97", "0.9341", "0.9402", "3.83"],
+    ["1", "eval", "1.1", "0.97", "0.9341", "0.9390", "3.80"],
+  ]
+  lines = ["-" * 40, *("".join(f"|  {cell}  " for cell in row) + "|\n" for row in (names, *rows))]
+  assert to_accuracy.final_rows(lines) == [
+    {"accuracy": pytest.approx(94.02), "train": 3.83},
+    {"accuracy": pytest.approx(93.90), "train": 3.80},
+  ]
+  assert to_accuracy.final_rows(["nothing\n"]) == []
+
+
+def test_random_images_are_read_as_cifar10(tmp_path):
+  records.write_random_cifar10(str(tmp_path), train=30, test=20)
+  found = datasets.load("cifar10", str(tmp_path))
+  assert found.train.images.shape == (30, 32, 32, 3) and found.test.images.shape[0] == 20
+  assert len(found.class_names) == 10 and set(np.unique(found.train.labels)) <= set(range(10))
+
+
+def test_a_record_holds_the_rows_so_far_and_the_environment(tmp_path, capsys):
+  options = records.parser("", "x").parse_args([f"--output={tmp_path / 'made' / 'x.json'}"])
+  record = records.Record("x", options, ["model", "step ms"])
+  record.add({"model": "resnet18", "step ms": 12.345, "note": "alone"}, step_seconds=[0.012])
+  written = json.loads(options.output.read_text())
+  assert written["rows"] == [
+    {"model": "resnet18", "step ms": 12.345, "note": "alone", "step_seconds": [0.012]}
+  ]
+  assert {"date", "git_commit", "cores", "processor"} <= written["environment"].keys()
+  printed = capsys.readouterr().out.splitlines()
+  assert printed[0].split() == ["model", "step", "ms"]
+  assert printed[1].split() == ["resnet18", "12.3", "alone"]
+
+
+def test_every_layer_of_the_floor_is_found():
+  layers = flops.of_model(models.create({"name": "simple_cnn"}, 10), (8, 32, 32, 3))
+  kinds = [type(layer).__name__ for layer in layers]
+  assert kinds == ["Convolution"] * 6 + ["Product"] * 3
+  assert [math.prod(layer.output) for layer in layers[-3:]] == [8 * 256, 8 * 128, 8 * 10]

@@ -1,0 +1,315 @@
+"""Schedules against Keras' and optax's own, step by step, and what must hold whatever the numbers.
+
+Keras computes in float32 and by other orders of operations, hence the tolerance of 1e-6 (relative).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.signal
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifar_jax import errors
+from cifar_jax.optim import schedules
+
+EPOCH, TOTAL = 391, 10 * 391
+STEPS = np.arange(TOTAL + 1)
+
+
+def values(name, learning_rate=0.1, steps_per_epoch=EPOCH, total_steps=TOTAL, steps=STEPS, **own):
+  schedule = schedules.create({"name": name, **own}, learning_rate, steps_per_epoch, total_steps)
+  return np.asarray(jax.vmap(schedule)(jnp.asarray(steps)))
+
+
+def keras_values(schedule, steps=STEPS):
+  return np.asarray(jax.vmap(schedule)(jnp.asarray(steps)))
+
+
+@pytest.fixture(scope="module")
+def keras_schedules():
+  import keras
+
+  return keras.optimizers.schedules
+
+
+def assert_close(actual, expected, atol=0.0):
+  np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=atol)
+
+
+def test_constant():
+  assert_close(values("constant"), np.full(TOTAL + 1, 0.1))
+
+
+@pytest.mark.parametrize(
+  "first,t_mul,m_mul,alpha",
+  [(200, 2.0, 0.8, 1e-5), (EPOCH, 1.0, 1.0, 0.0), (10, 1.5, 0.9, 0.01), (7, 3.0, 1.1, 0.0)],
+)
+def test_cosine_restarts_is_keras(keras_schedules, first, t_mul, m_mul, alpha):
+  keras = keras_schedules.CosineDecayRestarts(0.1, first, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
+  ours = values("cosine_restarts", first_decay_steps=first, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
+  # Near the bottom of a cycle 1 + cos cancels, hence the absolute term, 1e-6 of the top.
+  assert_close(ours, keras_values(keras), atol=1e-7)
+  restarts = np.flatnonzero(np.diff(ours) > 0)
+  assert restarts[0] == first - 1
+
+
+def test_cosine_restarts_defaults_are_keras_with_one_epoch(keras_schedules):
+  keras = keras_schedules.CosineDecayRestarts(0.1, EPOCH)
+  assert_close(values("cosine_restarts"), keras_values(keras), atol=1e-7)
+
+
+@pytest.mark.parametrize("staircase", [False, True])
+def test_exponential_is_keras(keras_schedules, staircase):
+  keras = keras_schedules.ExponentialDecay(0.1, 1000, 0.5, staircase=staircase)
+  ours = values("exponential", decay_steps=1000, rate=0.5, staircase=staircase)
+  assert_close(ours, keras_values(keras))
+  assert_close(
+    values("exponential", decay_epochs=2, rate=0.5, staircase=staircase),
+    values("exponential", decay_steps=2 * EPOCH, rate=0.5, staircase=staircase),
+  )
+
+
+@pytest.mark.parametrize("staircase", [False, True])
+def test_inverse_time_is_keras(keras_schedules, staircase):
+  keras = keras_schedules.InverseTimeDecay(0.1, 100, 0.5, staircase=staircase)
+  ours = values("inverse_time", decay_steps=100, rate=0.5, staircase=staircase)
+  assert_close(ours, keras_values(keras))
+
+
+def test_inverse_time_is_the_decay_argument_of_report_002():
+  steps = np.array([0, 1, 27_345])  # 35 epochs of 50,000 examples by 64
+  ours = values("inverse_time", 1e-4, decay_steps=1, rate=1e-6, steps=steps)
+  assert_close(ours, 1e-4 * (1 / (1 + 1e-6 * steps)))
+
+
+@pytest.mark.parametrize("warmup_epochs,initial,final", [(2.5, 0.0, 0.0), (1, 0.2, 0.01)])
+def test_warmup_cosine_is_keras(keras_schedules, warmup_epochs, initial, final):
+  warmup = round(warmup_epochs * EPOCH)
+  keras = keras_schedules.CosineDecay(
+    0.1 * initial, TOTAL - warmup, alpha=final, warmup_target=0.1, warmup_steps=warmup
+  )
+  ours = values("warmup_cosine", warmup_epochs=warmup_epochs, initial=initial, final=final)
+  assert_close(ours, keras_values(keras), atol=1e-7)
+  optaxs = optax.warmup_cosine_decay_schedule(0.1 * initial, 0.1, warmup, TOTAL, 0.1 * final)
+  assert_close(ours, jax.vmap(optaxs)(STEPS), atol=1e-7)
+
+
+def test_warmup_cosine_without_warmup_is_keras(keras_schedules):
+  keras = keras_schedules.CosineDecay(0.1, TOTAL)
+  assert_close(values("warmup_cosine"), keras_values(keras), atol=1e-7)
+
+
+def test_step_is_keras_one_step_earlier(keras_schedules):
+  # Keras keeps the old value at the boundary itself: `step <= boundary`.
+  keras = keras_schedules.PiecewiseConstantDecay([3 * EPOCH - 1, 6 * EPOCH - 1], [0.1, 0.02, 0.004])
+  ours = values("step", boundaries=(3, 6), factor=0.2)
+  around = [b * EPOCH + d for b in (3, 6) for d in (-2, -1, 0, 1)]
+  assert_close(ours[around], [float(keras(jnp.asarray(s))) for s in around])
+
+
+def test_step_defaults_to_half_and_three_quarters():
+  ours = values("step")
+  assert np.flatnonzero(np.diff(ours)).tolist() == [TOTAL // 2 - 1, round(0.75 * TOTAL) - 1]
+  assert_close(ours[-1], 0.001)
+
+
+def test_linear_is_interpolation_and_keras(keras_schedules):
+  ours = values("linear", warmup_epochs=2.3, initial=0.2, final=0.07)
+  top = round(2.3 * EPOCH)
+  assert_close(ours, np.interp(STEPS, [0, top, TOTAL], [0.02, 0.1, 0.007]), atol=1e-8)
+  part = values("linear", pct_start=(top + 0.5) / TOTAL, initial=0.2, final=0.07)
+  assert_close(part, ours)
+  keras = keras_schedules.PolynomialDecay(0.1, TOTAL, 0.01)
+  assert_close(values("linear", final=0.1), keras_values(keras), atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["linear", "warmup_cosine"])
+def test_a_run_shorter_than_the_warmup_ends_on_the_ramp(name):
+  whole = values(name, warmup_epochs=5)
+  short = values(name, warmup_epochs=5, total_steps=EPOCH, steps=STEPS[:EPOCH])
+  assert_close(short, whole[:EPOCH])
+  assert_close(short, 0.1 * STEPS[:EPOCH] / (5 * EPOCH), atol=1e-8)
+
+
+def test_cyclical_is_a_triangle_wave():
+  ours = values("cyclical", base_lr=0.01, step_size=100)
+  wave = scipy.signal.sawtooth(2 * np.pi * STEPS / 200, width=0.5)
+  assert_close(ours, 0.01 + 0.09 * (wave + 1) / 2, atol=1e-7)
+  assert_close(values("cyclical", step_size_epochs=2.5), values("cyclical", step_size=2.5 * EPOCH))
+  assert_close(values("cyclical").min(), 0.1 / 4)
+  assert values("cyclical").argmax() == 4 * EPOCH
+
+
+def test_cyclical_modes():
+  triangular = values("cyclical", base_lr=0.01, step_size=100)
+  half_height = values("cyclical", base_lr=0.01, step_size=100, mode="triangular2")
+  assert_close(half_height[100::200], 0.01 + 0.09 * 0.5 ** np.arange(20), atol=1e-8)
+  assert_close(half_height - 0.01, (triangular - 0.01) * 0.5 ** (STEPS // 200), atol=1e-8)
+  shrinking = values("cyclical", base_lr=0.01, step_size=100, mode="exp_range", gamma=0.999)
+  assert_close(shrinking - 0.01, (triangular - 0.01) * 0.999**STEPS, atol=1e-7)
+
+
+@pytest.mark.parametrize("anneal", ["cosine", "linear"])
+def test_one_cycle_has_pytorchs_phases(anneal):
+  def between(start, end, part):
+    return end + (start - end) * (
+      (1 + np.cos(np.pi * part)) / 2 if anneal == "cosine" else 1 - part
+    )
+
+  top, last = 0.25 * TOTAL - 1, TOTAL - 1
+  expected = np.where(
+    top >= STEPS,
+    between(0.004, 0.1, STEPS / top),
+    between(0.1, 4e-7, np.minimum((STEPS - top) / (last - top), 1)),
+  )
+  ours = values("one_cycle", pct_start=0.25, anneal=anneal)
+  assert_close(ours, expected, atol=1e-8)
+  assert_close(ours[[0, TOTAL - 1]], [0.004, 4e-7])
+
+
+def test_one_cycle_is_optaxs_with_the_ends_on_steps():
+  # 1000 steps: PyTorch's phases end at steps 299 and 999, optax's at the int()s of its arguments.
+  steps = np.arange(1000)
+  ours = values("one_cycle", total_steps=1000, steps=steps)
+  theirs = jax.jit(optax.cosine_onecycle_schedule(999, 0.1, pct_start=299.5 / 999))
+  assert_close(ours, jax.vmap(theirs)(steps), atol=1e-8)
+
+
+ALL = [
+  {"name": "constant"},
+  {"name": "step", "boundaries": (1, 2.5)},
+  {"name": "exponential"},
+  {"name": "inverse_time", "rate": 0.1},
+  {"name": "linear", "warmup_epochs": 0.5, "final": 0.1},
+  {"name": "warmup_cosine", "warmup_epochs": 1.5},
+  {"name": "cosine_restarts", "first_decay_steps": 9, "m_mul": 0.9},
+  {"name": "cyclical", "step_size": 7, "mode": "triangular2"},
+  {"name": "cyclical", "mode": "exp_range"},
+  {"name": "one_cycle"},
+  {"name": "one_cycle", "anneal": "linear", "pct_start": 0.01},
+]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+  config=st.sampled_from(ALL),
+  learning_rate=st.floats(1e-5, 10),
+  steps_per_epoch=st.integers(1, 60),
+  epochs=st.integers(1, 30),
+)
+def test_between_zero_and_learning_rate(config, learning_rate, steps_per_epoch, epochs):
+  total = steps_per_epoch * epochs
+  steps = np.arange(1800)  # of one shape, and beyond the run's end
+  rates = values(**config, learning_rate=learning_rate, steps_per_epoch=steps_per_epoch,
+                 total_steps=total, steps=steps)  # fmt: skip
+  assert rates.dtype == np.float32
+  assert np.all(np.isfinite(rates))
+  assert rates.min() >= 0
+  assert rates.max() <= learning_rate * (1 + 1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+  name=st.sampled_from(["linear", "warmup_cosine"]),
+  warmup_epochs=st.floats(0, 10),
+  initial=st.floats(0, 1),
+  final=st.floats(0, 1),
+)
+def test_warmup_is_continuous_and_ends_where_it_should(name, warmup_epochs, initial, final):
+  own = {"warmup_epochs": warmup_epochs, "initial": initial, "final": final}
+  rates = values(name, 1.0, 20, 400, np.arange(401), **own)
+  warmup = round(warmup_epochs * 20)
+  steepest = max(1 / max(warmup, 1), np.pi / 2 / (400 - warmup))
+  assert np.abs(np.diff(rates)).max() <= steepest + 1e-6
+  assert_close(rates[0], initial if warmup else 1.0, atol=1e-7)
+  assert_close(rates[warmup], 1.0)
+  assert_close(rates[400], final, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", ALL, ids=lambda c: c["name"])
+def test_same_for_python_and_traced_steps_and_rates(config):
+  def rate(learning_rate, step):
+    return schedules.create(config, learning_rate, 10, 50)(step)
+
+  eager = [rate(0.3, step) for step in (0, 7, 49)]
+  assert all(r.dtype == jnp.float32 and r.shape == () for r in eager)
+  traced = jax.jit(jax.vmap(rate))(jnp.full(3, 0.3), jnp.array([0, 7, 49]))
+  assert_close(traced, eager)
+  swept = jax.vmap(rate, in_axes=(0, None))(jnp.array([0.3, 0.6]), 7)
+  assert_close(swept[1], 2 * swept[0])
+
+
+def test_none_stands_for_the_default():
+  named = {"name": "exponential", "decay_steps": None, "rate": None, "staircase": None}
+  np.testing.assert_array_equal(values(**named), values("exponential"))
+
+
+@pytest.mark.parametrize(
+  "config,message",
+  [
+    ({"name": "cosin"}, "schedule.name: unknown schedule 'cosin'; known: constant, cosine_re"),
+    (
+      {"name": "warmup_cosin"},
+      "schedule.name: unknown schedule 'warmup_cosin'; did you mean 'warmup_cosine'? known: const",
+    ),
+    ({}, "schedule.name: missing; known: constant"),
+    (
+      {"name": "warmup_cosine", "warmpu_epochs": 5},
+      "schedule.warmpu_epochs: 'warmup_cosine' takes no such argument; "
+      "it takes: warmup_epochs, initial, final",
+    ),
+    ({"name": "constant", "rate": 1}, "schedule.rate: 'constant' takes no such argument; it takes"),
+    ({"name": "warmup_cosine", "warmup_epochs": -1}, "schedule.warmup_epochs: must be a number >="),
+    ({"name": "warmup_cosine", "warmup_epochs": "5"}, "schedule.warmup_epochs: must be a number"),
+    ({"name": "linear", "final": -0.1}, "schedule.final: must be a fraction"),
+    ({"name": "linear", "pct_start": 1}, "schedule.pct_start: must be a number in [0, 1), got 1"),
+    (
+      {"name": "linear", "pct_start": 0.1, "warmup_epochs": 1},
+      "schedule.pct_start: warmup_epochs is set too; set one and leave the other None",
+    ),
+    ({"name": "linear", "initial": float("nan")}, "schedule.initial: must be a fraction"),
+    ({"name": "step", "boundaries": ()}, "schedule.boundaries: must be ascending epochs"),
+    ({"name": "step", "boundaries": (100, 50)}, "schedule.boundaries: must be ascending epochs"),
+    ({"name": "step", "boundaries": (0, 50)}, "schedule.boundaries: must be ascending epochs"),
+    ({"name": "step", "boundaries": "abc"}, "schedule.boundaries: must be ascending epochs"),
+    ({"name": "step", "boundaries": 5}, "schedule.boundaries: must be ascending epochs"),
+    ({"name": "step", "factor": 0}, "schedule.factor: must be a number > 0, got 0"),
+    ({"name": "exponential", "rate": 0}, "schedule.rate: must be a number > 0"),
+    ({"name": "exponential", "staircase": "no"}, "schedule.staircase: must be True or False"),
+    ({"name": "exponential", "decay_epochs": 0}, "schedule.decay_epochs: must be a number > 0"),
+    (
+      {"name": "exponential", "decay_epochs": 1, "decay_steps": 9},
+      "schedule.decay_steps: decay_epochs is set too; set one and leave the other None",
+    ),
+    ({"name": "inverse_time", "rate": -1}, "schedule.rate: must be a number >= 0"),
+    ({"name": "inverse_time", "decay_steps": 0}, "schedule.decay_steps: must be a number > 0"),
+    ({"name": "cosine_restarts", "t_mul": 0.5}, "schedule.t_mul: must be a number >= 1"),
+    ({"name": "cosine_restarts", "m_mul": 0}, "schedule.m_mul: must be a number > 0"),
+    ({"name": "cosine_restarts", "alpha": -1}, "schedule.alpha: must be a fraction"),
+    (
+      {"name": "cosine_restarts", "first_decay_steps": 0.5},
+      "schedule.first_decay_steps: must be a whole number of steps > 0, got 0.5",
+    ),
+    ({"name": "cyclical", "mode": "square"}, "schedule.mode: must be one of triangular, tri"),
+    ({"name": "cyclical", "step_size": 0}, "schedule.step_size: must be a number > 0"),
+    ({"name": "cyclical", "gamma": 1.5}, "schedule.gamma: must be a number in (0, 1]"),
+    ({"name": "cyclical", "base_lr": 0.2}, "schedule.base_lr: must not exceed optimizer.learning"),
+    ({"name": "one_cycle", "anneal": "cos"}, "schedule.anneal: must be one of cosine, linear"),
+    ({"name": "one_cycle", "pct_start": 1}, "schedule.pct_start: must be a number in (0, 1)"),
+    ({"name": "one_cycle", "div_factor": 0}, "schedule.div_factor: must be a number > 0"),
+  ],
+)
+def test_bad_values_name_the_field(config, message):
+  with pytest.raises(errors.UserError) as raised:
+    schedules.create(config, 0.1, 10, 100)
+  assert str(raised.value).startswith(message)
+  assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("learning_rate", [0, -0.1, float("inf"), "0.1", True])
+def test_bad_learning_rate(learning_rate):
+  with pytest.raises(errors.UserError, match=r"^optimizer\.learning_rate: must be a number > 0"):
+    schedules.create({"name": "constant"}, learning_rate, 10, 100)

@@ -1,0 +1,192 @@
+"""Checkpoints: whole or passed over, and never of another model."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from cifar_jax import errors
+from cifar_jax.runs import checkpoints
+
+
+class State(struct.PyTreeNode):
+  step: jnp.ndarray
+  params: dict
+  nothing: None
+
+
+def run(step: int, width: int = 300) -> dict:
+  """What is saved after a step."""
+  kernel = np.random.default_rng(step).normal(size=(width, 40)).astype(np.float32)
+  params = {"dense": {"kernel": jnp.asarray(kernel)}}
+  return {"state": State(jnp.int32(step), params, None), "best": {"params": params}}
+
+
+@pytest.fixture
+def three(tmp_path):
+  """A folder with three saved steps, of which two are kept."""
+  store = checkpoints.Checkpoints(tmp_path)
+  for step in (10, 20, 30):
+    store.save_best(step, run(step)["best"])
+    store.save_latest(step, run(step))
+  store.close()
+  return tmp_path
+
+
+def damage(directory) -> None:
+  """Cuts every data file of a checkpoint in half."""
+  files = [f for f in directory.rglob("*") if f.is_file() and "/d/" in str(f)]
+  assert files
+  for file in files:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def restore(workdir, template=None):
+  """What a run would resume from, after which `best` is what that needs."""
+  store = checkpoints.Checkpoints(workdir)
+  try:
+    found = store.restore_latest(template or run(0))
+    if found is not None:
+      store.keep_best(found[0], found[1]["best"])
+    return found
+  finally:
+    store.close()
+
+
+def assert_same(found: dict, expected: dict) -> None:
+  """Bit for bit."""
+  jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, expected))
+
+
+def test_nothing_there(tmp_path):
+  assert restore(tmp_path) is None
+
+
+def test_newest_comes_back_bit_for_bit(three):
+  step, found = restore(three)
+  assert step == 30
+  assert_same(found, run(30))
+  for which in ("latest", "best"):
+    steps = sorted(path.name for path in (three / "checkpoints" / which).iterdir())
+    assert steps == ["00000020", "00000030"]
+
+
+def test_a_truncated_one_is_said_and_the_one_before_is_used(three, log_lines):
+  damage(three / "checkpoints" / "latest" / "00000030")
+  step, found = restore(three)
+  assert step == 20
+  assert_same(found, run(20))
+  (line,) = [line for line in log_lines if "latest/00000030: cannot be read" in line]
+  assert line.endswith("trying the one before") and "\n" not in line
+  assert checkpoints.read_best(three)[0] == 20
+  store = checkpoints.Checkpoints(three)
+  store.save_best(30, run(30)["best"])  # the repeated epoch can write its own again
+  store.save_latest(30, run(30))
+  store.close()
+  assert restore(three)[0] == 30
+
+
+def test_a_truncated_best_is_said_and_written_again(three, log_lines):
+  damage(three / "checkpoints" / "best" / "00000030")
+  step, best = checkpoints.read_best(three)
+  assert step == 20
+  assert_same(best["params"], run(20)["best"]["params"])
+  assert restore(three)[0] == 30
+  step, best = checkpoints.read_best(three)
+  assert step == 30
+  assert_same(best["params"], run(30)["best"]["params"])
+  assert any("best/00000030: cannot be read" in line for line in log_lines)
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_flipped_bits_never_come_back_as_weights(three, which, tmp_path, log_lines):
+  rng = np.random.default_rng(0)
+  folder = three / "checkpoints" / which / "00000030"
+  files = sorted(f.relative_to(three) for f in folder.rglob("*") if f.is_file())
+  arrays = max(files, key=lambda file: (three / file).stat().st_size)
+  for i, file in enumerate([*files, *[arrays] * 5]):
+    copy = tmp_path / f"copy{i}"
+    shutil.copytree(three / "checkpoints", copy / "checkpoints")
+    content = bytearray((copy / file).read_bytes())
+    content[rng.integers(len(content))] ^= 1 << rng.integers(8)
+    (copy / file).write_bytes(content)
+    step, best = checkpoints.read_best(copy)
+    assert step == 20 or which == "latest" or file != arrays
+    assert_same(best["params"], run(step)["best"]["params"])
+    step, found = restore(copy)
+    assert step == 20 or which == "best" or file != arrays
+    assert_same(found, run(step))
+  assert any("dense.kernel is not what was written there" in line for line in log_lines)
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_without_any_one_file_it_is_whole_or_the_one_before_is_used(three, which, tmp_path):
+  used = set()
+  folder = three / "checkpoints" / which / "00000030"
+  for i, file in enumerate(sorted(f for f in folder.rglob("*") if f.is_file())):
+    copy = tmp_path / f"copy{i}"
+    shutil.copytree(three / "checkpoints", copy / "checkpoints")
+    (copy / file.relative_to(three)).unlink()
+    step, best = checkpoints.read_best(copy)
+    used.add((step, restore(copy)[0]))
+    assert_same(best["params"], run(step)["best"]["params"])
+  # Some files are marks and copies that nothing reads.
+  assert used == ({(30, 30), (20, 30)} if which == "best" else {(30, 30), (30, 20)})
+
+
+def older_form(workdir) -> None:
+  """Takes away what checkpoints once did not have: checksums, and the best within `latest`."""
+  shutil.rmtree(workdir / "checkpoints" / "latest")
+  store = checkpoints.Checkpoints(workdir)
+  store.save_latest(30, {"state": run(30)["state"]})
+  store.close()
+  for file in workdir.rglob("_CHECKPOINT_METADATA"):
+    content = json.loads(file.read_text())
+    assert content["custom_metadata"]["sha256"]
+    content["custom_metadata"] = None
+    file.write_text(json.dumps(content))
+
+
+def test_checkpoints_of_before(three):
+  older_form(three)
+  step, found = restore(three)
+  assert step == 30
+  assert_same(found, run(30))
+
+
+def test_checkpoints_of_before_without_a_best(three):
+  older_form(three)
+  shutil.rmtree(three / "checkpoints" / "best")
+  step, found = restore(three)
+  assert step == 30
+  assert_same(found, {"state": run(30)["state"], "best": run(0)["best"]})
+
+
+def test_when_all_are_damaged_nothing_is_overwritten(three):
+  for step in ("00000020", "00000030"):
+    damage(three / "checkpoints" / "latest" / step)
+  with pytest.raises(errors.UserError, match="none of the checkpoints there can be read; move"):
+    restore(three)
+  assert len(list((three / "checkpoints" / "latest").iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+  ("other", "message"),
+  [
+    (
+      run(0, width=301),
+      r"params.dense.kernel is \(300, 40\) there but \(301, 40\) by the config",
+    ),
+    (
+      run(0) | {"state": State(jnp.int32(0), {"conv": {"kernel": jnp.ones((3, 3))}}, None)},
+      r"params.conv.kernel is absent there but \(3, 3\) by the config; use another workdir",
+    ),
+  ],
+)
+def test_of_another_model(three, other, message):
+  with pytest.raises(errors.UserError, match=message):
+    restore(three, other)

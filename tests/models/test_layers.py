@@ -1,0 +1,131 @@
+"""models/layers.py against Flax's own layers, and the same masks on any number of devices."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cifar_jax.errors import UserError
+from models import layers
+
+
+def gradient(pool, x, cotangent):
+  return jax.vjp(pool, x)[1](cotangent)[0]
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "window", "dtype"),
+  [(8, 8, 2, jnp.float32), (7, 5, 2, jnp.float32), (9, 8, 3, jnp.float32), (8, 8, 2, jnp.bfloat16)],
+)
+@pytest.mark.parametrize("levels", [3, 10**6])
+def test_max_pool_has_the_value_and_gradient_of_flax_also_among_equal_values(
+  height, width, window, dtype, levels
+):
+  # Three levels, half of them below zero before the ReLU: almost every window holds equal maxima.
+  rng = np.random.default_rng(height * width)
+  x = jnp.asarray(rng.integers(-levels, levels, (3, height, width, 4)) / levels, dtype)
+  shape = (3, height // window, width // window, 4)
+  cotangent = jnp.asarray(rng.normal(size=shape), dtype)
+
+  def ours(x):
+    return layers.max_pool(nn.relu(x), window)
+
+  def flax(x):
+    return nn.max_pool(nn.relu(x), (window, window), (window, window))
+
+  assert ours(x).shape == shape
+  np.testing.assert_array_equal(ours(x), flax(x))
+  np.testing.assert_array_equal(gradient(ours, x, cotangent), gradient(flax, x, cotangent))
+  # Without the ReLU, whose gradient at 0 would hide which of the equal zeros was chosen.
+  ties = nn.relu(x)
+  np.testing.assert_array_equal(
+    gradient(lambda x: layers.max_pool(x, window), ties, cotangent),
+    gradient(lambda x: nn.max_pool(x, (window, window), (window, window)), ties, cotangent),
+  )
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_max_pool_does_not_hide_a_nan(place):
+  x = jnp.arange(4.0).at[place].set(jnp.nan).reshape(1, 2, 2, 1)
+  assert jnp.isnan(layers.max_pool(x)).all()
+
+
+def drop(x, key, rate=0.4, axis_name=None, **kwargs):
+  return layers.Dropout(rate, axis_name=axis_name, **kwargs).apply({}, x, rngs={"dropout": key})
+
+
+@pytest.mark.parametrize("devices", [2, 4])
+def test_dropout_is_the_same_however_many_devices_share_the_batch(devices):
+  key = jax.random.key(3)
+  x = jnp.ones((8, 5, 5, 2))
+  alone = drop(x, key)
+  assert len(np.unique(np.asarray(alone).reshape(8, -1), axis=0)) == 8  # every example its own
+  shared = jax.pmap(
+    lambda x, key: drop(x, key, axis_name="batch"),
+    axis_name="batch",
+    in_axes=(0, None),
+    devices=jax.devices()[:devices],
+  )(x.reshape(devices, 8 // devices, 5, 5, 2), key)
+  np.testing.assert_array_equal(np.asarray(shared).reshape(alone.shape), alone)
+
+
+def test_dropout_under_vmap_over_seeds_is_each_seed_alone():
+  keys = jax.random.split(jax.random.key(0), 3)
+  x = jnp.ones((4, 50))
+  together = jax.vmap(drop, in_axes=(None, 0))(x, keys)
+  for key, result in zip(keys, together, strict=True):
+    np.testing.assert_array_equal(result, drop(x, key))
+  assert not np.array_equal(together[0], together[1])
+
+
+def test_dropout_keeps_the_mean_and_drops_at_its_rate():
+  rate, shape = 0.3, (16, 4000)
+  y = np.asarray(drop(jnp.ones(shape), jax.random.key(1), rate))
+  assert set(np.unique(y)) == {np.float32(0), np.float32(1) / np.float32(1 - rate)}
+  dropped = (y == 0).mean()
+  assert abs(dropped - rate) < 5 * np.sqrt(rate * (1 - rate) / y.size)
+
+
+def test_spatial_dropout_drops_whole_channels_of_single_examples():
+  y = np.asarray(drop(jnp.ones((8, 3, 3, 64)), jax.random.key(2), 0.5, broadcast_dims=(1, 2)))
+  channels = y.transpose(0, 3, 1, 2).reshape(8 * 64, 9)
+  assert (channels.min(axis=1) == channels.max(axis=1)).all()
+  assert abs((channels[:, 0] == 0).mean() - 0.5) < 5 * 0.5 / np.sqrt(8 * 64)
+  assert len(np.unique(y[:, 0, 0], axis=0)) == 8
+
+
+def test_dropout_draws_anew_in_every_layer():
+  class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.Dropout(0.5)(x), layers.Dropout(0.5)(x)
+
+  first, second = Twice().apply({}, jnp.ones((2, 100)), rngs={"dropout": jax.random.key(0)})
+  assert not np.array_equal(first, second)
+
+
+def test_dropout_returns_its_input_when_not_training_or_at_rate_0_or_at_initialisation():
+  x = jnp.ones((2, 10), jnp.bfloat16)
+  assert layers.Dropout(0.5, deterministic=True).apply({}, x) is x
+  assert layers.Dropout(0.0).apply({}, x) is x
+  # Neither the axis nor a 'dropout' key is at hand when a model is initialised.
+  y, variables = layers.Dropout(0.5, axis_name="batch").init_with_output(jax.random.key(0), x)
+  assert y is x
+  assert not variables
+
+
+def test_dropout_keeps_the_dtype():
+  assert drop(jnp.ones((2, 10), jnp.bfloat16), jax.random.key(0)).dtype == jnp.bfloat16
+
+
+def test_he_fan_out_scales_with_the_outputs():
+  kernel = layers.he_fan_out(jax.random.key(0), (3, 3, 64, 128))
+  assert float(kernel.std()) == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.01)
+  assert float(kernel.mean()) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan")])
+def test_a_rate_outside_0_to_1_is_refused(rate):
+  with pytest.raises(UserError, match=r"^model\.dropout: .* give a number in \[0, 1\)$"):
+    layers.check_rate("dropout", rate)

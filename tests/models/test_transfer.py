@@ -1,0 +1,147 @@
+"""Starting from weights trained before, whole or in part, and features computed once."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import small_runs
+
+import models
+import train
+from cifar_jax.errors import UserError
+from cifar_jax.runs import checkpoints
+from models import transfer, vgg
+
+NET = {
+  "augment": "",
+  "tta": "",
+  "loss.l2": (),
+  "num_epochs": 2,
+  "batch_size": 160,
+  "optimizer.momentum": 0.0,
+}
+FROZEN = {"optimizer.freeze": ("^base/",)}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_vgg():
+  """VGG's module with two small stages, as the model 'tiny_vgg'."""
+  models.known()  # so that the registry is whole before something is added
+  models.register("tiny_vgg")(
+    lambda **common: vgg.VGG(stages=(1, 1), widths=(4, 8), dense=(16,), **common)
+  )
+
+
+@pytest.fixture(scope="module")
+def first_run(data_dir, tiny_vgg, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "first"
+  fit(data_dir, workdir, augment="random_flip()")
+  return workdir
+
+
+def fit(data_dir, workdir, **fields):
+  config = small_runs.config(data_dir, **(NET | {"model.widths": None} | fields))
+  config.model.name = fields.get("model.name", "tiny_vgg")
+  del config.model.widths, config.model.dense
+  train.train_and_evaluate(config, str(workdir))
+  return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_starts_from_the_selected_weights_of_another(data_dir, first_run, tmp_path):
+  fields = {"model.pretrained": str(first_run), "optimizer.learning_rate": 1e-30, "num_epochs": 1}
+  (row,) = fit(data_dir, tmp_path / "next", **fields)
+  first = json.loads((first_run / "results.json").read_text())
+  assert row["val_loss"] == pytest.approx(first["val_loss"], rel=1e-6)
+  _, before = checkpoints.read_best(first_run)
+  _, after = checkpoints.read_best(tmp_path / "next")
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-20), before, after)
+
+
+def test_features_computed_once_train_as_images_do(data_dir, first_run, tmp_path, monkeypatch):
+  fields = FROZEN | {"model.pretrained": str(first_run)}
+  computed = []
+  features_of = transfer.features_of
+  monkeypatch.setattr(
+    transfer, "features_of", lambda *args: computed.append(1) or features_of(*args)
+  )
+  once = fit(data_dir, tmp_path / "once", **fields)
+  assert computed
+  computed.clear()
+  monkeypatch.setattr(transfer, "base_is_fixed", lambda *args: False)
+  always = fit(data_dir, tmp_path / "always", **fields)
+  assert not computed
+
+  for a, b in zip(once, always, strict=True):
+    for name in ("train_loss", "val_loss", "val_accuracy"):
+      assert a[name] == pytest.approx(b[name], rel=1e-5)
+  assert once[-1]["train_loss"] < once[0]["train_loss"]
+  # The checkpoint is that of the whole network, its base as it was.
+  _, before = checkpoints.read_best(first_run)
+  _, after = checkpoints.read_best(tmp_path / "once")
+  jax.tree.map(np.testing.assert_array_equal, before["params"]["base"], after["params"]["base"])
+  assert not np.array_equal(before["params"]["head"]["kernel"], after["params"]["head"]["kernel"])
+
+
+@pytest.mark.parametrize(
+  ("changes", "fixed"),
+  [
+    ({}, True),
+    ({"augment": "random_flip()"}, False),
+    ({"optimizer.freeze": ()}, False),
+    ({"optimizer.freeze": ("block1",)}, False),
+    ({"optimizer.freeze": ("block1", "block2")}, True),
+    ({"model.pretrained": ""}, False),
+    ({"num_seeds": 2}, False),
+    ({"tta": "flip"}, False),
+  ],
+)
+def test_features_are_computed_once_only_if_nothing_before_them_changes(data_dir, changes, fixed):
+  fields = NET | FROZEN | {"model.pretrained": "somewhere"} | changes
+  config = small_runs.config(data_dir, **fields)
+  model = models.create({"name": "tiny_vgg"}, 10)
+  shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), False))
+  assert transfer.base_is_fixed(config, model, shapes["params"]) is fixed
+
+
+def tree(head, stem=(3, 4)):
+  ones = functools.partial(np.ones, dtype=np.float32)
+  return {
+    "params": {"stem": {"kernel": ones(stem)}, "head": {"kernel": ones(head)}},
+    "batch_stats": {"norm": {"mean": ones(4)}},
+  }
+
+
+def test_a_head_for_other_classes_starts_anew(log_lines):
+  own = jax.tree.map(np.zeros_like, tree((4, 10)))
+  found = transfer.insert(own, tree((4, 100)))
+  np.testing.assert_array_equal(found["params"]["stem"]["kernel"], np.ones((3, 4)))
+  np.testing.assert_array_equal(found["batch_stats"]["norm"]["mean"], np.ones(4))
+  np.testing.assert_array_equal(found["params"]["head"]["kernel"], np.zeros((4, 10)))
+  assert "head starts anew" in log_lines[0]
+
+  found = transfer.insert(own, tree((4, 10)))
+  np.testing.assert_array_equal(found["params"]["head"]["kernel"], np.ones((4, 10)))
+
+
+def test_weights_of_another_network_are_refused():
+  with pytest.raises(UserError, match=r"model.pretrained: .*params/stem/kernel is \(5, 4\) there"):
+    transfer.insert(tree((4, 10)), tree((4, 10), stem=(5, 4)))
+  without = tree((4, 10))
+  del without["batch_stats"]
+  with pytest.raises(UserError, match="batch_stats/norm/mean is absent there"):
+    transfer.insert(tree((4, 10)), without | {"batch_stats": {}})
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+  with pytest.raises(UserError, match="it holds no selected weights; name the folder of a run"):
+    transfer.load(str(tmp_path))
+  with pytest.raises(UserError, match="there is no such run folder"):
+    transfer.load(str(tmp_path / "nothing"))
+  assert transfer.load("") is None
