@@ -1,4 +1,4 @@
-"""`nn.Conv`, with images and gradients that XLA:CPU computes once; elsewhere `nn.Conv` as it is."""
+"""`Conv`: plain `nn.Conv`, except that XLA:CPU computes the convolved activations only once."""
 
 import functools
 from typing import Any
@@ -9,16 +9,17 @@ from jax import lax
 
 
 def convolve(inputs: jax.Array, kernel: jax.Array, *args: Any, **options: Any) -> jax.Array:
-  """`lax.conv_general_dilated`, as flax calls it.
+  """Return `lax.conv_general_dilated` of the same arguments, which Flax passes.
 
-  For a kernel's gradient XLA:CPU transposes what it convolves, and fuses with that the elementwise
-  chain it came out of: normalisation and ReLU of up to three layers are computed anew, in the
-  order of the transposed array, where neither caches nor vectors help. Without that a step of
-  ResNet-18 took 0.82 (batch 128) and 0.87 (64) of the time, on two cores.
+  The gradient of the kernel needs a transposed copy of `inputs`. XLA:CPU fuses into that copy the
+  elementwise operations that produced `inputs`, and so repeats the normalisation and ReLU of up to
+  three layers in an order that suits neither caches nor vector units. `_compute_once` prevents
+  the fusion. docs/measurements.md has the times.
   """
   if jax.default_backend() == "cpu":
-    # Exactly 1, unless the kernel is not finite; but XLA cannot know.
-    inputs = _computed_once(inputs, 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0])
+    # This value is 1 for every finite kernel, but XLA cannot know that at compile time.
+    one = 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0]
+    inputs = _compute_once(inputs, one)
   return lax.conv_general_dilated(inputs, kernel, *args, **options)
 
 
@@ -26,12 +27,14 @@ Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
 
 
 @jax.custom_jvp
-def _computed_once(x: jax.Array, one: jax.Array) -> jax.Array:
-  """x / one, as is its gradient: XLA does not repeat a division for each of its users."""
+def _compute_once(x: jax.Array, one: jax.Array) -> jax.Array:
+  """Return x / one, with the gradient divided by `one` too: XLA never repeats a division."""
   return x / one
 
 
-@_computed_once.defjvp
-def _(primals: tuple, tangents: tuple) -> tuple[jax.Array, jax.Array]:
+@_compute_once.defjvp
+def _compute_once_jvp(
+  primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
   x, one = primals
-  return _computed_once(x, one), tangents[0] / one
+  return _compute_once(x, one), tangents[0] / one
