@@ -25,6 +25,7 @@ from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
 from cifar_jax.training import compiled_steps
 from cifar_jax.training.controls import Controls
 from cifar_jax.training.steps import Sums
+from configs import default
 from experiment import Experiment, resolve
 from models import transfer
 
@@ -65,7 +66,7 @@ def train_and_evaluate(
     folder.refuse_unshared()
     if not distributed.same_as_first("config", config.to_json_best_effort):
       raise errors.UserError("--config: differs from the first process's; start the same command")
-    folder.refuse_other_config(config)
+    folder.refuse_other_config(config, default.get_config())
     finished = folder.results()
     if finished is not None:
       log.info("%s: finished already; nothing to do", folder.path)

@@ -1,32 +1,31 @@
-"""Refuses a config that cannot work, before anything costly starts: one line that names the field.
+"""Check, flatten and compare configs.
 
-Arguments of the model, the optimiser, the schedule and the augmentation are checked where those
-are made, since only they know their arguments.
+`check_config` rejects an impossible config before any expensive work starts. The arguments of the
+model, the optimiser, the schedule and the augmentation are checked when those are created, because
+only they know their arguments.
 """
 
 import difflib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 import ml_collections
 
 from cifar_jax import errors
-from cifar_jax.augment import test_time
+
+# The fields of a config by full name, such as 'optimizer.learning_rate'.
+Fields: TypeAlias = dict[str, Any]
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_objective")
-_OPEN = (
-  "model.",
-  "optimizer.",
-  "schedule.",
-  "data.options.",
-  "proxy.model.",
-)  # may hold arguments that default.py does not list
+# Sections that may hold arguments which configs/default.py does not list.
+_OPEN = ("model.", "optimizer.", "schedule.", "data.options.", "proxy.model.")
 _CHOICES = {
   "dtype": ("auto", "float32", "bfloat16"),
   "data.normalize": ("standardize", "unit"),
   "plateau.mode": ("min", "max"),
   "early_stopping.mode": ("min", "max"),
   "select.mode": ("min", "max"),
-  "tta": ("", *test_time.KINDS),
 }
 _AT_LEAST = {
   "seed": 0,
@@ -56,30 +55,85 @@ _AT_LEAST = {
 }
 
 
+def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> Fields:
+  """Return the fields of a config by full name; an empty section has none."""
+  fields: Fields = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      fields |= flatten(value, f"{prefix}{key}.")
+    else:
+      fields[prefix + key] = value
+  return fields
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Return the config as config.json stores it: sections are dicts, tuples are lists."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def changed_fields(fields: Fields, reference: Fields) -> Fields:
+  """Return the fields that `reference` lacks or holds with another value."""
+  return {
+    name: value
+    for name, value in fields.items()
+    if name not in reference or reference[name] != value
+  }
+
+
 def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
   """Raise UserError, naming the field, if `config` has an unknown field or an impossible value.
 
-  defaults: a config that holds every field with its default, such as configs.default has it.
+  Args:
+    defaults: a config that holds every field with its default, as configs/default.py returns it.
   """
-  fields = dict(_flatten(config))
-  defaults = dict(_flatten(defaults))
+  fields = flatten(config)
+  _check_names_and_types(fields, flatten(defaults))
+  _check_choices(fields)
+  for name, least in _AT_LEAST.items():
+    if not fields[name] >= least:
+      raise errors.UserError(f"{name}: {fields[name]!r} must be at least {least}")
+  _check_ranges(config)
+  if config.data.file_by_file and config.data.train_examples:
+    raise errors.UserError(
+      "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
+    )
+  if config.proxy.keep > config.batch_size:
+    raise errors.UserError(
+      f"proxy.keep: {config.proxy.keep} is more than the {config.batch_size} examples of a batch; "
+      "lower it"
+    )
+  _check_validation(config.data.validation)
+  for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
+    _check_rules(name, fields[name])
+  for name in ("plateau", "early_stopping", "select"):
+    _check_monitor(name, config)
+
+
+def _check_names_and_types(fields: Fields, defaults: Fields) -> None:
   for name, value in fields.items():
     if name in defaults:
       _check_type(name, value, defaults[name])
     elif not name.startswith(_OPEN):
       raise errors.UserError(f"{name}: no such config field{_hint(name, defaults)}")
-  for name in defaults:
+  for name, default in defaults.items():
+    if any(field.startswith(f"{name}.") for field in fields):
+      raise errors.UserError(f"{name}: a section must be of type {type(default).__name__}")
     if name not in fields:
       raise errors.UserError(
         f"{name}: missing from the config; start it from configs.default.get_config()"
       )
-  for name, choices in _CHOICES.items():
+
+
+def _check_choices(fields: Fields) -> None:
+  from cifar_jax.augment import test_time  # here, because reports and `prepare` need no JAX
+
+  for name, choices in (_CHOICES | {"tta": ("", *test_time.KINDS)}).items():
     if fields[name] not in choices:
       known = ", ".join(choice or "''" for choice in choices)
       raise errors.UserError(f"{name}: {fields[name]!r} is not one of {known}")
-  for name, least in _AT_LEAST.items():
-    if not fields[name] >= least:
-      raise errors.UserError(f"{name}: {fields[name]!r} must be at least {least}")
+
+
+def _check_ranges(config: ml_collections.ConfigDict) -> None:
   if not 0 <= config.loss.label_smoothing < 1:
     raise errors.UserError(f"loss.label_smoothing: {config.loss.label_smoothing} must be in [0, 1)")
   if not 0 < config.last_epoch <= 1:
@@ -92,32 +146,11 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
     )
   if not 0 <= config.lookahead.decay <= 1:
     raise errors.UserError(f"lookahead.decay: {config.lookahead.decay} must be in [0, 1]")
-  if config.data.file_by_file and config.data.train_examples:
-    raise errors.UserError(
-      "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
-    )
-  if config.proxy.keep > config.batch_size:
-    raise errors.UserError(
-      f"proxy.keep: {config.proxy.keep} is more than the {config.batch_size} examples of a batch"
-    )
-  _check_validation(config.data.validation)
-  for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
-    _check_rules(name, fields[name])
-  for name in ("plateau", "early_stopping", "select"):
-    _check_monitor(name, config)
 
 
-def _flatten(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, object]]:
-  for key, value in config.items():
-    if isinstance(value, ml_collections.ConfigDict) and prefix not in _OPEN:
-      yield from _flatten(value, f"{prefix}{key}.")
-    else:
-      yield prefix + key, value
-
-
-def _hint(name: str, known: dict) -> str:
-  close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-  return f"; did you mean {close[0]!r}?" if close else "; see configs/default.py for all fields"
+def _hint(name: str, known: Iterable[str]) -> str:
+  matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+  return f"; did you mean {matches[0]!r}?" if matches else "; see configs/default.py for all fields"
 
 
 def _check_type(name: str, value: object, reference: object) -> None:
@@ -133,19 +166,19 @@ def _check_type(name: str, value: object, reference: object) -> None:
 
 def _check_validation(value: object) -> None:
   if isinstance(value, str):
-    good = value in ("batch_1", "test")
+    is_valid = value in ("batch_1", "test")
   else:
-    good = not isinstance(value, bool) and (
+    is_valid = not isinstance(value, bool) and (
       (isinstance(value, float) and 0 <= value < 1) or (isinstance(value, int) and value >= 0)
     )
-  if not good:
+  if not is_valid:
     raise errors.UserError(
       f"data.validation: {value!r} must be a fraction in [0, 1), a count of examples, "
       "'batch_1' or 'test'"
     )
 
 
-def _check_rules(name: str, rules: tuple) -> None:
+def _check_rules(name: str, rules: Iterable[object]) -> None:
   for rule in rules:
     if not (
       isinstance(rule, tuple | list)
@@ -167,8 +200,8 @@ def _check_monitor(section: str, config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(f"{section}.monitor: {monitor!r} is not one of {', '.join(METRICS)}")
   if monitor == "val_objective" and not config.loss.l2:
     raise errors.UserError(
-      f"{section}.monitor: 'val_objective' is the loss with its penalties, and loss.l2 has none; "
-      "take 'val_loss'"
+      f"{section}.monitor: 'val_objective' is the loss with its penalties, but loss.l2 is empty; "
+      "use 'val_loss'"
     )
   if monitor.startswith("val_") and not config.data.validation:
     raise errors.UserError(

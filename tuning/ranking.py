@@ -10,10 +10,11 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from cifar_jax.config import changed_fields, flatten
 from cifar_jax.runs.run_folder import RunFolder
 from configs.sweeps import RANK_BY
 from tuning import table
-from tuning.trials import Trial, flat, name_of
+from tuning.trials import Trial, name_of
 
 _FIGURES = ("val_accuracy", "val_loss")
 
@@ -150,11 +151,9 @@ def _config_file(found: Mapping[str, Any], trial: Trial, start: ModuleType) -> s
   base = start.get_config()
   if "seed" in trial.fields:
     config.seed = base.seed
-  before = flat(base)
   lines = [
     f"  config.{name} = {value!r}"
-    for name, value in flat(config).items()
-    if name not in before or before[name] != value
+    for name, value in changed_fields(flatten(config), flatten(base)).items()
   ]
   best = found["best"]
   return "\n".join(

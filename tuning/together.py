@@ -18,6 +18,7 @@ import optax
 from etils import epath
 
 import train
+from cifar_jax.config import flatten
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import checkpoints, plots
 from cifar_jax.runs.run_folder import RunFolder
@@ -25,7 +26,7 @@ from cifar_jax.runtime.console import log
 from cifar_jax.training import compiled_steps, steps
 from cifar_jax.training.controls import Controls
 from experiment import Experiment, resolve
-from tuning.trials import Trial, flat, set_field
+from tuning.trials import Trial, set_field
 
 PyTree = Any
 _NUMBERS = (
@@ -132,7 +133,7 @@ class TogetherExperiment(Experiment):
   def __init__(self, config: ml_collections.ConfigDict, configs: list[ml_collections.ConfigDict]):
     super().__init__(config)
     self.seeds = [trial.seed for trial in configs]
-    fields = [flat(trial) for trial in configs]
+    fields = [flatten(trial) for trial in configs]
     table = {name: [f[name] for f in fields] for name in _NUMBERS if name in fields[0]}
     # Made of plain numbers, which are checked, where traced ones could not be.
     plain = [
@@ -177,7 +178,7 @@ class TogetherExperiment(Experiment):
 
 def _shared(config: ml_collections.ConfigDict) -> str:
   """What trials must have in common to train together."""
-  fields = flat(config)
+  fields = flatten(config)
   # A loss spike ends a run by the mean of its seeds, which is nobody's when they are trials; and a
   # proxy's optimizer has no traced numbers.
   if config.num_seeds == 1 and not config.stop_on_spike.factor and not config.proxy.keep:
@@ -193,7 +194,7 @@ def _shared(config: ml_collections.ConfigDict) -> str:
 
 
 def _key(trials: Sequence[Trial]) -> str:
-  told = json.dumps([[trial.name, flat(trial.config)] for trial in trials], default=repr)
+  told = json.dumps([[trial.name, flatten(trial.config)] for trial in trials], default=repr)
   return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

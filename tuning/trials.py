@@ -16,7 +16,7 @@ from etils import epath
 
 import experiment
 from cifar_jax import errors
-from cifar_jax.config import check_config
+from cifar_jax.config import check_config, flatten
 from cifar_jax.runs import run_folder
 from configs import default
 from configs.sweeps import Sweep, grid
@@ -105,7 +105,7 @@ def expand(
       raise errors.UserError(f"sweep: two trials are the same: {name}; leave one out")
     path = folder / "trials" / name
     if (path / "config.json").exists():
-      run_folder.RunFolder(path, writer=False).refuse_other_config(resolved)
+      run_folder.RunFolder(path, writer=False).refuse_other_config(resolved, default.get_config())
     trials[name] = Trial(name, fields, own, path)
   return list(trials.values())
 
@@ -214,14 +214,9 @@ def _short(field: str) -> str:
 @functools.cache
 def _fields_by_last_word() -> dict[str, list[str]]:
   found: dict[str, list[str]] = {}
-  for name in flat(default.get_config()):
+  for name in flatten(default.get_config()):
     found.setdefault(name.split(".")[-1], []).append(name)
   return found
-
-
-def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields of a config by their whole names."""
-  return run_folder.flat(config.to_dict())
 
 
 def _value_slug(value: Any) -> tuple[str, bool]:

@@ -13,6 +13,7 @@ from etils import epath
 from analysis.report import page, records
 from analysis.report.page import Cell, Html, duration, number, tag, text
 from analysis.report.records import Record
+from cifar_jax.config import flatten
 from cifar_jax.runs import run_folder
 
 _CURVES = {
@@ -67,7 +68,7 @@ def _compare(found: list[Record], path: epath.Path) -> epath.Path:
     "Runs": _table(runs, names, path),
     "Means over seeds": _means(groups),
     "Curves": _curves(runs, names, groups),
-    "Configs": _configs(names, [run_folder.flat(run.config) for run in runs]),
+    "Configs": _configs(names, [flatten(run.config) for run in runs]),
     "Timings and environment": _timings(runs, names),
   }
   count = f"{len(runs)} runs" if len(runs) > 1 else "1 run"
@@ -90,7 +91,7 @@ def _compare(found: list[Record], path: epath.Path) -> epath.Path:
 def _groups(runs: list[Record], names: list[str]) -> list[_Group]:
   groups: dict[str, _Group] = {}
   for run, name in zip(runs, names, strict=True):
-    fields = run_folder.flat(run.config)
+    fields = flatten(run.config)
     kept = {field: fields[field] for field in fields if field not in _SEEDS + _PLACES}
     key = json.dumps([kept, run.data.get("fingerprint")], sort_keys=True)
     group = groups.setdefault(key, _Group([], [], [], []))
@@ -185,7 +186,7 @@ def _selected_on(run: Record) -> Cell:
 
 def _means(groups: list[_Group]) -> list[Html]:
   shown = records.figures([run for group in groups for run in group.runs])
-  values = [run_folder.flat(group.runs[0].config) for group in groups]
+  values = [flatten(group.runs[0].config) for group in groups]
   apart = [field for field in _differing(values) if field not in _SEEDS + _PLACES]
   apart = apart if len(apart) <= _FEW else []
   rows = []

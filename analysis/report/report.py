@@ -5,7 +5,6 @@ opens from disk, with no network. What a run folder does not hold yet is left ou
 be going on, and much is there only once `--mode=evaluate` has measured it.
 """
 
-import json
 import os
 import statistics
 from typing import Any
@@ -16,6 +15,7 @@ from analysis.report import evaluation, page, records
 from analysis.report.comparison import compare
 from analysis.report.page import Cell, Html, duration, number, tag, text
 from analysis.report.records import Record
+from cifar_jax.config import as_json, changed_fields, flatten
 from cifar_jax.runs import run_folder
 
 __all__ = ["compare", "report"]
@@ -286,10 +286,9 @@ def _environment(run: Record) -> list[Html]:
 def _config(run: Record) -> list[Html]:
   from configs import default
 
-  # As JSON has them, like config.json.
-  defaults = run_folder.flat(json.loads(json.dumps(default.get_config().to_dict())))
-  values = run_folder.flat(run.config)
-  changed = [n for n, value in values.items() if n not in defaults or defaults[n] != value]
+  defaults = flatten(as_json(default.get_config()))
+  values = flatten(run.config)
+  changed = changed_fields(values, defaults)
   own = [
     [page.code(n), page.value(values[n]), page.value(defaults[n]) if n in defaults else text(None)]
     for n in changed

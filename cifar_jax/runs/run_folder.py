@@ -17,9 +17,9 @@ import ml_collections
 from etils import epath
 
 from cifar_jax import errors
+from cifar_jax.config import as_json, changed_fields, flatten
 from cifar_jax.runs import locks
 from cifar_jax.runtime import distributed
-from configs import default
 
 
 class RunFolder:
@@ -67,32 +67,35 @@ class RunFolder:
         "name one that all hosts share, or a gs:// path"
       )
 
-  def refuse_other_config(self, config: ml_collections.ConfigDict) -> None:
-    """Compares with config.json, if there is one.
+  def refuse_other_config(
+    self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
+  ) -> None:
+    """Raise UserError, naming the fields that differ, if the folder holds another config's run.
 
-    Raises:
-      UserError: the folder holds a run with another config; names the fields that differ.
+    Args:
+      config: the config of the run that is about to start.
+      defaults: every field with its default. Runs older than a field behave as if it had its
+        default.
     """
     file = self.path / "config.json"
     if not file.exists():
       return
-    there = read_json(file, "name another workdir")
-    # A run from before a field was thought of did what the field's default does.
-    old, new = flat(_as_json(default.get_config())) | flat(there), flat(_as_json(config))
-    differing = [
-      f"{name} ({old.get(name, 'absent')} there, {new.get(name, 'absent')} now)"
-      for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name) or (name in old) != (name in new)
-    ]
+    saved = flatten(as_json(defaults)) | flatten(read_json(file, "name another workdir"))
+    fields = flatten(as_json(config))
+    differing = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
     if differing:
+      changes = ", ".join(
+        f"{name} ({saved.get(name, 'absent')} there, {fields.get(name, 'absent')} now)"
+        for name in sorted(differing)
+      )
       raise errors.UserError(
-        f"workdir: {self.path} holds a run with another config: {', '.join(differing)}; "
-        "name another folder, or the same values to resume"
+        f"workdir: {self.path} holds a run with another config: {changes}; use another folder, or "
+        "the same values to resume"
       )
 
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Writes config.json, which makes the folder this run's."""
-    self._write_json("config.json", _as_json(config))
+    self._write_json("config.json", as_json(config))
 
   def write_dataset(self, description: dict[str, Any]) -> None:
     """Writes dataset.json: what a trained network needs to know of the data, but the images."""
@@ -220,10 +223,6 @@ def reading(path: epath.PathLike) -> Iterator[None]:
     ) from error
 
 
-def _as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  return json.loads(json.dumps(config.to_dict()))
-
-
 @contextlib.contextmanager
 def hold(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[None]:
   """Holds the lock file `name` of a folder, which is made if it is not there.
@@ -248,17 +247,6 @@ def hold(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[Non
         f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
       ) from None
     yield
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  """The fields of a config by their whole names, such as 'optimizer.learning_rate'."""
-  fields = {}
-  for key, value in tree.items():
-    if isinstance(value, dict):
-      fields |= flat(value, f"{prefix}{key}.")
-    else:
-      fields[prefix + key] = value
-  return fields
 
 
 def _finite(value: Any) -> Any:

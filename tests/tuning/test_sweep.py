@@ -17,7 +17,7 @@ import train
 from cifar_jax import errors
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.runtime import console, signals
-from configs import sweeps
+from configs import default, sweeps
 from tuning import ranking, sweep, table
 from tuning.trials import expand, name_of
 
@@ -216,7 +216,7 @@ class Training:
     name = folder.path.name
     self.trained.append(name)
     config = experiment.resolve(config)
-    folder.refuse_other_config(config)
+    folder.refuse_other_config(config, default.get_config())
     folder.write_config(config)
     found = self.results.get(name, {})
     if isinstance(found, BaseException):
