@@ -18,6 +18,7 @@ from cifar_jax import errors
 from cifar_jax.config import check_config
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.training import compiled_steps, hard_examples, steps
+from cifar_jax.types import Variables
 from configs import default
 from models import transfer
 
@@ -107,7 +108,7 @@ class Experiment:
     """The seeds as [] or, if there are several, [seeds] int32."""
     return jnp.array(self.seeds if len(self.seeds) > 1 else self.seeds[0], jnp.int32)
 
-  def init(self, weights: transfer.Weights | None = None) -> steps.TrainState:
+  def init(self, weights: Variables | None = None) -> steps.TrainState:
     """The state before the first step, starting from `weights` where those say so."""
     # It runs once, so that on CPU a program that is made sooner is worth more than a quick one:
     # ResNet-18's is compiled in 1.6 s instead of 4.4 s, for the same bits.
@@ -134,11 +135,9 @@ class Experiment:
     """
     config, model, dataset = self.config, self.model, self.dataset
     preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
-    if self.proxy is None and transfer.base_is_fixed(config, model, state.params):
-      dataset = transfer.features_of(
-        dataset, model, state.variables(), preprocess[1], config.eval_batch_size
-      )
-      model = model.clone(from_features=True)
+    model, dataset = transfer.precompute_fixed_base(
+      config, model, dataset, state.variables(), preprocess[1]
+    )
     source = input_pipeline.make_source(dataset, config.data, compiled_steps.replicate)
     streamed = isinstance(source, input_pipeline.StreamedSource)
     if streamed and len(self.seeds) > 1:
@@ -191,7 +190,7 @@ class Experiment:
     return np.asarray(self.dataset.train.images[examples])
 
   def _init(
-    self, seed: jax.Array, images: jax.Array, weights: transfer.Weights | None
+    self, seed: jax.Array, images: jax.Array, weights: Variables | None
   ) -> steps.TrainState:
     # Compiled, the network's pass over these images is left out, for only variables are asked for.
     _, normalize = input_pipeline.make_preprocess(self.config, self.dataset, self.steps_per_epoch)

@@ -177,7 +177,7 @@ def make_preprocess(
   classes = len(dataset.class_names)
 
   def preprocess_eval(images: jax.Array) -> jax.Array:
-    if images.dtype != np.uint8:  # features, which transfer.features_of made of normalised images
+    if images.dtype != np.uint8:  # features of transfer.py, which are normalised
       return images
     return transforms.normalize(images, mean, std)
 

@@ -1,31 +1,33 @@
-"""VGG-16's convolutions trained on ImageNet, from files of other libraries to Flax parameters.
+"""Read VGG-16's ImageNet convolutions from other libraries' files into Flax parameters.
 
-Two families of weights, which expect images (RGB, [batch, height, width, 3]) prepared differently:
+Two families of weights exist. Each expects its images (RGB, [batch, height, width, 3]) prepared in
+another way:
 
-- torchvision's, in a safetensors file (timm/vgg16.tv_in1k): pixels / 255, then for each channel
-  minus (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225).
-- Keras' (the first authors', from Caffe), in an .h5 file: pixels from 0 to 255, channels in the
-  order BGR, minus (103.939, 116.779, 123.68).
+- torchvision's weights, in a safetensors file (timm/vgg16.tv_in1k): pixels / 255; then, for each
+  channel, minus (0.485, 0.456, 0.406) and divided by (0.229, 0.224, 0.225).
+- Keras' weights (the authors' own, from Caffe), in an .h5 file: pixels from 0 to 255, channels in
+  the order BGR, minus (103.939, 116.779, 123.68).
 
-Report 001 took Keras' weights and gave them neither: pixels / 255 in RGB, which is
-config.data.normalize='unit'. Nothing is converted here, so that a reproduction does as it did.
+Report 001 used Keras' weights with neither preparation: its images are pixels / 255 in RGB, which
+is config.data.normalize='unit'. This module does not convert the weights, so that a reproduction
+repeats the report.
 
-Files are read as arrays; pickles (.pth, .bin) are never loaded. Both file formats' libraries are
-imported when one is read.
+Files are read as arrays. Pickles (.pth, .bin) are never loaded. The library of a file format is
+imported when a file of that format is read.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from cifar_jax.errors import UserError
+from cifar_jax.types import Params
 from models import vgg
 
-Weights = dict[str, dict[str, np.ndarray]]
+# {'block1_conv1': {'kernel': [3, 3, in, out], 'bias': [out]}, …}, named as in Keras.
+ConvWeights = dict[str, dict[str, np.ndarray]]
 
 _REPOSITORY = "timm/vgg16.tv_in1k"
 _REVISION = "3394518cba29aee1ea82a49d971be90d2dd1dab7"
@@ -41,20 +43,17 @@ _LAYERS = [
 ]
 
 
-def load_vgg16(source: str | Path) -> Weights:
-  """Reads the weights of VGG-16's 13 convolutions.
+def load_vgg16(source: str | Path) -> ConvWeights:
+  """Return the weights of VGG-16's 13 convolutions, float32.
 
   Args:
-    source: a .safetensors file with torchvision's names (features.0.weight, …, as [out, in, height,
-      width]), an .h5 file of Keras (weights alone or a whole model, of Keras 1 to 3, with or
-      without the dense layers), or 'timm': the file of timm/vgg16.tv_in1k on the Hugging Face hub,
-      downloaded once and then taken from the hub's own cache.
-
-  Returns:
-    {'block1_conv1': {'kernel': [3, 3, in, out], 'bias': [out]}, …}, float32.
+    source: a .safetensors file with torchvision's names (features.0.weight, …, each [out, in,
+      height, width]); an .h5 file of Keras 1 to 3 (weights or a model, with or without the dense
+      layers); or 'timm', the file of timm/vgg16.tv_in1k on the Hugging Face hub, which the hub's
+      client downloads once and keeps in its cache.
 
   Raises:
-    UserError: the file cannot be had or read, or lacks some of the weights.
+    UserError: the file is missing, unavailable or unreadable, or lacks some of the weights.
   """
   path = _download() if str(source) == "timm" else Path(source).expanduser()
   if not path.is_file():
@@ -65,45 +64,47 @@ def load_vgg16(source: str | Path) -> Weights:
       f"model.pretrained: {path}: neither .safetensors nor .h5 (pickles are not loaded); {_REMEDY}"
     )
   try:
-    found = readers[path.suffix](path)
+    weights = readers[path.suffix](path)
   except UserError:
     raise
-  except Exception as error:  # each library has its own exceptions for a file that is broken
+  except Exception as error:  # each library has its own exceptions for a damaged file
     raise UserError(
-      f"model.pretrained: {path}: cannot be read: {_one_line(error)}; {_REMEDY}"
+      f"model.pretrained: {path}: cannot read the file: {_first_line(error)}; {_REMEDY}"
     ) from error
   return {
-    layer: {name: np.asarray(value, np.float32) for name, value in found[layer].items()}
+    layer: {name: np.asarray(array, np.float32) for name, array in weights[layer].items()}
     for layer in _LAYERS
   }
 
 
-def apply_to(params: Mapping[str, Any], weights: Weights) -> dict[str, Any]:
-  """`params` with `weights` as its 'base', in the dtypes it had; nothing is changed in place.
+def replace_base(params: Params, weights: ConvWeights) -> Params:
+  """Return a copy of `params` with `weights` as its 'base', in the dtypes of the base it had.
 
   Raises:
-    UserError: `params` has no 'base', or one with other layers or shapes.
+    UserError: `params` has no 'base', or a base with other layers or shapes.
   """
   if "base" not in params:
     raise UserError(
-      "model.pretrained: the model has no convolutional base to load into; take model.name='vgg16'"
+      "model.pretrained: the model has no convolutional base to load into; use model.name='vgg16'"
     )
   base = params["base"]
   if set(base) != set(weights):
     names = ", ".join(sorted(set(base) ^ set(weights)))
-    raise UserError(f"model.pretrained: only one of the model and the weights has: {names}")
-  loaded = {}
-  for layer, own in base.items():
-    for name, leaf in own.items():
+    raise UserError(
+      f"model.pretrained: only one of the model and the weights has {names}; use VGG-16's weights"
+    )
+  new_base: dict[str, Params] = {}
+  for layer, leaves in base.items():
+    for name, leaf in leaves.items():
       if weights[layer][name].shape != leaf.shape:
         raise UserError(
-          f"model.pretrained: {layer}/{name} has the shape {weights[layer][name].shape}, "
-          f"the model's has {leaf.shape}; the weights must be VGG-16's"
+          f"model.pretrained: {layer}/{name} has shape {weights[layer][name].shape} in the weights "
+          f"but {leaf.shape} in the model; use VGG-16's weights"
         )
-    loaded[layer] = {
-      name: jnp.asarray(weights[layer][name], leaf.dtype) for name, leaf in own.items()
+    new_base[layer] = {
+      name: jnp.asarray(weights[layer][name], leaf.dtype) for name, leaf in leaves.items()
     }
-  return {**params, "base": loaded}
+  return {**params, "base": new_base}
 
 
 def _download() -> Path:
@@ -111,61 +112,68 @@ def _download() -> Path:
 
   try:
     return Path(huggingface_hub.hf_hub_download(_REPOSITORY, _FILE, revision=_REVISION))
-  except Exception as error:  # whatever the HTTP library beneath raises, and it has changed before
+  except Exception as error:  # the hub's HTTP library, and so its exceptions, have changed before
     raise UserError(
-      f"model.pretrained: {_FILE} of {_REPOSITORY} cannot be downloaded ({_one_line(error)}); "
+      f"model.pretrained: cannot download {_FILE} of {_REPOSITORY} ({_first_line(error)}); "
       f"go online, or {_REMEDY}"
     ) from error
 
 
-def _one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
   return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _read_safetensors(path: Path) -> Weights:
+def _read_safetensors(path: Path) -> ConvWeights:
   from safetensors import safe_open
 
-  # In torchvision's Sequential every convolution has a ReLU after it and every stage a pooling.
-  places, place = [], 0
-  for count in vgg.VGG16_STAGES:
-    places += range(place, place + 2 * count, 2)
-    place += 2 * count + 1
   names = {
-    layer: {"kernel": f"features.{place}.weight", "bias": f"features.{place}.bias"}
-    for layer, place in zip(_LAYERS, places, strict=True)
+    layer: {"kernel": f"features.{number}.weight", "bias": f"features.{number}.bias"}
+    for layer, number in zip(_LAYERS, _torchvision_numbers(), strict=True)
   }
   with safe_open(path, framework="numpy") as file:
-    missing = sorted({n for own in names.values() for n in own.values()} - set(file.keys()))
+    required = {name for pair in names.values() for name in pair.values()}
+    missing = sorted(required - set(file.keys()))
     if missing:
-      raise UserError(f"model.pretrained: {path}: has no {', '.join(missing)}; {_REMEDY}")
-    weights = {
-      layer: {kind: file.get_tensor(name) for kind, name in own.items()}
-      for layer, own in names.items()
+      raise UserError(f"model.pretrained: {path}: the file lacks {', '.join(missing)}; {_REMEDY}")
+    return {
+      layer: {
+        "kernel": file.get_tensor(pair["kernel"]).transpose(2, 3, 1, 0),
+        "bias": file.get_tensor(pair["bias"]),
+      }
+      for layer, pair in names.items()
     }
-  for own in weights.values():
-    own["kernel"] = own["kernel"].transpose(2, 3, 1, 0)
-  return weights
 
 
-def _read_keras(path: Path) -> Weights:
-  """Finds the convolutions in an HDF5 file of any version of Keras.
+def _torchvision_numbers() -> list[int]:
+  """Return the place of each convolution in torchvision's `features`.
 
-  Up to Keras 2, and in whole models, some group on the way to an array has the layer's name. Keras
-  3's .weights.h5 files have class names instead, numbered in order: conv2d, conv2d_1, … Either way
-  the kernel is the array with four axes and the bias the one with one axis.
+  A ReLU follows every convolution, and a pooling every stage.
+  """
+  numbers: list[int] = []
+  first = 0
+  for count in vgg.VGG16_STAGES:
+    numbers += range(first, first + 2 * count, 2)
+    first += 2 * count + 1
+  return numbers
+
+
+def _read_keras(path: Path) -> ConvWeights:
+  """Read the convolutions of an HDF5 file that any version of Keras wrote.
+
+  In files of Keras 1 and 2, and in whole models, a group on the path to an array has the layer's
+  name. In the .weights.h5 files of Keras 3 the groups have numbered class names instead: conv2d,
+  conv2d_1, … In each of them the kernel is the array with four axes, the bias that with one.
   """
   import h5py
 
-  weights: Weights = {}
+  weights: ConvWeights = {}
 
-  def visit(name: str, item: Any) -> None:
+  def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
     if not isinstance(item, h5py.Dataset) or item.ndim not in (1, 4):
       return
     kind = "kernel" if item.ndim == 4 else "bias"
     for part in name.split("/")[:-1]:
-      numbered = re.fullmatch(r"conv2d(?:_(\d+))?", part)
-      number = int(numbered[1] or 0) if numbered else len(_LAYERS)
-      layer = _LAYERS[number] if number < len(_LAYERS) else part
+      layer = _keras_layer(part)
       if layer in _LAYERS:
         weights.setdefault(layer, {})[kind] = item[()]
         return
@@ -174,5 +182,12 @@ def _read_keras(path: Path) -> Weights:
     file.visititems(visit)
   missing = [layer for layer in _LAYERS if len(weights.get(layer, {})) < 2]
   if missing:
-    raise UserError(f"model.pretrained: {path}: has no {', '.join(missing)}; {_REMEDY}")
+    raise UserError(f"model.pretrained: {path}: the file lacks {', '.join(missing)}; {_REMEDY}")
   return weights
+
+
+def _keras_layer(group: str) -> str:
+  """Return the layer that a group of an HDF5 file stands for, or the group's name itself."""
+  match = re.fullmatch(r"conv2d(?:_(\d+))?", group)
+  number = int(match[1] or 0) if match else len(_LAYERS)
+  return _LAYERS[number] if number < len(_LAYERS) else group

@@ -1,15 +1,19 @@
 """Transfer learning: training that starts from weights trained before.
 
-`config.model.pretrained` names them: a run folder, whose selected weights are taken; a file with
-VGG-16's ImageNet weights, or 'timm', which downloads one (see models/pretrained.py); '' for none.
-`config.optimizer.freeze` says which of them stay as they are.
+`config.model.pretrained` names the weights: a run folder, whose selected weights are taken; a file
+with VGG-16's ImageNet weights; 'timm', which downloads such a file (see pretrained.py); or '' for
+none. `config.optimizer.freeze` names the weights that training leaves unchanged.
+
+If the convolutional base of a network is frozen and its input is the same in every epoch, so is its
+output. `precompute_fixed_base` then computes this output once and trains the dense layers on it.
 """
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -17,79 +21,106 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from cifar_jax.data import datasets
+from cifar_jax.data.datasets import Dataset, Split
 from cifar_jax.errors import UserError
 from cifar_jax.runs import checkpoints
 from cifar_jax.runtime.console import log, progress
+from cifar_jax.types import Params, Variables
 from models import pretrained
 
-PyTree = Any
-# Variables of a network, or a part of them: {'params': {…}, 'batch_stats': {…}}.
-Weights = Mapping[str, PyTree]
 _HEAD = ("params", "head")
 
 
-def load(source: str) -> Weights | None:
-  """The weights that `config.model.pretrained` names, None for ''.
+def load(source: str) -> Variables | None:
+  """Return the weights that `config.model.pretrained` names, or None for ''.
 
   Raises:
-    UserError: they cannot be had or read, or are those of several seeds.
+    UserError: the weights are missing, unavailable or unreadable.
   """
   if not source:
     return None
-  folder = epath.Path(source).expanduser()
-  if folder.is_dir():
-    return checkpoints.read_best(folder)[1]
-  if source != "timm" and not folder.exists():
+  path = epath.Path(source).expanduser()
+  if path.is_dir():
+    return checkpoints.read_best(path)[1]
+  if source != "timm" and not path.exists():
     raise UserError(
-      f"model.pretrained: {source}: there is no such run folder, nor such a file of weights; name "
-      "a run that has trained, a file of VGG-16's weights, or 'timm'"
+      f"model.pretrained: {source}: no such run folder or file; name the folder of a finished run, "
+      "a file of VGG-16's weights, or 'timm'"
     )
   return {"params": {"base": pretrained.load_vgg16(source)}}
 
 
-def insert(variables: Weights, weights: Weights) -> Weights:
-  """`variables` of a new network, with `weights` in the place of those that they are for.
+def insert(variables: Variables, weights: Variables) -> Variables:
+  """Return `variables` of a new network with the values of `weights`, which `load` returned.
 
-  A head for another number of classes is left as it was initialised; everything else must fit.
+  A head for another number of classes keeps its initial values. Everything else must fit.
 
   Raises:
-    UserError: `weights` are another network's.
+    UserError: `weights` belong to another network, or to several seeds.
   """
-  if set(weights) == {"params"}:  # VGG-16's convolutions
-    params = pretrained.apply_to(variables["params"], weights["params"]["base"])
+  if set(weights) == {"params"}:  # VGG-16's convolutions alone
+    params = pretrained.replace_base(variables["params"], weights["params"]["base"])
     return {**variables, "params": params}
-  own = traverse_util.flatten_dict(dict(variables))
-  given = traverse_util.flatten_dict(dict(weights))
-  heads = [{p: tree[p].shape for p in tree if p[:2] == _HEAD} for tree in (own, given)]
-  keep_head = heads[0].keys() == heads[1].keys() and heads[0] != heads[1]
-  for path in sorted(own.keys() | given.keys()):
+  initial = traverse_util.flatten_dict(dict(variables))
+  loaded = traverse_util.flatten_dict(dict(weights))
+  initial_head, loaded_head = (
+    {path: leaf.shape for path, leaf in flat.items() if path[:2] == _HEAD}
+    for flat in (initial, loaded)
+  )
+  keep_head = initial_head.keys() == loaded_head.keys() and initial_head != loaded_head
+  for path in sorted(initial.keys() | loaded.keys()):
     if keep_head and path[:2] == _HEAD:
       continue
-    here = own[path].shape if path in own else "absent"
-    there = given[path].shape if path in given else "absent"
-    if here != there:
+    expected, actual = (
+      flat[path].shape if path in flat else "absent" for flat in (initial, loaded)
+    )
+    if expected != actual:
       raise UserError(
-        f"model.pretrained: does not fit the model: {'/'.join(path)} is {there} there but {here} "
-        "by the config; take a run of the same model"
+        f"model.pretrained: {'/'.join(path)} is {actual} in the weights but {expected} in the "
+        "model; name a run of the same model"
       )
   if keep_head:
-    log.info("model.pretrained: for another number of classes; the head starts anew")
-  taken = {
-    path: leaf if keep_head and path[:2] == _HEAD else jnp.asarray(given[path], leaf.dtype)
-    for path, leaf in own.items()
+    log.info(
+      "model.pretrained: the weights are for another number of classes; the head keeps its initial "
+      "values"
+    )
+  merged = {
+    path: leaf if keep_head and path[:2] == _HEAD else jnp.asarray(loaded[path], leaf.dtype)
+    for path, leaf in initial.items()
   }
-  return traverse_util.unflatten_dict(taken)
+  return traverse_util.unflatten_dict(merged)
 
 
-def base_is_fixed(config: ml_collections.ConfigDict, model: Any, params: PyTree) -> bool:
-  """Whether what the model's base makes of an image is the same all through the run.
+def precompute_fixed_base(
+  config: ml_collections.ConfigDict,
+  model: nn.Module,
+  dataset: Dataset,
+  variables: Variables,
+  preprocess: Callable[[jax.Array], jax.Array],
+) -> tuple[nn.Module, Dataset]:
+  """Return what to train: `model` and `dataset`, or the model without its base and features.
 
-  It is if the base came trained, all of it is frozen, and no images are augmented, tests included.
+  The features are the base's output for every image. They replace the images if `has_fixed_base`.
+
+  Args:
+    variables: of `model`, for one seed.
+    preprocess: the normalisation that images [batch, height, width, channels] uint8 get.
+  """
+  if not has_fixed_base(config, model, variables["params"]):
+    return model, dataset
+  features = compute_features(dataset, model, variables, preprocess, config.eval_batch_size)
+  return model.clone(from_features=True), features
+
+
+def has_fixed_base(config: ml_collections.ConfigDict, model: nn.Module, params: Params) -> bool:
+  """Return whether the model's base gives an image the same output throughout the run.
+
+  This holds if the base starts from trained weights, all of it is frozen, and neither training nor
+  test images are augmented. A proxy network and several seeds are excluded.
   """
   if not (config.model.get("pretrained") and hasattr(model, "from_features")):
     return False
-  if config.augment or config.tta or config.num_seeds > 1:
+  if config.augment or config.tta or config.num_seeds > 1 or config.proxy.keep:
     return False
   paths = traverse_util.flatten_dict(params["base"], sep="/")
   return all(
@@ -97,43 +128,48 @@ def base_is_fixed(config: ml_collections.ConfigDict, model: Any, params: PyTree)
   )
 
 
-def features_of(
-  dataset: datasets.Dataset,
-  model: Any,
-  variables: Weights,
+def compute_features(
+  dataset: Dataset,
+  model: nn.Module,
+  variables: Variables,
   preprocess: Callable[[jax.Array], jax.Array],
   batch_size: int,
-) -> datasets.Dataset:
-  """The data set with every image replaced by what the model's module 'base' makes of it, float32.
+) -> Dataset:
+  """Return `dataset` with every image replaced by the output of the model's base, float32.
 
-  Every process computes all of them, on one device.
+  Every process computes all features, on one device.
   """
+  apply_base = jax.jit(functools.partial(_apply_base, model, preprocess))
+  variables = jax.device_get(variables)  # host arrays, so that the result is on a single device
 
-  @jax.jit
-  def features(variables: Weights, images: jax.Array) -> jax.Array:
-    _, state = model.apply(
-      variables,
-      preprocess(images),
-      train=False,
-      capture_intermediates=lambda module, method: module.name == "base" and method == "__call__",
-      mutable=["intermediates"],
-    )
-    return state["intermediates"]["base"]["__call__"][0].astype(jnp.float32)
+  def replace_images(split: Split, advance: Callable[..., None]) -> Split:
+    size = min(batch_size, len(split.images))
+    features = []
+    for start in range(0, len(split.images), size):
+      images = split.images[start : start + size]
+      batch = np.resize(images, (size, *images.shape[1:]))  # the last batch repeats its images
+      features.append(np.asarray(apply_base(variables, batch))[: len(images)])
+      advance(len(images))
+    return dataclasses.replace(split, images=np.concatenate(features))
 
-  def of(images: np.ndarray, advance: Callable) -> np.ndarray:
-    size = min(batch_size, len(images))
-    found = []
-    for start in range(0, len(images), size):
-      batch = np.resize(images[start : start + size], (size, *images.shape[1:]))
-      found.append(np.asarray(features(variables, batch))[: len(images) - start])
-      advance(min(size, len(images) - start))
-    return np.concatenate(found)
+  num_images = len(dataset.train.labels) + len(dataset.test.labels)
+  with progress("features of the base", num_images, "images") as advance:
+    train, test = (replace_images(split, advance) for split in (dataset.train, dataset.test))
+  return dataclasses.replace(dataset, train=train, test=test)
 
-  variables = jax.device_get(variables)  # of one device, whatever the number
-  total = len(dataset.train.labels) + len(dataset.test.labels)
-  with progress("features of the base", total, "images") as advance:
-    splits = {
-      name: dataclasses.replace(split, images=of(split.images, advance))
-      for name, split in (("train", dataset.train), ("test", dataset.test))
-    }
-  return dataclasses.replace(dataset, **splits)
+
+def _apply_base(
+  model: nn.Module,
+  preprocess: Callable[[jax.Array], jax.Array],
+  variables: Variables,
+  images: jax.Array,
+) -> jax.Array:
+  """Return the output of the model's module 'base' for `images`, float32."""
+  _, state = model.apply(
+    variables,
+    preprocess(images),
+    train=False,
+    capture_intermediates=lambda module, method: module.name == "base" and method == "__call__",
+    mutable=["intermediates"],
+  )
+  return state["intermediates"]["base"]["__call__"][0].astype(jnp.float32)

@@ -17,6 +17,7 @@ from flax import struct
 import input_pipeline
 from cifar_jax.augment import test_time
 from cifar_jax.optim import averages, optimizers
+from cifar_jax.types import Variables
 from models import transfer
 
 PyTree = Any
@@ -77,7 +78,7 @@ def init_state(
   tx: optax.GradientTransformation,
   seed: jax.Array,
   images: jax.Array,
-  weights: transfer.Weights | None = None,
+  weights: Variables | None = None,
 ) -> TrainState:
   """The state before the first step: a function of `seed` [] int32 and of what it starts from.
 

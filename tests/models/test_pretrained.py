@@ -1,4 +1,4 @@
-"""models/pretrained.py against keras.applications' own VGG16, for each kind of file."""
+"""models/pretrained.py against VGG16 of keras.applications, for each kind of file."""
 
 import functools
 import re
@@ -14,7 +14,7 @@ import models
 from cifar_jax.errors import UserError
 from models import pretrained, vgg
 
-# Where torchvision's VGG-16 has its convolutions (its documented `features`).
+# The numbers of the convolutions in `features` of torchvision's VGG-16, as documented.
 TORCHVISION = dict(
   zip(
     [f"block{s}_conv{i}" for s, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)],
@@ -22,11 +22,11 @@ TORCHVISION = dict(
     strict=True,
   )
 )
-WIDTHS = (2, 3, 4, 5, 6)  # of a network small enough to write often
+WIDTHS = (2, 3, 4, 5, 6)  # a network small enough to write often
 
 
 def random_weights(widths, seed=0):
-  """{layer: {'kernel', 'bias'}} of a VGG-16 with these widths; no two layers alike."""
+  """Return {layer: {'kernel', 'bias'}} of a VGG-16 with these widths; all layers differ."""
   rng = np.random.default_rng(seed)
   weights, inputs = {}, 3
   for layer in TORCHVISION:
@@ -40,23 +40,23 @@ def random_weights(widths, seed=0):
 
 def write_torchvision(path, weights):
   tensors = {"head.fc.weight": np.zeros((4, 2), np.float32)}
-  for layer, place in TORCHVISION.items():
+  for layer, number in TORCHVISION.items():
     kernel = weights[layer]["kernel"].transpose(3, 2, 0, 1)
-    tensors[f"features.{place}.weight"] = np.ascontiguousarray(kernel)
-    tensors[f"features.{place}.bias"] = weights[layer]["bias"]
+    tensors[f"features.{number}.weight"] = np.ascontiguousarray(kernel)
+    tensors[f"features.{number}.bias"] = weights[layer]["bias"]
   save_file(tensors, path)
 
 
 def write_keras_1(path, weights):
-  """The layout of vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5."""
+  """Write the layout of vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5."""
   with h5py.File(path, "w") as file:
     file.attrs["layer_names"] = np.array([*weights, "block1_pool"], "S")
     file.create_group("block1_pool")
-    for layer, own in weights.items():
+    for layer, arrays in weights.items():
       group = file.create_group(layer)
       names = [f"{layer}_W_1:0", f"{layer}_b_1:0"]
       group.attrs["weight_names"] = np.array(names, "S")
-      for name, value in zip(names, own.values(), strict=True):
+      for name, value in zip(names, arrays.values(), strict=True):
         group[name] = value
 
 
@@ -67,13 +67,13 @@ def small():
 
 @pytest.fixture(scope="module")
 def keras_vgg16():
-  """Keras' VGG16 for 64×64 pixels with random weights, and those weights."""
+  """Return Keras' VGG16 for 64×64 pixels and the random weights that it has."""
   import keras
 
   weights = random_weights((64, 128, 256, 512, 512))
   model = keras.applications.VGG16(weights=None, include_top=False, input_shape=(64, 64, 3))
-  for layer, own in weights.items():
-    model.get_layer(layer).set_weights(list(own.values()))
+  for layer, arrays in weights.items():
+    model.get_layer(layer).set_weights(list(arrays.values()))
   return model, weights
 
 
@@ -82,7 +82,7 @@ def test_outputs_are_those_of_keras(keras_vgg16, tmp_path):
   images = jnp.asarray(np.random.default_rng(1).uniform(size=(2, 64, 64, 3)), jnp.float32)
   values = [weight.value for weight in keras_model.weights]
   expected = jax.jit(lambda v: keras_model.stateless_call(v, [], images)[0])(values)
-  assert np.abs(expected).mean() > 0.01  # the signal has come through
+  assert np.abs(expected).mean() > 0.01  # the signal does not vanish
 
   keras_model.save_weights(tmp_path / "own.weights.h5")
   write_torchvision(tmp_path / "model.safetensors", weights)
@@ -93,26 +93,26 @@ def test_outputs_are_those_of_keras(keras_vgg16, tmp_path):
   params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec)
   features = jax.jit(lambda base: vgg.VGGBase(model.stages).apply({"params": base}, images))
   for file in ("own.weights.h5", "model.safetensors"):
-    loaded = pretrained.apply_to(params, pretrained.load_vgg16(tmp_path / file))
+    loaded = pretrained.replace_base(params, pretrained.load_vgg16(tmp_path / file))
     jax.tree.map(np.testing.assert_array_equal, loaded["base"], weights)
     assert loaded["head"] is params["head"]
     np.testing.assert_allclose(features(loaded["base"]), expected, rtol=1e-4, atol=1e-4)
-  assert not params["base"]["block1_conv1"]["kernel"].any()  # not changed in place
+  assert not params["base"]["block1_conv1"]["kernel"].any()  # `params` itself is unchanged
 
 
-def keras_files(folder, weights):
-  """The same small network in the layouts of Keras 1, 2 and 3, alone and inside a classifier."""
+def write_keras_files(folder, weights):
+  """Write one small network in the layouts of Keras 1, 2 and 3, alone and inside a classifier."""
   import keras
   from keras.src.legacy.saving import legacy_h5_format
 
   write_keras_1(folder / "keras1.h5", weights)
   layers = [keras.Input((32, 32, 3))]
-  for layer, own in weights.items():
+  for layer, arrays in weights.items():
     conv = functools.partial(keras.layers.Conv2D, kernel_initializer="zeros", padding="same")
-    layers.append(conv(len(own["bias"]), 3, name=layer))
+    layers.append(conv(len(arrays["bias"]), 3, name=layer))
   base = keras.Sequential(layers)
-  for layer, own in weights.items():
-    base.get_layer(layer).set_weights(list(own.values()))
+  for layer, arrays in weights.items():
+    base.get_layer(layer).set_weights(list(arrays.values()))
   classifier = keras.Sequential(
     [base, keras.layers.Flatten(), keras.layers.Dense(2, kernel_initializer="zeros")]
   )
@@ -127,7 +127,7 @@ def keras_files(folder, weights):
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_layout_of_keras_is_read(small, tmp_path):
-  keras_files(tmp_path, small)
+  write_keras_files(tmp_path, small)
   files = sorted(path.name for path in tmp_path.iterdir())
   assert len(files) == 6
   for file in files:
@@ -139,19 +139,19 @@ def test_every_layout_of_keras_is_read(small, tmp_path):
 def test_timm_stands_for_the_file_on_the_hub(small, monkeypatch, tmp_path):
   import huggingface_hub
 
-  asked = []
+  requests = []
 
   def download(repository, name, revision):
-    asked.append((repository, name, len(revision)))
+    requests.append((repository, name, len(revision)))
     write_torchvision(tmp_path / name, small)
     return str(tmp_path / name)
 
   monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
   jax.tree.map(np.testing.assert_array_equal, pretrained.load_vgg16("timm"), small)
-  assert asked == [("timm/vgg16.tv_in1k", "model.safetensors", 40)]
+  assert requests == [("timm/vgg16.tv_in1k", "model.safetensors", 40)]
 
 
-def test_without_a_network_the_remedy_is_told(monkeypatch, tmp_path):
+def test_without_a_network_connection_the_error_names_the_remedy(monkeypatch, tmp_path):
   from huggingface_hub import constants
 
   monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -159,25 +159,25 @@ def test_without_a_network_the_remedy_is_told(monkeypatch, tmp_path):
   with pytest.raises(UserError) as error:
     pretrained.load_vgg16("timm")
   assert re.fullmatch(
-    r"model\.pretrained: model\.safetensors of timm/vgg16\.tv_in1k cannot be downloaded \(.+\); "
+    r"model\.pretrained: cannot download model\.safetensors of timm/vgg16\.tv_in1k \(.+\); "
     r"go online, or give a path to a safetensors file .+ or to Keras' .+\.h5",
     str(error.value),
   )
 
 
 def break_file(tmp_path, kind, weights):
-  """A file that cannot serve, by the kind of its fault."""
+  """Return the path of a file with a fault of this kind."""
   if kind == "absent":
     return tmp_path / "none.h5"
   path = tmp_path / {"pickle": "vgg16.pth"}.get(kind, f"broken.{kind.split()[-1]}")
   if kind.startswith("lacking"):
-    fewer = {layer: own for layer, own in weights.items() if layer != "block5_conv3"}
+    fewer = {layer: arrays for layer, arrays in weights.items() if layer != "block5_conv3"}
     if path.suffix == ".h5":
       write_keras_1(path, fewer)
     else:
       save_file({"features.0.weight": np.zeros((2, 3, 3, 3), np.float32)}, path)
   else:
-    path.write_bytes(b"this is neither")
+    path.write_bytes(b"neither HDF5 nor safetensors")
   return path
 
 
@@ -186,13 +186,13 @@ def break_file(tmp_path, kind, weights):
   [
     ("absent", r"none\.h5: no such file; give a path .*"),
     ("pickle", r"vgg16\.pth: neither \.safetensors nor \.h5 \(pickles are not loaded\); give .*"),
-    ("broken h5", r"broken\.h5: cannot be read: .*; give a path .*"),
-    ("broken safetensors", r"broken\.safetensors: cannot be read: .*; give a path .*"),
-    ("lacking h5", r"broken\.h5: has no block5_conv3; give a path .*"),
-    ("lacking safetensors", r"broken\.safetensors: has no features\.0\.bias, features\.10\.bias.*"),
+    ("broken h5", r"broken\.h5: cannot read the file: .*; give a path .*"),
+    ("broken safetensors", r"broken\.safetensors: cannot read the file: .*; give a path .*"),
+    ("lacking h5", r"broken\.h5: the file lacks block5_conv3; give a path .*"),
+    ("lacking safetensors", r"broken\.safetensors: the file lacks features\.0\.bias, feat.*"),
   ],
 )
-def test_files_that_cannot_serve_are_refused_in_one_line(small, tmp_path, kind, message):
+def test_unusable_files_are_refused_in_one_line(small, tmp_path, kind, message):
   path = break_file(tmp_path, kind, small)
   with pytest.raises(UserError) as error:
     pretrained.load_vgg16(path)
@@ -206,17 +206,17 @@ def test_weights_must_fit_the_model(small):
   with pytest.raises(
     UserError, match=r"^model\.pretrained: the model has no .* model.name='vgg16'$"
   ):
-    pretrained.apply_to({"head": layer}, small)
-  with pytest.raises(UserError, match=r"^model\.pretrained: only one of .* has: block1_conv2, bl"):
-    pretrained.apply_to({"base": {"block1_conv1": layer}}, small)
+    pretrained.replace_base({"head": layer}, small)
+  with pytest.raises(UserError, match=r"^model\.pretrained: only one of .* has block1_conv2, bl"):
+    pretrained.replace_base({"base": {"block1_conv1": layer}}, small)
   wrong = jax.tree.map(jnp.asarray, small) | {"block1_conv1": layer | {"bias": jnp.zeros(7)}}
   with pytest.raises(
-    UserError, match=r"block1_conv1/bias has the shape \(2,\), the model's has \(7,\)"
+    UserError, match=r"block1_conv1/bias has shape \(2,\) in the weights but \(7,\) in the model"
   ):
-    pretrained.apply_to({"base": wrong}, small)
+    pretrained.replace_base({"base": wrong}, small)
 
 
 def test_weights_take_the_dtype_of_the_parameters(small):
   base = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.bfloat16), small)
-  loaded = pretrained.apply_to({"base": base}, small)
+  loaded = pretrained.replace_base({"base": base}, small)
   assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("bfloat16")}

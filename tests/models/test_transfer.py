@@ -1,4 +1,4 @@
-"""Starting from weights trained before, whole or in part, and features computed once."""
+"""models/transfer.py: starting from trained weights, and features computed once."""
 
 import functools
 import json
@@ -32,8 +32,7 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_vgg():
-  """VGG's module with two small stages, as the model 'tiny_vgg'."""
-  models.known()  # so that the registry is whole before something is added
+  """Register VGG's module with two small stages as the model 'tiny_vgg'."""
   models.register("tiny_vgg")(
     lambda **common: vgg.VGG(stages=(1, 1), widths=(4, 8), dense=(16,), **common)
   )
@@ -66,23 +65,22 @@ def test_a_run_starts_from_the_selected_weights_of_another(data_dir, first_run, 
 
 def test_features_computed_once_train_as_images_do(data_dir, first_run, tmp_path, monkeypatch):
   fields = FROZEN | {"model.pretrained": str(first_run)}
-  computed = []
-  features_of = transfer.features_of
+  calls = []
+  compute_features = transfer.compute_features
   monkeypatch.setattr(
-    transfer, "features_of", lambda *args: computed.append(1) or features_of(*args)
+    transfer, "compute_features", lambda *args: calls.append(1) or compute_features(*args)
   )
   once = fit(data_dir, tmp_path / "once", **fields)
-  assert computed
-  computed.clear()
-  monkeypatch.setattr(transfer, "base_is_fixed", lambda *args: False)
+  assert len(calls) == 1
+  monkeypatch.setattr(transfer, "has_fixed_base", lambda *args: False)
   always = fit(data_dir, tmp_path / "always", **fields)
-  assert not computed
+  assert len(calls) == 1
 
   for a, b in zip(once, always, strict=True):
     for name in ("train_loss", "val_loss", "val_accuracy"):
       assert a[name] == pytest.approx(b[name], rel=1e-5)
   assert once[-1]["train_loss"] < once[0]["train_loss"]
-  # The checkpoint is that of the whole network, its base as it was.
+  # The checkpoint holds the complete network, with its base unchanged.
   _, before = checkpoints.read_best(first_run)
   _, after = checkpoints.read_best(tmp_path / "once")
   jax.tree.map(np.testing.assert_array_equal, before["params"]["base"], after["params"]["base"])
@@ -100,6 +98,7 @@ def test_features_computed_once_train_as_images_do(data_dir, first_run, tmp_path
     ({"model.pretrained": ""}, False),
     ({"num_seeds": 2}, False),
     ({"tta": "flip"}, False),
+    ({"proxy.keep": 80}, False),
   ],
 )
 def test_features_are_computed_once_only_if_nothing_before_them_changes(data_dir, changes, fixed):
@@ -107,7 +106,7 @@ def test_features_are_computed_once_only_if_nothing_before_them_changes(data_dir
   config = small_runs.config(data_dir, **fields)
   model = models.create({"name": "tiny_vgg"}, 10)
   shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)), False))
-  assert transfer.base_is_fixed(config, model, shapes["params"]) is fixed
+  assert transfer.has_fixed_base(config, model, shapes["params"]) is fixed
 
 
 def tree(head, stem=(3, 4)):
@@ -118,30 +117,30 @@ def tree(head, stem=(3, 4)):
   }
 
 
-def test_a_head_for_other_classes_starts_anew(log_lines):
-  own = jax.tree.map(np.zeros_like, tree((4, 10)))
-  found = transfer.insert(own, tree((4, 100)))
-  np.testing.assert_array_equal(found["params"]["stem"]["kernel"], np.ones((3, 4)))
-  np.testing.assert_array_equal(found["batch_stats"]["norm"]["mean"], np.ones(4))
-  np.testing.assert_array_equal(found["params"]["head"]["kernel"], np.zeros((4, 10)))
-  assert "head starts anew" in log_lines[0]
+def test_a_head_for_other_classes_keeps_its_initial_values(log_lines):
+  initial = jax.tree.map(np.zeros_like, tree((4, 10)))
+  merged = transfer.insert(initial, tree((4, 100)))
+  np.testing.assert_array_equal(merged["params"]["stem"]["kernel"], np.ones((3, 4)))
+  np.testing.assert_array_equal(merged["batch_stats"]["norm"]["mean"], np.ones(4))
+  np.testing.assert_array_equal(merged["params"]["head"]["kernel"], np.zeros((4, 10)))
+  assert "the head keeps its initial values" in log_lines[0]
 
-  found = transfer.insert(own, tree((4, 10)))
-  np.testing.assert_array_equal(found["params"]["head"]["kernel"], np.ones((4, 10)))
+  merged = transfer.insert(initial, tree((4, 10)))
+  np.testing.assert_array_equal(merged["params"]["head"]["kernel"], np.ones((4, 10)))
 
 
 def test_weights_of_another_network_are_refused():
-  with pytest.raises(UserError, match=r"model.pretrained: .*params/stem/kernel is \(5, 4\) there"):
+  with pytest.raises(UserError, match=r"model.pretrained: params/stem/kernel is \(5, 4\) in the w"):
     transfer.insert(tree((4, 10)), tree((4, 10), stem=(5, 4)))
   without = tree((4, 10))
   del without["batch_stats"]
-  with pytest.raises(UserError, match="batch_stats/norm/mean is absent there"):
+  with pytest.raises(UserError, match="batch_stats/norm/mean is absent in the weights"):
     transfer.insert(tree((4, 10)), without | {"batch_stats": {}})
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
   with pytest.raises(UserError, match="it holds no selected weights; name the folder of a run"):
     transfer.load(str(tmp_path))
-  with pytest.raises(UserError, match="there is no such run folder"):
+  with pytest.raises(UserError, match="nothing: no such run folder or file; name"):
     transfer.load(str(tmp_path / "nothing"))
   assert transfer.load("") is None
