@@ -1,0 +1,35 @@
+"""Tables as plain text, for modes that print them."""
+
+import io
+from collections.abc import Collection, Iterable, Sequence
+
+_MAX_WIDTH = 1_000_000  # characters; a table is never wrapped to the terminal's width
+
+
+def format_table(
+  header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
+) -> str:
+  """Return rows as aligned lines with two spaces between columns, the same on every output.
+
+  Args:
+    header: the title of each column; titles of several lines stand on the last line.
+    rows: the cells of each row.
+    right: the indices of right-aligned columns; the others are left-aligned.
+
+  Returns:
+    The lines, joined by newlines, without colours, borders and trailing spaces.
+  """
+  from rich.console import Console
+  from rich.table import Table
+  from rich.text import Text
+
+  table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+  for i, title in enumerate(header):
+    table.add_column(
+      Text(title), justify="right" if i in right else "left", vertical="bottom", no_wrap=True
+    )
+  for row in rows:
+    table.add_row(*map(Text, row))
+  output = io.StringIO()
+  Console(file=output, width=_MAX_WIDTH, color_system=None).print(table)
+  return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
