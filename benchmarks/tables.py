@@ -1,16 +1,19 @@
-"""The tables of README.md and benchmarks/README.md, made from the records in benchmarks/results/.
+"""Write the tables of README.md and docs/ from the records in benchmarks/results/.
 
   python -m benchmarks.tables
 
-rewrites them. The record of a run is a folder named after the config, with config.json,
-metrics.jsonl and results.json; a reproduction without one is "not run". Those of benchmarks are
-files in speed/, each written by the benchmark it is named after.
+rewrites every table between a `<!-- NAME made by python -m benchmarks.tables -->` comment and the
+next `<!-- end -->`. The record of a run is a folder with the name of its config; the folder holds
+config.json, metrics.jsonl and results.json. A config without a record is "not run". The record of a
+benchmark is a file in benchmarks/results/speed/.
 """
 
 import importlib
 import json
+import os
 import pathlib
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks import records
@@ -19,130 +22,200 @@ ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
 _BEGIN, _END = "<!-- {} made by python -m benchmarks.tables -->", "<!-- end -->"
 
+# The runs that README.md shows; docs/results.md has all.
+_HEADLINES = (
+  "quickstart",
+  "airbench94",
+  "report000_simple_cnn",
+  "report002_model3",
+  "report004_a",
+)
+
+
+# --- Accuracy ------------------------------------------------------------------------------------
+
+
+def headlines() -> str:
+  """Return the table of the most important runs, with links as seen from README.md."""
+  rows = [[_config_link(name, ROOT), _published(name), *_result_cells(name)] for name in _HEADLINES]
+  return _table(["config", "published", "ours", "selected on", "seeds", "epochs", "device"], rows)
+
 
 def accuracy() -> str:
-  """The reproductions beside what their reports print, then all other recorded runs."""
-  names = sorted(
-    path.stem for path in (ROOT / "configs" / "reproductions").glob("*.py") if path.stem[0] != "_"
-  )
-  recorded = sorted(path.parent.name for path in _RECORDS.glob("*/results.json"))
-  rows = [_row(name, "") for name in recorded if name not in names]
-  first = _table(["config", "ours", "selected on", "seeds", "epochs", "device"], rows)
-  rows = []
-  for name in names:
-    reported = importlib.import_module(f"configs.reproductions.{name}").REPORTED
-    rows.append(_row(name, "reproductions/", reported))
-  header = ["config", "the report prints", "ours", "selected on", "seeds", "epochs", "device"]
-  return f"{first}\n\n{_table(header, rows)}"
+  """Return two tables: every recipe, then every reproduction beside its report."""
+  measured = ["ours", "selected on", "seeds", "epochs", "device"]
+  tables = []
+  for folder, published in (("configs", "published"), ("configs/reproductions", "report")):
+    files = sorted((ROOT / folder).glob("*.py"))
+    names = [file.stem for file in files if file.stem not in ("__init__", "default")]
+    rows = [
+      [_config_link(name, ROOT / "docs"), _published(name), *_result_cells(name)] for name in names
+    ]
+    tables.append(_table(["config", published, *measured], rows))
+  return "\n\n".join(tables)
+
+
+def _config_module(name: str) -> str:
+  folder = "configs.reproductions" if name.startswith("report") else "configs"
+  return f"{folder}.{name}"
+
+
+def _config_link(name: str, folder: pathlib.Path) -> str:
+  """Return a Markdown link to a config, relative to the `folder` of the document."""
+  file = ROOT / (_config_module(name).replace(".", "/") + ".py")
+  return f"[{name}]({pathlib.PurePath(os.path.relpath(file, folder)).as_posix()})"
+
+
+def _published(name: str) -> str:
+  return getattr(importlib.import_module(_config_module(name)), "REPORTED", "")
+
+
+def _result_cells(name: str) -> list[str]:
+  """Return the columns `ours` to `device` for one recorded run."""
+  file = _RECORDS / name / "results.json"
+  if not file.exists():
+    return ["not run", "", "", "", ""]
+  results = json.loads(file.read_text())
+  return [
+    _accuracies(results),
+    results["selected_on"],
+    str(len(results["seeds"])),
+    str(results["epochs_run"]),
+    _device(results["device"]),
+  ]
+
+
+def _accuracies(results: dict[str, Any]) -> str:
+  parts = []
+  splits = {"test": "test", "test_tta": f"test with {results.get('tta')}", "val": "validation"}
+  for split, label in splits.items():
+    if results.get(f"{split}_accuracy") is not None:
+      text = f"{100 * results[f'{split}_accuracy']:.1f}"
+      if f"{split}_accuracy_standard_error" in results:
+        text += f" ± {100 * results[f'{split}_accuracy_standard_error']:.1f}"
+      parts.append(f"{text} % {label}")
+  return ", ".join(parts)
+
+
+def _device(device: dict[str, Any]) -> str:
+  if device["platform"] == "cpu" and device["count"] == 1:
+    cores = device["cpu_cores"]
+    return f"{cores} CPU core{'s' if cores > 1 else ''}"
+  return f"{device['count']} × {device['kind']}"
+
+
+# --- Speed ---------------------------------------------------------------------------------------
 
 
 def speed() -> str:
-  """Training steps of recorded benchmarks, ours beside the others'."""
-  header = ["network", "batch", "dtype", "device", "ours, ms a step", "as a multiple of …"]
+  """Return the table of training steps: ours, and the ratio to each peer."""
+  header = [
+    "network",
+    "batch",
+    "dtype",
+    "device",
+    "ours, ms per step",
+    "ratio to each peer",
+    "date",
+  ]
   rows = []
   for file in sorted((_RECORDS / "speed").glob("train_step_*.json")):
-    found = json.loads(file.read_text())
-    ours, *others = found["rows"]
+    record = json.loads(file.read_text())
+    ours, *peers = record["rows"]
     ratios = [
-      f"{row['side']}'s {row['step ms']:.4g}: {row['ours / it']['median']:.2f}"
-      for row in others
-      if row.get("ours / it")
+      f"{peer['side']} ({peer['step ms']:.4g} ms): {peer['ours / it']['median']:.2f}"
+      for peer in peers
+      if peer.get("ours / it")
     ]
-    device = found["environment"]["sides"]["ours"]["device"]
-    cores = f", {device['cpu_cores']} cores" if device["platform"] == "cpu" else ""
-    row = [ours["model"], str(ours["batch"]), ours["dtype"]]
-    row += [f"{device['count']} × {device['kind']}{cores}", f"{ours['step ms']:.4g}"]
-    rows.append([*row, ", ".join(ratios)])
+    environment = record["environment"]
+    device = _device(environment["sides"]["ours"]["device"])
+    if "CPU" in device:
+      device += f", {environment['processor']}"
+    cells = [ours["model"], str(ours["batch"]), ours["dtype"], device, f"{ours['step ms']:.4g}"]
+    rows.append([*cells, ", ".join(ratios), environment["date"][:10]])
   return _table(header, rows)
 
 
-def costs() -> str:
-  """What a step's input, the start of a run and several seeds at once cost."""
+def convolutions() -> str:
+  """Return the table of the convolutions of a step, alone, beside the whole step."""
   rows = []
-  for row in _rows("input_cost"):
+  for file in sorted((_RECORDS / "speed").glob("conv_floor_*.json")):
+    record = json.loads(file.read_text())
+    total = record["rows"][-1]
+    step, alone = statistics.median(total["step_seconds"]), total["convolution_seconds"]
+    name = file.stem.removeprefix("conv_floor_")
+    rows.append([name, f"{1e3 * step:.4g}", f"{1e3 * alone:.4g}", f"{alone / step:.0%}"])
+  return _table(["network", "step, ms", "convolutions alone, ms", "share"], rows)
+
+
+def costs() -> str:
+  """Return the table of what input, start-up and several seeds at once cost."""
+  rows = []
+  for row in _record_rows("input_cost"):
     if row["input"] == "augmented":
       spread = f"{row['lowest %']:.1f} to {row['highest %']:.1f}"
       cost = f"{row['cost %']:.1f} % of a step ({spread} in single rounds)"
-      rows.append(["input: gather, crop, flip, normalise", row, cost])
+      rows.append(_cost_cells("input: gather, crop, flip, normalise", row, cost))
   starts = (
-    ("first start on a machine, CIFAR-10 fetched and prepared", "startup_prepare", "cold"),
-    ("first start of a network, all of it compiled", "startup", "cold"),
+    ("first start on a machine: fetch and prepare CIFAR-10, compile", "startup_prepare", "cold"),
+    ("first start of a network: compile everything", "startup", "cold"),
     ("second start", "startup", "warm"),
   )
-  for what, name, state in starts:
-    row = _rows(name)[0]
-    text = f"{row[f'begun {state} s']:.1f} s until its first step begins, "
-    rows.append([what, row, text + f"{row[f'{state} s']:.1f} s until that is done"])
-  for row in _rows("seeds")[1:]:
-    text = f"{records.cell_text(row['ratio'])} times as long as one after the other"
-    rows.append([f"{row['seeds']} seeds in one program", row, text])
-  header = ["what", "network", "batch", "cost"]
-  return _table(header, [[what, row["model"], str(row["batch"]), text] for what, row, text in rows])
+  for what, benchmark, state in starts:
+    row = _record_rows(benchmark)[0]
+    begins, ends = row[f"begun {state} s"], row[f"{state} s"]
+    cost = f"{begins:.1f} s until the first step begins, {ends:.1f} s until the first step ends"
+    rows.append(_cost_cells(what, row, cost))
+  for row in _record_rows("seeds")[1:]:
+    cost = f"{records.cell_text(row['ratio'])} times as long as one after the other"
+    rows.append(_cost_cells(f"{row['seeds']} seeds in one program", row, cost))
+  return _table(["what", "network", "batch", "cost"], rows)
 
 
-def recorded(name: str, *columns: str) -> Callable[[], str]:
-  """A function that makes the table of some columns of a benchmark's record."""
+def _cost_cells(what: str, row: dict[str, Any], cost: str) -> list[str]:
+  return [what, row["model"], str(row["batch"]), cost]
+
+
+def columns_of(benchmark: str, *columns: str) -> Callable[[], str]:
+  """Return a function that makes a table of some columns of a benchmark's record."""
 
   def table() -> str:
-    rows = [[records.cell_text(row.get(column)) for column in columns] for row in _rows(name)]
-    return _table(list(columns), rows)
+    rows = [
+      [records.cell_text(row.get(name)) for name in columns] for row in _record_rows(benchmark)
+    ]
+    return _table(columns, rows)
 
   return table
 
 
-# The blocks of each file, in order.
-TABLES = {
-  "README.md": {"accuracy": accuracy, "speed": speed, "costs": costs},
+def _record_rows(benchmark: str) -> list[dict[str, Any]]:
+  return json.loads((_RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
+
+
+# --- Documents -----------------------------------------------------------------------------------
+
+# The tables of each file, in order.
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+  "README.md": {"headlines": headlines},
+  "docs/results.md": {"accuracy": accuracy},
+  "docs/speed.md": {"speed": speed, "convolutions": convolutions, "costs": costs},
   "benchmarks/README.md": {
-    "soak": recorded("soak", "fault", "times", "equal", "kept"),
-    "fuzz": recorded("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),
-    "processes": recorded(
+    "soak": columns_of("soak", "fault", "times", "equal", "kept"),
+    "fuzz": columns_of("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),
+    "processes": columns_of(
       "processes", "source", "processes", "devices", "steps", "largest difference", "bytes"
     ),
   },
 }
 
 
-def _rows(benchmark: str) -> list[dict[str, Any]]:
-  return json.loads((_RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
-
-
-def _row(name: str, folder: str, *before: str) -> list[str]:
-  link = f"[{name}](configs/{folder}{name}.py)"
-  file = _RECORDS / name / "results.json"
-  if not file.exists():
-    return [link, *before, "not run", "", "", "", ""]
-  found = json.loads(file.read_text())
-  return [
-    link,
-    *before,
-    _figures(found),
-    found["selected_on"],
-    str(len(found["seeds"])),
-    str(found["epochs_run"]),
-    f"{found['device']['count']} × {found['device']['kind']}",
-  ]
-
-
-def _figures(found: dict[str, Any]) -> str:
-  parts = []
-  named = {"test": "test", "test_tta": f"test with {found.get('tta')}", "val": "validation"}
-  for split, name in named.items():
-    if found.get(f"{split}_accuracy") is not None:
-      text = f"{100 * found[f'{split}_accuracy']:.1f}"
-      if f"{split}_accuracy_standard_error" in found:
-        text += f" ± {100 * found[f'{split}_accuracy_standard_error']:.1f}"
-      parts.append(f"{text} % {name}")
-  return ", ".join(parts)
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   lines = [header, ["---"] * len(header), *rows]
   return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def updated(file: str) -> str:
-  """The text of a file of TABLES, with its tables as the records are now."""
+  """Return the text of a file of TABLES, with its tables made from the records."""
   text = (ROOT / file).read_text()
   for name, table in TABLES[file].items():
     begin = _BEGIN.format(name)

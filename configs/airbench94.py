@@ -24,6 +24,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "94.01 % test with multicrop, 1,000 runs"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

@@ -18,6 +18,8 @@ import ml_collections
 
 from configs import airbench94
 
+REPORTED = "94.01 % test with multicrop, 200 runs"
+
 BATCH = 2000
 MUON_LR, HEAD_LR, BIAS_LR = 0.24, 0.67, 0.053
 

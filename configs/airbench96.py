@@ -14,6 +14,8 @@ import ml_collections
 
 from configs import airbench94
 
+REPORTED = "96.03 % test with multicrop, 400 runs"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = airbench94.get_config()

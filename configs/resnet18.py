@@ -10,6 +10,8 @@ import ml_collections
 
 from configs import default
 
+REPORTED = "95.47 % test in 200 epochs"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()

@@ -11,6 +11,8 @@ import ml_collections
 
 from configs import resnet18
 
+REPORTED = "96.01 % test in 200 epochs, 5 runs"
+
 
 def get_config() -> ml_collections.ConfigDict:
   config = resnet18.get_config()

@@ -1,7 +1,7 @@
-"""What an epoch costs on machines that we have not measured: the tables of SCALING.md.
+"""What an epoch costs on machines that we have not measured: the tables of docs/scaling.md.
 
   python -m benchmarks.speed.scale_on_paper                        prints them
-  python -m benchmarks.speed.scale_on_paper --write                puts them into SCALING.md
+  python -m benchmarks.speed.scale_on_paper --write                puts them into docs/scaling.md
   python -m benchmarks.speed.scale_on_paper --utilisation=0.45     with another assumption
 
 A step over n devices, nothing overlapped, is
@@ -28,7 +28,7 @@ from typing import NamedTuple
 from benchmarks import records
 from benchmarks.speed import all_reduce
 
-DOCUMENT = records.ROOT / "SCALING.md"
+DOCUMENT = records.ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- made by python -m benchmarks.speed.scale_on_paper -->", "<!-- end -->"
 UTILISATION = 0.3
 EPOCH = 50_000  # images
@@ -37,7 +37,7 @@ LARGE_BATCH = 1024  # the largest that a config here has a published recipe for,
 
 
 class Machine(NamedTuple):
-  """Published figures, but for `latency`; SCALING.md names the sources.
+  """Published figures, but for `latency`; docs/scaling.md names the sources.
 
   Attributes:
     devices: as JAX counts them.
@@ -213,7 +213,7 @@ def _table(header: str, rows: Iterable[list[str]]) -> str:
 
 
 def updated(document: str) -> str:
-  """SCALING.md with the tables as they are now."""
+  """docs/scaling.md with the tables as they are now."""
   before, rest = document.split(BEGIN)
   _, after = rest.split(END)
   return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
@@ -224,7 +224,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--utilisation", type=float, default=UTILISATION, help="in (0, 1]")
-  parser.add_argument("--write", action="store_true", help="into SCALING.md, as assumed there")
+  parser.add_argument("--write", action="store_true", help="into docs/scaling.md, as assumed there")
   options = parser.parse_args()
   if not 0 < options.utilisation <= 1:
     parser.error(f"--utilisation: {options.utilisation} must be in (0, 1]")

@@ -8,7 +8,6 @@ import small_runs
 from PIL import Image
 
 from analysis import summary
-from benchmarks import tables
 from cifar_jax.runs import plots
 
 
@@ -72,15 +71,3 @@ def test_curves_are_redrawn_now_and_then_and_at_the_end(tmp_path):
   assert path.read_bytes() == first
   curves.draw(rows, "another title", at_once=True)
   assert path.read_bytes() != first
-
-
-@pytest.mark.parametrize("file", tables.TABLES)
-def test_tables_hold_what_the_records_say(file):
-  assert tables.updated(file) == (small_runs.ROOT / file).read_text(), (
-    "run python -m benchmarks.tables"
-  )
-
-
-def test_tables_name_what_was_not_run_and_the_peers():
-  assert "not run" in tables.accuracy()
-  assert "PyTorch" in tables.speed()

@@ -1,4 +1,4 @@
-"""Scale on paper: bytes against the compiled step, formulas against each other, SCALING.md."""
+"""Scale on paper: bytes against the compiled step, formulas against each other, docs/scaling.md."""
 
 import json
 
@@ -62,7 +62,7 @@ def test_recorded_bytes_are_those_of_the_formula_but_for_what_xla_saves():
     assert 0.9999 * formula <= row["bytes"] <= formula
 
 
-def test_scaling_md_holds_these_tables():
+def test_the_document_has_the_current_tables():
   text = scale_on_paper.DOCUMENT.read_text()
   assert scale_on_paper.updated(text) == text, (
     "run python -m benchmarks.speed.scale_on_paper --write"
