@@ -1,0 +1,112 @@
+"""The documentation agrees with the repository: links, paths, names and quoted output."""
+
+import json
+import re
+
+import pytest
+import small_runs
+
+import models
+import modes
+from cifar_jax.augment import test_time, transforms
+from cifar_jax.data import datasets
+from cifar_jax.optim import optimizers, schedules
+from cifar_jax.runs import results
+
+ROOT = small_runs.ROOT
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+_LINK = re.compile(r"\]\(([^)\s]+)\)|<img src=\"([^\"]+)\"")
+_FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def anchors(text):
+  """Return the anchors that GitHub gives the headings of a page."""
+  headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", text), re.MULTILINE)
+  kept = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
+  return {heading.replace(" ", "-") for heading in kept}
+
+
+def broken_links(page):
+  """Return the relative links of a page that lead to no file, or to no heading of a page."""
+  broken = []
+  for link in (text or image for text, image in _LINK.findall(page.read_text())):
+    if "://" in link:
+      continue
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path) if path else page
+    if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+      broken.append(link)
+  return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_resolve(page):
+  assert broken_links(page) == []
+
+
+def test_a_broken_link_is_noticed(tmp_path):
+  page = tmp_path / "page.md"
+  page.write_text("# One two\n[a](page.md) [b](#one-two) [c](gone.md) [d](page.md#three)")
+  assert broken_links(page) == ["gone.md", "page.md#three"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_of_the_repository_exist(page):
+  """Backquoted paths such as `cifar_jax/data/` whose first part is in the repository."""
+  for path in re.findall(r"`([\w.\-]+/[\w.\-/]*)`", _FENCE.sub("", page.read_text())):
+    if (ROOT / path.split("/")[0]).exists():
+      assert (ROOT / path).exists(), path
+
+
+def test_the_map_names_every_module():
+  text = (ROOT / "WORKSPACE.md").read_text()
+  folders = ("analysis", "cifar_jax", "tuning")
+  files = [*ROOT.glob("*.py"), *(file for f in folders for file in (ROOT / f).glob("**/*.py"))]
+  assert len(files) > 50
+  on_their_own = ("analysis/report", "analysis/visualize")  # the map names these as folders
+  missing = [
+    str(file.relative_to(ROOT))
+    for file in files
+    if file.name != "__init__.py"
+    and str(file.parent.relative_to(ROOT)) not in on_their_own
+    and f"{file.name}`" not in text
+  ]
+  assert missing == [], "name them in WORKSPACE.md"
+
+
+def section(heading):
+  text = (ROOT / "docs" / "catalogue.md").read_text()
+  return re.split(r"^## ", text.split(f"## {heading}\n", 1)[1], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+@pytest.mark.parametrize(
+  ("heading", "registry"),
+  [
+    ("Models", models.known()),
+    ("Datasets", datasets.known()),
+    ("Augmentation", transforms.TRANSFORMS),
+    ("Test-time augmentation", test_time.KINDS),
+    ("Optimizers", optimizers.METHODS),
+    ("Schedules", schedules.SCHEDULES),
+  ],
+)
+def test_the_catalogue_lists_every_name(heading, registry):
+  names = set(re.findall(r"`(\w+)`", section(heading)))
+  assert set(registry) <= names
+
+
+def test_readme_lists_every_mode():
+  table = set(re.findall(r"`--mode=(\w+)", (ROOT / "README.md").read_text()))
+  assert table == set(modes.MODES) - {"train"}
+
+
+def test_readme_fits_on_two_screens():
+  assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_readme_quotes_what_the_recorded_quick_start_printed():
+  folder = ROOT / "benchmarks" / "results" / "quickstart"
+  last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+  record = json.loads((folder / "results.json").read_text())
+  printed = f"{results.epoch_line(last, 5)}\n{results.summary(record)}\n"
+  assert printed in (ROOT / "README.md").read_text()
