@@ -31,7 +31,7 @@ from analysis import evaluation_plots
 from analysis.run import Run, load_run
 from cifar_jax import errors
 from cifar_jax.augment.test_time import KINDS
-from cifar_jax.augment.test_time import logits as tta_logits
+from cifar_jax.augment.test_time import predict_logits
 from cifar_jax.data import datasets
 from cifar_jax.runs import results, run_folder
 from cifar_jax.runtime.console import progress
@@ -46,7 +46,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   Args:
     workdir: the run folder; the run may still be going on.
     seed: of a run with several seeds, whose weights to take; None for the first.
-    tta: test-time augmentation of the test images, one of tta.KINDS; "" for none.
+    tta: test-time augmentation of the test images, one of test_time.KINDS; "" for none.
 
   Returns:
     'evaluation': what evaluation.json holds; 'text': what to print; 'files': what was written.
@@ -190,8 +190,8 @@ def _augmented(
   run: Run, kind: str, images: np.ndarray, labels: np.ndarray, plain: dict[str, float]
 ) -> dict[str, Any]:
   """The test figures with test-time augmentation, and what is gained over `plain`."""
-  count = KINDS[kind].views
-  combined = functools.partial(tta_logits, run.logits, kind=kind)
+  count = KINDS[kind].num_views
+  combined = functools.partial(predict_logits, run.logits, kind=kind)
   rows = np.arange(len(labels))
   found = measure(_over(images, rows, combined, f"evaluate test, {count} views"), labels)
   gain = {name: found[name] - plain[name] for name in found}

@@ -104,7 +104,7 @@ def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
   }
   before = linear_state(kernel, tx, ema=True)
   after, _ = steps.make_train_step(config, Linear, tx)(before, batch)
-  expected = averages.ema_update(before.average["params"], after.params, 0, 0.5)
+  expected = averages.update_ema(before.average["params"], after.params, 0, 0.5)
   np.testing.assert_allclose(
     after.variables()["params"]["dense"]["kernel"], expected["dense"]["kernel"]
   )

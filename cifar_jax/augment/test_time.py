@@ -1,12 +1,15 @@
-"""Test-time augmentation: a network's answer from several views of each image, by name.
+"""Test-time augmentation: predict from several views of each image.
 
-- `flip`: the image and its mirror image; the mean of the probabilities.
-- `flip_shift1`, `flip_shift2`: both of these in place and shifted along the diagonals by up to 1 or
-  2 pixels; the mean of the probabilities.
-- `multicrop`: both in place, shifted by 1 pixel up and left, and by 1 down and right; the mean of
-  the logits, half of it from those in place (Jordan 2024, arXiv:2404.00498, and his code).
+A config chooses the kind by name:
 
-What comes in at the edges is mirrored.
+- `flip`: the image and its mirror image; averages probabilities.
+- `flip_shift1`, `flip_shift2`: both of these, unshifted and shifted along the diagonals by up to 1
+  or 2 pixels; averages probabilities.
+- `multicrop`: both of these, unshifted, shifted by 1 pixel down and right, and by 1 pixel up and
+  left; averages logits, and gives the unshifted views half the weight (Jordan 2024,
+  arXiv:2404.00498, and the code of cifar10-airbench).
+
+A shift fills the edge by reflection.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,55 +20,68 @@ import jax.numpy as jnp
 
 
 class Kind(NamedTuple):
-  """Shifts in pixels (down, right), and the weight of each; every one is seen mirrored too."""
+  """Shifts in pixels (down, right) with a weight each; every shift has a mirrored view too."""
 
   shifts: tuple[tuple[int, int], ...]
-  weights: tuple[float, ...]  # add up to 1
-  of_logits: bool  # the mean is that of logits, not of probabilities
+  weights: tuple[float, ...]  # sum to 1
+  averages_logits: bool  # otherwise averages probabilities
 
   @property
-  def views(self) -> int:
+  def num_views(self) -> int:
+    """Return the number of views of each image."""
     return 2 * len(self.shifts)
 
 
-def _diagonals(most: int) -> Kind:
-  corners = [(d * i, d * j) for d in range(1, most + 1) for i in (1, -1) for j in (1, -1)]
+def _shift_diagonally(max_pixels: int) -> Kind:
+  """Return the kind with equal weights for no shift and for all diagonal shifts."""
+  distances = range(1, max_pixels + 1)
+  corners = [(d * i, d * j) for d in distances for i in (1, -1) for j in (1, -1)]
   shifts = ((0, 0), *corners)
-  return Kind(shifts, (1 / len(shifts),) * len(shifts), of_logits=False)
+  return Kind(shifts, (1 / len(shifts),) * len(shifts), averages_logits=False)
 
 
 KINDS = {
-  "flip": _diagonals(0),
-  "flip_shift1": _diagonals(1),
-  "flip_shift2": _diagonals(2),
-  "multicrop": Kind(((0, 0), (1, 1), (-1, -1)), (0.5, 0.25, 0.25), of_logits=True),
+  "flip": _shift_diagonally(0),
+  "flip_shift1": _shift_diagonally(1),
+  "flip_shift2": _shift_diagonally(2),
+  "multicrop": Kind(((0, 0), (1, 1), (-1, -1)), (0.5, 0.25, 0.25), averages_logits=True),
 }
 
 
-def views(images: jax.Array, kind: str) -> Iterator[jax.Array]:
-  """The images [n, h, w, c] of any type as `kind` shows them: each shift, as it is and mirrored."""
+def make_views(images: jax.Array, kind: str) -> Iterator[jax.Array]:
+  """Yield for each shift of `kind` the shifted images and their mirror images.
+
+  Args:
+    images: [n, height, width, channels] of any dtype; every view has the same shape and dtype.
+    kind: a name in KINDS.
+  """
   shifts = KINDS[kind].shifts
-  most = max(abs(pixels) for shift in shifts for pixels in shift)
+  padding = max(abs(pixels) for shift in shifts for pixels in shift)
   height, width = images.shape[1:3]
-  padded = jnp.pad(images, [(0, 0), (most, most), (most, most), (0, 0)], mode="reflect")
+  pad_width = [(0, 0), (padding, padding), (padding, padding), (0, 0)]
+  padded = jnp.pad(images, pad_width, mode="reflect")
   for down, right in shifts:
-    top, left = most - down, most - right
+    top, left = padding - down, padding - right
     view = padded[:, top : top + height, left : left + width]
     yield view
     yield view[:, :, ::-1]
 
 
-def logits(apply: Callable[[jax.Array], jax.Array], images: jax.Array, kind: str) -> jax.Array:
-  """[n, classes] float32, combined from all views; log-probabilities where those are averaged.
+def predict_logits(
+  apply: Callable[[jax.Array], jax.typing.ArrayLike], images: jax.Array, kind: str
+) -> jax.Array:
+  """Return the combined logits of all views, [n, classes] float32.
+
+  Where `kind` averages probabilities, the result holds log-probabilities.
 
   Args:
-    apply: images [n, h, w, c] to logits [n, classes].
-    images: of the type that `apply` takes.
-    kind: one of KINDS.
+    apply: maps images [n, height, width, channels] to logits [n, classes].
+    images: of the dtype that `apply` takes.
+    kind: a name in KINDS.
   """
-  _, weights, of_logits = KINDS[kind]
-  found = jnp.stack([jnp.asarray(apply(view)) for view in views(images, kind)])
-  of_view = jnp.repeat(jnp.array(weights), 2)[:, None, None] / 2
-  if of_logits:
-    return jnp.sum(of_view * found, axis=0)
-  return jax.nn.logsumexp(jax.nn.log_softmax(found), axis=0, b=of_view)
+  _, weights, averages_logits = KINDS[kind]
+  logits = jnp.stack([jnp.asarray(apply(view)) for view in make_views(images, kind)])
+  view_weights = jnp.repeat(jnp.array(weights), 2)[:, None, None] / 2
+  if averages_logits:
+    return jnp.sum(view_weights * logits, axis=0)
+  return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0, b=view_weights)

@@ -1,32 +1,35 @@
 """Averages of the weights over training: exponential moving average, and Lookahead."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
+from cifar_jax.types import PyTree
 
 
-def ema_update(
-  average: PyTree, new: PyTree, step: jax.typing.ArrayLike, decay: float, warmup: bool = True
+def update_ema(
+  average: PyTree,
+  weights: PyTree,
+  step: jax.typing.ArrayLike,
+  decay: float,
+  warmup: bool = True,
 ) -> PyTree:
-  """Exponential moving average of the weights: decay * average + (1 - decay) * new.
+  """Return the exponential moving average decay * average + (1 - decay) * weights.
 
   Args:
-    average, new: trees of the same structure and shapes.
-    step: updates of the average before this one, an int or int array of shape [].
+    average, weights: trees of the same structure and shapes.
+    step: the number of earlier updates of the average, an int or an int array of shape [].
     decay: in [0, 1].
-    warmup: the decay is at most (1 + step) / (10 + step), TensorFlow's num_updates, so that early
-      weights are forgotten soon.
+    warmup: limit the decay to (1 + step) / (10 + step), as TensorFlow's num_updates does, so that
+      the average soon forgets early weights.
   """
+  limited: jax.typing.ArrayLike = decay
   if warmup:
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
-  return optax.incremental_update(new, average, 1 - decay)
+    limited = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(weights, average, 1 - limited)
 
 
-def lookahead_update(
+def update_lookahead(
   slow: PyTree,
   fast: PyTree,
   step: jax.typing.ArrayLike,
@@ -36,27 +39,27 @@ def lookahead_update(
   decay: float,
   power: float,
 ) -> tuple[PyTree, PyTree]:
-  """Lookahead (Zhang et al. 2019) with the growing decay of Jordan 2024: the new (slow, fast).
+  """Return the new (slow, fast) of Lookahead (Zhang et al. 2019) with Jordan 2024's growing decay.
 
-  Every `every` steps both become d * slow + (1 - d) * fast, d = decay * (step / total_steps) **
-  power. After the last step, if it is none of these, fast becomes slow. Zhang et al.'s own is
-  power=0, decay=1 - alpha.
+  Every `every` steps both trees become d * slow + (1 - d) * fast, where d = decay * (step /
+  total_steps) ** power. After the last step of the run, unless it is such a step, fast becomes
+  slow. power=0 and decay=1 - alpha give the rule of Zhang et al.
 
   Args:
-    slow, fast: trees of the same structure and shapes; the optimiser moves `fast`.
-    step: steps taken, from 1.
-    total_steps: of the whole run.
+    slow, fast: trees of the same structure and shapes; the optimizer moves `fast`.
+    step: the number of steps taken, from 1.
+    total_steps: the number of steps in the run.
     every: > 0.
     decay: in [0, 1].
     power: >= 0.
   """
   step = jnp.asarray(step)
-  synced = step % every == 0
-  part = jnp.minimum(step / total_steps, 1.0)
-  d = jnp.where(synced, decay * part**power, 1.0)
+  is_sync = step % every == 0
+  progress = jnp.minimum(step / total_steps, 1.0)
+  d = jnp.where(is_sync, decay * progress**power, 1.0)
   mixed = optax.incremental_update(fast, slow, 1 - d)
-  due = synced | (step == total_steps)
+  is_due = is_sync | (step == total_steps)
   slow, fast = (
-    jax.tree.map(lambda m, t: jnp.where(due, m, t), mixed, tree) for tree in (slow, fast)
+    jax.tree.map(lambda new, old: jnp.where(is_due, new, old), mixed, tree) for tree in (slow, fast)
   )
   return slow, fast

@@ -156,13 +156,13 @@ def make_train_step(
     slow = state.slow
     if slow is not None:
       fast = {"params": params, "batch_stats": batch_stats}
-      slow, fast = averages.lookahead_update(
+      slow, fast = averages.update_lookahead(
         slow, fast, state.step + 1, total_steps, **config.lookahead
       )
       params, batch_stats = fast["params"], fast["batch_stats"]
     average = state.average
     if average is not None:
-      average = averages.ema_update(
+      average = averages.update_ema(
         average, {"params": params, "batch_stats": batch_stats}, state.step, config.ema_decay
       )
     state = state.replace(
@@ -183,7 +183,7 @@ def make_eval_step(
 ) -> Callable[[dict[str, PyTree], dict], dict]:
   """Returns eval_step(variables, batch, kind='') -> sums, a pure function.
 
-  kind: of test-time augmentation, one of tta.KINDS, or '' for none.
+  kind: of test-time augmentation, one of test_time.KINDS, or '' for none.
   batch: 'image' [b, h, w, c] float32, 'label' [b] int32, 'mask' [b] bool (False: padding).
   sums: 'loss' (cross-entropy), 'correct', 'top5' and 'examples' over the unmasked rows, of all
   devices on `axis_name`, or of this one if that is None.
@@ -191,7 +191,9 @@ def make_eval_step(
 
   def eval_step(variables: dict[str, PyTree], batch: dict, kind: str = "") -> dict:
     apply = functools.partial(model.apply, variables, train=False)
-    logits = test_time.logits(apply, batch["image"], kind) if kind else apply(batch["image"])
+    logits = (
+      test_time.predict_logits(apply, batch["image"], kind) if kind else apply(batch["image"])
+    )
     labels, mask = batch["label"], batch["mask"]
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     sums = {

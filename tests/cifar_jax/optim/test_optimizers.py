@@ -367,7 +367,7 @@ def test_ema_is_keras(keras_optimizers):
   weights = keras_train(keras, params, gradients)
   average = weights[0]  # Keras' average begins at the weights after the first update
   for step, new in enumerate(weights[1:]):
-    average = averages.ema_update(average, new, step, 0.9, warmup=False)
+    average = averages.update_ema(average, new, step, 0.9, warmup=False)
   theirs = [average.value for average in keras._model_variables_moving_average]
   for a, b in zip(jax.tree.leaves(average), theirs, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
@@ -379,8 +379,8 @@ arrays = hnp.arrays(np.float32, (3,), elements=st.floats(-100, 100, width=32))
 @settings(max_examples=50, deadline=None)
 @given(average=arrays, new=arrays, step=st.integers(0, 10**6), decay=st.floats(0, 1))
 def test_ema_properties(average, new, step, decay):
-  plain = np.asarray(averages.ema_update(average, new, step, decay, warmup=False))
-  warm = np.asarray(averages.ema_update(average, new, step, decay, warmup=True))
+  plain = np.asarray(averages.update_ema(average, new, step, decay, warmup=False))
+  warm = np.asarray(averages.update_ema(average, new, step, decay, warmup=True))
   np.testing.assert_allclose(plain, decay * average + (1 - decay) * new, rtol=1e-4, atol=1e-4)
   lowest, highest = np.minimum(average, new) - 1e-4, np.maximum(average, new) + 1e-4
   assert np.all((lowest <= warm) & (warm <= highest))
@@ -489,7 +489,7 @@ def test_lookahead_of_constant_decay_is_optax():
     updates, state = theirs.update(gradient, state, both)
     both = optax.apply_updates(both, updates)
     fast = jax.tree.map(lambda w, g: w - 0.1 * g, fast, gradient)
-    slow, fast = averages.lookahead_update(slow, fast, step, UPDATES, every=3, decay=0.7, power=0.0)
+    slow, fast = averages.update_lookahead(slow, fast, step, UPDATES, every=3, decay=0.7, power=0.0)
     for a, b in ((slow, both.slow), (fast, both.fast)):
       jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 
@@ -498,7 +498,7 @@ def test_lookahead_grows_as_published_and_ends_with_the_slow_weights():
   slow, fast = jnp.float32(1.0), jnp.float32(3.0)
   options = {"every": 5, "decay": 0.95**5, "power": 3.0}
   for step in range(1, 13):
-    new_slow, new_fast = averages.lookahead_update(slow, fast, step, 12, **options)
+    new_slow, new_fast = averages.update_lookahead(slow, fast, step, 12, **options)
     if step in (5, 10):
       decay = 0.95**5 * (step / 12) ** 3
       np.testing.assert_allclose(new_slow, decay * 1 + (1 - decay) * 3, rtol=1e-6)
