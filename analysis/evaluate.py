@@ -30,8 +30,7 @@ from etils import epath
 from analysis import evaluation_plots
 from analysis.run import Run, load_run
 from cifar_jax import errors
-from cifar_jax.augment.test_time import KINDS
-from cifar_jax.augment.test_time import predict_logits
+from cifar_jax.augment.test_time import KINDS, predict_logits
 from cifar_jax.data import datasets
 from cifar_jax.runs import results, run_folder
 from cifar_jax.runtime.console import progress
