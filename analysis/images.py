@@ -1,6 +1,6 @@
 """Image files as a trained network takes them: found, read and decoded as its training photos were.
 
-Files go through `datasets.photo_files.decode`: turned upright, resized to the square whatever their
+Files go through `image_files.decode`: turned upright, resized to the square whatever their
 proportions, the high byte of 16-bit grey. One thing differs: what is transparent is laid on white,
 as a viewer shows it, where training on photos drops the transparency as Keras does.
 """
@@ -44,7 +44,7 @@ def find(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
       found.append(path)
       continue
     try:
-      below = [path / f.name for f in image_files.files(path, path) if f.is_named_as_image]
+      below = [path / f.name for f in image_files.list_files(path, path) if f.is_named_as_image]
     except OSError as error:
       raise errors.UserError(
         f"{error.filename}: cannot be read as a folder ({error.strerror}); mend its permissions, "

@@ -17,7 +17,8 @@ def describe(config: ml_collections.ConfigDict) -> str:
   Nothing is computed: shapes are traced. The data are loaded only if nothing else tells the size of
   the images and the number of classes. Batch statistics count as non-trainable parameters.
   """
-  *shape, classes = datasets.form(config.data.name, config.data.options) or _form_of_data(config)
+  form = datasets.find_form(config.data.name, config.data.options)
+  *shape, classes = form or _form_of_data(config)
   model = models.create(config.model, classes)
   images = jnp.zeros((1, *shape))
   layers: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []

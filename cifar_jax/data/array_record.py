@@ -1,8 +1,10 @@
-"""TFDS data sets in ArrayRecord: written from plain arrays and read back, without TensorFlow."""
+"""TFDS datasets in ArrayRecord: write them from plain arrays and read them, without TensorFlow."""
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from etils import epath
@@ -10,31 +12,46 @@ from etils import epath
 from cifar_jax import errors
 from cifar_jax.runtime.console import log, progress
 
-# Records are read this many at a time: few calls, little memory.
-_CHUNK = 1000
+# An image ([height, width, 3] uint8) with its labels by kind.
+Example: TypeAlias = tuple[np.ndarray, Mapping[str, int]]
+
+# Records read by one call: large enough to make few calls, small enough to need little memory.
+_CHUNK_RECORDS = 1000
+
+
+class Records(Protocol):
+  """Random access to a split's records, with images encoded as they are stored."""
+
+  dataset_info: Any  # tfds.core.DatasetInfo
+
+  def __len__(self) -> int: ...
+
+  def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+  def __getitems__(self, indices: Sequence[int]) -> Sequence[dict[str, Any]]: ...
 
 
 def exists(folder: epath.Path) -> bool:
-  """Whether a data set in ArrayRecord is at `folder`; False when the place is free.
+  """Return whether `folder` holds a dataset in ArrayRecord; False if `folder` is empty or missing.
 
   Args:
     folder: `<data_dir>/<name>/<version>`.
 
   Raises:
-    errors.UserError: something else is there, such as the data set in TFRecord format.
+    errors.UserError: the folder holds other files, such as the dataset in TFRecord format.
   """
   if any(folder.glob("*.array_record*")):
     return True
   if any(folder.glob("*.tfrecord*")):
     raise errors.UserError(
       f"{folder}: is in TFRecord format, which needs TensorFlow to read; set "
-      "--config.data.dir to another folder, delete this one, or convert it where TensorFlow, "
-      f"apache-beam and mlcroissant are installed: tfds convert_format "
+      "--config.data.dir to another folder, delete this one, or convert it on a machine with "
+      "TensorFlow, apache-beam and mlcroissant: tfds convert_format "
       f"--dataset_version_dir={folder} --out_file_format=array_record"
     )
   if folder.exists() and any(folder.iterdir()):
     raise errors.UserError(
-      f"{folder}: holds no TFDS data set in ArrayRecord; delete it, or set "
+      f"{folder}: holds no TFDS dataset in ArrayRecord; delete this folder, or set "
       "--config.data.dir to another folder"
     )
   return False
@@ -42,109 +59,137 @@ def exists(folder: epath.Path) -> bool:
 
 def write(
   stock: str,
-  splits: Mapping[str, Sequence[tuple[np.ndarray, Mapping[str, int]]]],
+  splits: Mapping[str, Sequence[Example]],
   class_names: Mapping[str, tuple[str, ...]],
   work: epath.Path,
 ) -> epath.Path:
-  """Writes a data set just as one of TFDS's stock image builders would.
+  """Write a dataset exactly as one of TFDS's stock image builders would.
 
   Args:
-    stock: class name of the builder in `tfds.image_classification`, whose features are an image,
-      an id (`<split>_<index, 5 digits>`) and labels.
-    splits: by split, in the official order, each image ([height, width, 3] uint8) with its labels.
+    stock: the builder's class name in `tfds.image_classification`. Its features are an image, an id
+      (`<split>_<index, 5 digits>`) and labels.
+    splits: by split, the examples in the official order.
     class_names: by kind of label.
-    work: a folder to make it in.
+    work: the folder to work in.
 
   Returns:
-    The finished folder, somewhere under `work`.
+    The complete folder, below `work`.
 
   Raises:
     OSError: the disk is full or cannot be written.
   """
   import tensorflow_datasets as tfds
-  from PIL import Image
 
-  def examples(split: str) -> Iterable[tuple[int, dict[str, object]]]:
-    what = f"{builder.name}: preparing {split}"
-    log.info("%s", what)
-    with progress(what, len(splits[split]), "images") as advance:
-      for index, (pixels, labels) in enumerate(splits[split]):
-        # An array TFDS would encode with TensorFlow; one of Pillow's images it lets Pillow encode.
-        image = Image.fromarray(np.ascontiguousarray(pixels))
-        yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
-        advance(1)
-
-  stock_builder = getattr(tfds.image_classification, stock)
+  # The base class is known only at run time.
+  stock_builder: Any = getattr(tfds.image_classification, stock)
   with tfds.core.registered.skip_registration():
 
     class Builder(stock_builder):
-      """The stock builder, but for where its images come from."""
+      """The stock builder with another source of images."""
 
       name = stock_builder.name
       __module__ = stock_builder.__module__  # recorded in dataset_info.json
 
-      def _split_generators(self, dl_manager):
+      def _split_generators(self, dl_manager: object) -> dict[str, Iterable]:
         for label, names in class_names.items():
           self.info.features[label].names = names
-        return {split: examples(split) for split in splits}
+        return {split: _encode(self.name, split, splits[split]) for split in splits}
 
   builder = Builder(data_dir=work / "tfds")
-  tfds.disable_progress_bar()  # `progress` shows how far it is
+  tfds.disable_progress_bar()  # `_encode` shows the progress
   try:
-    # TFDS prints what it is going to download, which is nothing.
+    # TFDS would print the size of a download that never happens.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(file_format="array_record")
-  except RuntimeError as error:  # what ArrayRecord makes of the system's errors
+  except RuntimeError as error:  # ArrayRecord's translation of the system's errors
     raise OSError(" ".join(str(error).split())) from error
   return epath.Path(builder.data_dir)
+
+
+def _encode(
+  name: str, split: str, examples: Sequence[Example]
+) -> Iterator[tuple[int, dict[str, object]]]:
+  """Yield the examples of a split as a TFDS builder takes them, showing progress."""
+  from PIL import Image
+
+  title = f"{name}: preparing {split}"
+  log.info("%s", title)
+  with progress(title, len(examples), "images") as advance:
+    for index, (pixels, labels) in enumerate(examples):
+      # TFDS would encode an array with TensorFlow, but lets Pillow encode one of Pillow's images.
+      image = Image.fromarray(np.ascontiguousarray(pixels))
+      yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
+      advance(1)
 
 
 def read(
   folder: epath.Path, split: str, shape: tuple[int, int, int, int], labels: Iterable[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Reads a whole split back, in the official order, which the ids tell.
+  """Read a whole split in the official order, which the records' ids hold.
 
   Args:
-    folder: of the data set.
-    split: its name.
-    shape: (n, height, width, channels) that the images must have together.
-    labels: which kinds of label to read.
+    folder: the dataset's folder.
+    split: the split's name.
+    shape: (n, height, width, channels), the expected shape of all images together.
+    labels: the kinds of label to read.
 
   Returns:
-    images: [n, height, width, channels] uint8; and by kind of label, [n] int32.
+    images: [n, height, width, channels] uint8.
+    labels: by kind of label, [n] int32.
 
   Raises:
-    errors.UserError: the folder is damaged, or holds another data set.
+    errors.UserError: the folder is damaged or holds another dataset.
   """
-  import tensorflow_datasets as tfds
   from PIL import Image
 
   images = np.zeros(shape, np.uint8)
   values = {label: np.zeros(shape[0], np.int32) for label in labels}
-  # Records of another data set, or damaged ones, fail in TFDS's or ArrayRecord's own many ways.
-  try:
-    records = tfds.builder_from_directory(folder).as_data_source(
-      split,
-      # Decoded here, because TFDS would take OpenCV if it happened to be installed.
-      decoders={"image": tfds.decode.SkipDecoding()},
-      file_format="array_record",
-    )
-    what = f"{folder.parent.name}: decoding {split}"
-    log.info("%s", what)
-    with progress(what, len(records), "images") as advance:
-      for start in range(0, len(records), _CHUNK):
-        chunk = range(start, min(start + _CHUNK, len(records)))
-        for example in records.__getitems__(chunk):
-          index = int(example["id"].decode().removeprefix(f"{split}_"))
-          with Image.open(io.BytesIO(example["image"]), formats=["PNG"]) as image:
-            images[index] = np.asarray(image)
-          for label in values:
-            values[label][index] = example[label]
-        advance(len(chunk))
-  except Exception as error:
-    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    raise errors.UserError(
-      f"{folder}: cannot be read as the data set it should be ({why}); "
-      "delete that folder to have it prepared anew, or set --config.data.dir to another"
-    ) from error
+  title = f"{folder.parent.name}: decoding {split}"
+  with explain_damage(folder):
+    records = open_records(folder, split)
+    log.info("%s", title)
+    with progress(title, len(records), "images") as advance:
+      for _, record in iterate(records):
+        index = int(record["id"].decode().removeprefix(f"{split}_"))
+        with Image.open(io.BytesIO(record["image"]), formats=["PNG"]) as image:
+          images[index] = np.asarray(image)
+        for label in values:
+          values[label][index] = record[label]
+        advance(1)
   return images, values
+
+
+def open_records(folder: os.PathLike, split: str) -> Records:
+  """Open a split for reading. Call inside `explain_damage`, like everything that reads records."""
+  import tensorflow_datasets as tfds
+
+  return tfds.builder_from_directory(folder).as_data_source(
+    split,
+    # Images are decoded by the caller, because TFDS would use OpenCV if that is installed.
+    decoders={"image": tfds.decode.SkipDecoding()},
+    file_format="array_record",
+  )
+
+
+def iterate(records: Records) -> Iterator[tuple[int, dict[str, Any]]]:
+  """Yield the index and the content of each record, in stored order."""
+  for start in range(0, len(records), _CHUNK_RECORDS):
+    chunk = range(start, min(start + _CHUNK_RECORDS, len(records)))
+    yield from zip(chunk, records.__getitems__(chunk), strict=True)
+
+
+@contextlib.contextmanager
+def explain_damage(folder: os.PathLike) -> Iterator[None]:
+  """Convert any error of the block into a one-line `UserError` about the dataset in `folder`.
+
+  Damaged records, or those of another dataset, fail in TFDS and ArrayRecord with exceptions of many
+  types.
+  """
+  try:
+    yield
+  except Exception as error:
+    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    raise errors.UserError(
+      f"{folder}: cannot be read as this dataset ({reason}); delete this folder and run again, or "
+      "set --config.data.dir to another folder"
+    ) from error

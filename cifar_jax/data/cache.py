@@ -1,10 +1,9 @@
 """Decoded images on disk: plain .npy files that a later start maps into memory.
 
-A cache folder holds `<split>_images.npy` (uint8 [n, height, width, channels]), one
-`<split>_<label>.npy` (int32 [n]) for each kind of label, and index.json with what each array must
-be (shape, dtype, sha256 of its bytes), the class names, and the channels' mean and standard
-deviation. The folder appears under its name only when it is whole, and every read checks every
-byte: 180 MB take a tenth of a second with the processor's SHA instructions.
+A cache folder holds `<split>_images.npy` (uint8 [n, height, width, channels]) and, for each kind of
+label, `<split>_<label>.npy` (int32 [n]). Its index.json lists the shape, dtype and SHA-256 of each
+array, the class names, and the mean and standard deviation of each channel. A folder gets its final
+name only when it is complete, and every read checks every byte (docs/measurements.md has the cost).
 """
 
 import dataclasses
@@ -20,18 +19,18 @@ _INDEX = "index.json"
 
 
 class Unusable(Exception):
-  """There is no cache in this folder, or one whose content cannot be trusted; says which."""
+  """The cache folder is missing or damaged; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-  """One official split, in its official order.
+  """One official split, in the official order.
 
   Attributes:
-    images: [n, height, width, channels] uint8, read-only and mapped from disk.
+    images: [n, height, width, channels] uint8, read-only and memory-mapped.
     labels: [n] int32.
-    ids: [n] int32, the index in the official order, equal to the position here. For CIFAR-10,
-      `ids // 10000` of the training split is the official batch file, counted from 0.
+    ids: [n] int32, the index in the official order, equal to the position here. For CIFAR-10's
+      training split, `ids // 10000` is the official batch file, counted from 0.
   """
 
   images: np.ndarray
@@ -41,16 +40,16 @@ class Split:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-  """A data set ready to be used.
+  """A dataset that is ready to use.
 
   Attributes:
-    name: as in `datasets.known()`.
+    name: one of `datasets.list_names()`.
     train: the official training split, from which callers take their validation split.
     test: the official test split.
-    class_names: one name per label value.
-    fingerprint: 64 hex digits, the SHA-256 that stands for every image and label of both splits.
-    mean: per channel, of the training images' pixels scaled to [0, 1].
-    std: their standard deviation per channel.
+    class_names: one name for each label value.
+    fingerprint: 64 hex digits, a SHA-256 over every image and label of both splits.
+    mean: the mean of each channel over the training images, with pixels scaled to [0, 1].
+    std: the standard deviation of each channel over the same pixels.
   """
 
   name: str
@@ -64,12 +63,12 @@ class Dataset:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decoded:
-  """What a data set hands over to be cached.
+  """The arrays of a dataset, to be cached.
 
   Attributes:
     images: by split, [n, height, width, channels] uint8.
     labels: by split and kind of label, [n] integers.
-    class_names: by kind of label.
+    class_names: by kind of label, one name for each label value.
   """
 
   images: dict[str, np.ndarray]
@@ -78,10 +77,10 @@ class Decoded:
 
 
 def write(folder: epath.Path, decoded: Decoded) -> None:
-  """Writes the cache's files into `folder`, which is new.
+  """Write the cache's files into a new folder.
 
   Raises:
-    OSError: when the disk is full or the folder cannot be written.
+    OSError: the folder exists or cannot be written, or the disk is full.
   """
   folder.mkdir()
   arrays = {f"{split}_images": decoded.images[split] for split in SPLITS}
@@ -90,7 +89,7 @@ def write(folder: epath.Path, decoded: Decoded) -> None:
       arrays[f"{split}_{label}"] = values.astype(np.int32)
   for stem, array in arrays.items():
     np.save(folder / f"{stem}.npy", array, allow_pickle=False)
-  mean, std = _moments(decoded.images["train"])
+  mean, std = _compute_moments(decoded.images["train"])
   index = {
     "arrays": {stem: _describe(array) for stem, array in arrays.items()},
     "class_names": decoded.class_names,
@@ -101,10 +100,15 @@ def write(folder: epath.Path, decoded: Decoded) -> None:
 
 
 def read(folder: epath.Path, name: str, label: str) -> Dataset:
-  """The data set in `folder` with one kind of its labels, each byte checked against the index.
+  """Load the dataset `name` from a cache folder, and check every byte against the index.
+
+  Args:
+    folder: the cache folder.
+    name: the name for `Dataset.name`.
+    label: the kind of label to load.
 
   Raises:
-    Unusable: the folder is missing, or some file in it is missing, truncated or altered.
+    Unusable: the folder is missing, or a file in the folder is missing, truncated or altered.
   """
   if not folder.exists():
     raise Unusable(f"{folder}: no decoded images yet")
@@ -114,47 +118,47 @@ def read(folder: epath.Path, name: str, label: str) -> Dataset:
     for stem in [f"{split}_{part}" for split in SPLITS for part in ("images", label)]:
       arrays[stem] = np.load(folder / f"{stem}.npy", mmap_mode="r", allow_pickle=False)
       if _describe(arrays[stem]) != index["arrays"][stem]:
-        raise Unusable(f"{folder}/{stem}.npy: is not what was written there")
-    described = json.dumps([index["arrays"][stem] for stem in arrays], sort_keys=True)
+        raise Unusable(f"{folder}/{stem}.npy: differs from its description in {_INDEX}")
+    descriptions = json.dumps([index["arrays"][stem] for stem in arrays], sort_keys=True)
     return Dataset(
       name=name,
-      train=_split(arrays["train_images"], arrays[f"train_{label}"]),
-      test=_split(arrays["test_images"], arrays[f"test_{label}"]),
+      train=_make_split(arrays["train_images"], arrays[f"train_{label}"]),
+      test=_make_split(arrays["test_images"], arrays[f"test_{label}"]),
       class_names=tuple(index["class_names"][label]),
-      fingerprint=hashlib.sha256(described.encode()).hexdigest(),
+      fingerprint=hashlib.sha256(descriptions.encode()).hexdigest(),
       mean=tuple(index["mean"]),
       std=tuple(index["std"]),
     )
   except Unusable:
     raise
-  except Exception as error:  # NumPy parses an array's header as Python, and fails in its many ways
-    why = " ".join(f"{type(error).__name__}: {error}".split())
-    raise Unusable(f"{folder}: damaged ({why})") from error
+  except Exception as error:  # NumPy parses an array's header as Python: any exception is possible
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    raise Unusable(f"{folder}: damaged ({reason})") from error
 
 
-def publish(made: epath.Path, final: epath.Path) -> None:
-  """Moves a finished folder to its place at once, so that nobody ever sees half of it.
+def publish(complete: epath.Path, final: epath.Path) -> None:
+  """Move a complete folder to its final place atomically.
 
-  Whatever was at `final` goes where `made` was, for the caller to delete with it.
+  A folder that was at `final` moves to the parent of `complete`, for the caller to delete.
   """
   if final.exists():
-    os.replace(final, made.parent / "replaced")
-  os.replace(made, final)
+    os.replace(final, complete.parent / "replaced")
+  os.replace(complete, final)
 
 
-def _split(images: np.ndarray, labels: np.ndarray) -> Split:
+def _make_split(images: np.ndarray, labels: np.ndarray) -> Split:
   return Split(images, np.array(labels), np.arange(len(labels), dtype=np.int32))
 
 
 def _describe(array: np.ndarray) -> dict[str, object]:
-  sha256 = hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+  sha256 = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
   return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": sha256}
 
 
-def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-  """Per-channel mean and standard deviation in [0, 1], from exact integer sums.
+def _compute_moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+  """Return the mean and the standard deviation of each channel, with pixels scaled to [0, 1].
 
-  Integers make the figures the same on every machine, whatever the order of summation.
+  The sums are exact integers, so every machine computes the same figures in any order of summation.
   """
   channels = images.shape[-1]
   total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)

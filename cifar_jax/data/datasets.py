@@ -1,19 +1,19 @@
-"""Data sets by name: found, fetched, checked, decoded once, and mapped into memory ever after.
+"""Datasets by name: fetch, verify and decode once; memory-map on every later start.
 
-To add one, write a module here with a function that returns a `cache.Decoded`, and give it a line
-in `REGISTRY`.
+To add a dataset, write a module in this package with a function that returns a `cache.Decoded`, and
+add a line to `REGISTRY`.
 
-Under the data directory (TFDS's own: the environment variable TFDS_DATA_DIR, or
-~/tensorflow_datasets) each data set has a folder that holds
+Each dataset has a folder in the data directory, which is TFDS's (the environment variable
+TFDS_DATA_DIR, or ~/tensorflow_datasets):
 
-  <version>/          the TFDS data set in ArrayRecord, if TFDS knows the data set
+  <version>/          the TFDS dataset in ArrayRecord, if TFDS has this dataset
   decoded-<version>/  the decoded arrays (see cache.py)
-  preparing/          what is half made; never read, cleared by the next to prepare
+  preparing/          unfinished work; never read, deleted by the next preparation
   prepare.lock        held while preparing
 
-Where a data set has options, or is whatever the source holds, there is a
-`decoded-<version>-<16 hex digits>/` for each source and choice of options. Any of them may be
-deleted: it is made again when it is next wanted.
+A dataset that has options, or that is read from the user's files, has one
+`decoded-<version>-<16 hex digits>/` for each combination of files and options. Any folder may be
+deleted: the next load that needs the folder makes it again.
 """
 
 import contextlib
@@ -38,49 +38,60 @@ __all__ = [
   "REGISTRY",
   "Dataset",
   "Entry",
+  "Form",
   "Split",
   "Unavailable",
-  "form",
-  "known",
+  "find_form",
+  "list_names",
   "load",
   "prepare",
 ]
+
+
+class Form(NamedTuple):
+  """The shape of a dataset's images, in pixels, and the number of its classes."""
+
+  height: int
+  width: int
+  channels: int
+  num_classes: int
 
 
 class Entry(NamedTuple):
   """One name in the registry.
 
   Attributes:
-    folder: under the data directory; names that differ only in their labels share it.
-    version: of the data.
-    label: which kind of label the name stands for.
-    decode: called with (folder's path, empty folder to work in, source or None); its further
-      arguments, which have defaults, are the data set's options. JSON files that it leaves in the
-      folder to work in are kept beside the decoded arrays.
-    form: an image's height, width and channels, and the number of classes, where they are known
-      without the data; a height and width of 0 stand for the option `size`.
-    fingerprint: called with (folder's path, source or None) where the data are the user's own;
-      equal only while the files behind the data set are the same.
+    folder: the dataset's folder in the data directory; names that differ only in their labels
+      share a folder.
+    version: the version of the data.
+    label: the kind of label that the name selects.
+    decode: called with (the dataset's folder, an empty work folder, the source or None). Its
+      further arguments have defaults and are the dataset's options. JSON files that `decode` leaves
+      in the work folder are kept beside the decoded arrays.
+    form: the form of the examples, or None if only the data determines it; a height and width of 0
+      stand for the option `size`.
+    fingerprint: for datasets made of the user's files. Called with (the dataset's folder, the
+      source or None); changes whenever those files change.
   """
 
   folder: str
   version: str
   label: str
   decode: Callable[..., cache.Decoded]
-  form: tuple[int, int, int, int] | None
+  form: Form | None
   fingerprint: Callable[[epath.Path, epath.PathLike | None], str] = lambda home, source: ""
 
 
 REGISTRY = {
-  "cifar10": Entry("cifar10", "3.0.2", "label", cifar.CIFAR10.decode, (32, 32, 3, 10)),
-  "cifar100": Entry("cifar100", "3.0.2", "label", cifar.CIFAR100.decode, (32, 32, 3, 100)),
+  "cifar10": Entry("cifar10", "3.0.2", "label", cifar.CIFAR10.decode, Form(32, 32, 3, 10)),
+  "cifar100": Entry("cifar100", "3.0.2", "label", cifar.CIFAR100.decode, Form(32, 32, 3, 100)),
   "cifar100_coarse": Entry(
-    "cifar100", "3.0.2", "coarse_label", cifar.CIFAR100.decode, (32, 32, 3, 20)
+    "cifar100", "3.0.2", "coarse_label", cifar.CIFAR100.decode, Form(32, 32, 3, 20)
   ),
-  "digits": Entry("digits", "1.0.0", "label", digits.decode, (32, 32, 3, 10)),
-  "mnist": Entry("mnist", "3.0.1", "label", mnist.MNIST.decode, (28, 28, 1, 10)),
+  "digits": Entry("digits", "1.0.0", "label", digits.decode, Form(32, 32, 3, 10)),
+  "mnist": Entry("mnist", "3.0.1", "label", mnist.MNIST.decode, Form(28, 28, 1, 10)),
   "fashion_mnist": Entry(
-    "fashion_mnist", "3.0.1", "label", mnist.FASHION_MNIST.decode, (28, 28, 1, 10)
+    "fashion_mnist", "3.0.1", "label", mnist.FASHION_MNIST.decode, Form(28, 28, 1, 10)
   ),
   "image_folder": Entry(
     "image_folder",
@@ -95,29 +106,27 @@ REGISTRY = {
     "4.0.1",
     "label",
     image_folder.CATS_VS_DOGS.decode,
-    (0, 0, 3, 2),
+    Form(0, 0, 3, 2),
     image_folder.CATS_VS_DOGS.fingerprint,
   ),
 }
 
 
-def known() -> tuple[str, ...]:
-  """The names that `load` takes."""
+def list_names() -> tuple[str, ...]:
+  """Return the names that `load` accepts."""
   return tuple(REGISTRY)
 
 
-def form(name: str, options: Mapping[str, Any] | None = None) -> tuple[int, int, int, int] | None:
-  """Height, width and channels of the images and the number of classes, without the data.
+def find_form(name: str, options: Mapping[str, Any] | None = None) -> Form | None:
+  """Return the form of a dataset's examples without the data, or None if that is impossible.
 
-  None where only the data tell. Errors as for `load`.
+  Arguments and errors as for `load`.
   """
-  if name not in REGISTRY:
-    raise registry.unknown("data.name", "dataset", name, REGISTRY)
-  entry = REGISTRY[name]
-  if entry.form is None or entry.form[0]:
+  entry = _look_up(name)
+  if entry.form is None or entry.form.height:
     return entry.form
-  size = _choose(name, entry, options or {})["size"]
-  return (size, size, *entry.form[2:])
+  size = _resolve_options(name, entry, options or {})["size"]
+  return entry.form._replace(height=size, width=size)
 
 
 def load(
@@ -126,24 +135,24 @@ def load(
   source: epath.PathLike | None = None,
   options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-  """The data set, prepared first if it is not yet.
+  """Load a dataset; prepare it first if that has not been done.
 
   Args:
-    name: one of `known()`.
-    data_dir: a local folder; None for TFDS's own (see above).
-    source: a folder or archive with the data set's files, for when nothing is prepared yet; None
-      tries the official URL, and what other sources the data set has.
-    options: of this data set, such as the `size` of photos; those left out, or None, have their
-      defaults.
+    name: one of `list_names()`.
+    data_dir: a local folder; None for TFDS's (see the module's docstring).
+    source: a folder or archive with the dataset's files, used if nothing is prepared yet; None
+      tries the official URL, then the dataset's other sources.
+    options: options of this dataset, such as the `size` of photos. An option that is missing or
+      None has its default.
 
   Raises:
-    errors.UserError: unknown name or option, bad source, unusable data directory, damaged TFDS
-      data.
-    Unavailable: nothing is prepared, no source was named, and none is in reach.
+    errors.UserError: the name, an option, the source or the data directory is invalid, or the TFDS
+      files are damaged.
+    Unavailable: nothing is prepared, `source` is None, and no other source is available.
   """
-  entry, _, final = _locate(name, data_dir, source, options)
+  entry, _, cache_folder = _locate(name, data_dir, source, options)
   try:
-    return cache.read(final, name, entry.label)
+    return cache.read(cache_folder, name, entry.label)
   except cache.Unusable:
     return prepare(name, data_dir, source, options)
 
@@ -154,32 +163,39 @@ def prepare(
   source: epath.PathLike | None = None,
   options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-  """Fetches, prepares and decodes what is missing, showing progress, and loads the data set.
+  """Fetch, prepare and decode what is missing, showing progress, then load the dataset.
 
-  Any number of processes may call it at once: one works, the others wait for it. One that is
-  killed leaves nothing that a later one would trust. Arguments and errors as for `load`.
+  Any number of processes may call `prepare` at once: one works and the others wait. A killed
+  process leaves no file that a later process would trust. Arguments and errors as for `load`.
   """
-  entry, home, final = _locate(name, data_dir, source, options)
+  entry, home, cache_folder = _locate(name, data_dir, source, options)
   try:
     home.mkdir(parents=True, exist_ok=True)
     lock = home / "prepare.lock"
     waiting = "another process is preparing %s; waiting for it (%s)"
     with locks.held(lock, lambda: log.info(waiting, name, lock)):
       try:
-        return cache.read(final, name, entry.label)
+        return cache.read(cache_folder, name, entry.label)
       except cache.Unusable as reason:
         log.info("%s; preparing %s", reason, name)
-      with _scratch(home / "preparing") as work:
+      with _work_folder(home / "preparing") as work:
         cache.write(work / "decoded", entry.decode(home, work, source))
         for note in work.glob("*.json"):
           os.replace(note, work / "decoded" / note.name)
-        cache.publish(work / "decoded", final)
-      return cache.read(final, name, entry.label)
+        cache.publish(work / "decoded", cache_folder)
+      return cache.read(cache_folder, name, entry.label)
   except OSError as error:
     raise errors.UserError(
-      f"data.dir: cannot prepare {name} in {home} ({error}); make room or mend its "
+      f"data.dir: cannot prepare {name} in {home} ({error}); free disk space or fix the folder's "
       "permissions, or set --config.data.dir to another folder"
     ) from error
+
+
+def _look_up(name: str) -> Entry:
+  """Return the registry's entry; raise UserError if the name is unknown."""
+  if name not in REGISTRY:
+    raise registry.unknown("data.name", "dataset", name, REGISTRY)
+  return REGISTRY[name]
 
 
 def _locate(
@@ -188,43 +204,54 @@ def _locate(
   source: epath.PathLike | None,
   options: Mapping[str, Any] | None,
 ) -> tuple[Entry, epath.Path, epath.Path]:
-  """The entry, with the options bound to its `decode`; its folder; where its arrays belong."""
-  if name not in REGISTRY:
-    raise registry.unknown("data.name", "dataset", name, REGISTRY)
+  """Find a dataset's place in the data directory. Arguments and errors as for `load`.
+
+  Returns:
+    The entry, with the options bound to its `decode`; the dataset's folder; the folder of the
+    decoded arrays.
+  """
+  entry = _look_up(name)
   if data_dir is None:
     data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   data_dir = os.fspath(data_dir)
   if "://" in data_dir:
-    raise errors.UserError(f"data.dir: {data_dir} is not a local folder, which it must be")
-  entry = REGISTRY[name]
+    raise errors.UserError(f"data.dir: {data_dir} is not a local folder; name a local folder")
   home = epath.Path(data_dir).expanduser().resolve() / entry.folder
-  chosen = _choose(name, entry, options or {})
-  final = home / f"decoded-{entry.version}"
-  recipe = (entry.fingerprint(home, source), chosen)
+  resolved_options = _resolve_options(name, entry, options or {})
+  cache_name = f"decoded-{entry.version}"
+  recipe = (entry.fingerprint(home, source), resolved_options)
   if any(recipe):
-    told = json.dumps(recipe, sort_keys=True, default=repr)
-    final = home / f"{final.name}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-  return entry._replace(decode=functools.partial(entry.decode, **chosen)), home, final
+    text = json.dumps(recipe, sort_keys=True, default=repr)
+    cache_name += f"-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+  decode = functools.partial(entry.decode, **resolved_options)
+  return entry._replace(decode=decode), home, home / cache_name
 
 
-def _choose(name: str, entry: Entry, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Every option of a data set, `given` over the defaults."""
+def _resolve_options(name: str, entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Return every option of a dataset: `options` over the defaults.
+
+  Raises:
+    errors.UserError: the dataset has no such option.
+  """
   parameters = inspect.signature(entry.decode).parameters.values()
-  options = {p.name: p.default for p in parameters if p.default is not p.empty}
-  for option, value in given.items():
-    if option not in options:
+  resolved = {p.name: p.default for p in parameters if p.default is not p.empty}
+  for option, value in options.items():
+    if option not in resolved:
       raise errors.UserError(
         f"data.options.{option}: {name!r} takes no such option; "
-        f"it takes: {', '.join(options) or 'none'}"
+        f"it takes: {', '.join(resolved) or 'none'}"
       )
     if value is not None:
-      options[option] = value
-  return options
+      resolved[option] = value
+  return resolved
 
 
 @contextlib.contextmanager
-def _scratch(path: epath.Path) -> Iterator[epath.Path]:
-  """An empty folder at `path`, which goes in the end; what a killed process left there goes too."""
+def _work_folder(path: epath.Path) -> Iterator[epath.Path]:
+  """Make an empty folder for the block, and delete the folder afterwards.
+
+  A folder that a killed process left at `path` is deleted first.
+  """
   if path.exists():
     path.rmtree()
   path.mkdir()

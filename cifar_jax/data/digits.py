@@ -1,4 +1,4 @@
-"""Real handwritten digits that need no network: scikit-learn's 8×8 set, upscaled to 32×32×3.
+"""Real handwritten digits without a network: scikit-learn's 8×8 images, upscaled to 32×32×3.
 
 1,797 images (Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998).
 """
@@ -10,21 +10,21 @@ from cifar_jax import errors
 from cifar_jax.data import cache
 
 _SCALE = 4
-_TEST_IMAGES = 360
+_NUM_TEST_IMAGES = 360
 
 
 def decode(home: epath.Path, work: epath.Path, source: epath.PathLike | None) -> cache.Decoded:
-  """The digits, with a fifth of them, stratified, as the test split.
+  """Decode the digits; a stratified fifth of them is the test split.
 
-  Both splits keep scikit-learn's order. Whole-number arithmetic and repeated pixels make them the
-  same bytes on every machine.
+  Both splits keep scikit-learn's order. Whole-number arithmetic and repeated pixels give the same
+  bytes on every machine.
 
   Raises:
-    errors.UserError: a source was named.
+    errors.UserError: a source is given.
   """
   del home, work
   if source is not None:
-    raise errors.UserError("data.source: digits come with scikit-learn; leave it unset for them")
+    raise errors.UserError("data.source: digits come with scikit-learn; leave this field unset")
   from sklearn import datasets as sklearn_datasets
   from sklearn import model_selection
 
@@ -32,7 +32,7 @@ def decode(home: epath.Path, work: epath.Path, source: epath.PathLike | None) ->
   grey = (bunch.images.astype(np.int64) * 255 // 16).astype(np.uint8)  # 0…16 → 0…255
   images = grey.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)[..., None].repeat(3, axis=3)
   train, test = model_selection.train_test_split(
-    np.arange(len(images)), test_size=_TEST_IMAGES, random_state=0, stratify=bunch.target
+    np.arange(len(images)), test_size=_NUM_TEST_IMAGES, random_state=0, stratify=bunch.target
   )
   rows = {"train": np.sort(train), "test": np.sort(test)}
   return cache.Decoded(

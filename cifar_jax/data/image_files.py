@@ -1,4 +1,4 @@
-"""The files that photos come in: found in a folder or a TFDS data set, and decoded one by one."""
+"""Image files: list them in a folder or a TFDS dataset, read and decode them one by one."""
 
 import contextlib
 import functools
@@ -13,21 +13,21 @@ from typing import NamedTuple
 import numpy as np
 
 from cifar_jax import errors
+from cifar_jax.data import array_record
 
-# Names that Keras' flow_from_directory takes for images, and .gif and .webp.
+# The suffixes that Keras' flow_from_directory accepts, and .gif and .webp.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
-# Pillow goes by the content, whatever the name; some of its other decoders start programs.
+# Pillow looks at the content, not at the name; some of its other decoders start programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 _MAX_BYTES = 1 << 28
-_RECORDS = 1000  # of a TFDS data set, read at a time
 
 
 class File(NamedTuple):
-  """A file that may be a photo.
+  """A file that may be an image.
 
   Attributes:
-    name: its path below the source, with slashes.
-    read: gives its content.
+    name: the path below the source, with slashes.
+    read: returns the content.
   """
 
   name: str
@@ -38,8 +38,8 @@ class File(NamedTuple):
     return self.name.lower().endswith(_SUFFIXES)
 
 
-def folders(folder: pathlib.Path) -> list[str]:
-  """The names of a folder's own sub-folders, sorted, but those that begin with a dot.
+def list_folders(folder: pathlib.Path) -> list[str]:
+  """Return the sorted names of a folder's sub-folders, without those that begin with a dot.
 
   Raises:
     OSError: the folder cannot be read.
@@ -48,107 +48,105 @@ def folders(folder: pathlib.Path) -> list[str]:
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
-def files(root: pathlib.Path, folder: pathlib.Path) -> list[File]:
-  """All files at any depth below a folder, sorted by name, but those that begin with a dot.
+def list_files(root: pathlib.Path, folder: pathlib.Path) -> list[File]:
+  """Return all files at any depth below a folder, sorted by name.
+
+  Files and folders whose names begin with a dot are skipped.
 
   Args:
-    root: names are relative to it.
-    folder: below `root`.
+    root: the folder to which names are relative.
+    folder: `root` or a folder below it.
 
   Raises:
     OSError: a folder cannot be read.
   """
 
-  def fail(error: OSError) -> None:  # os.walk would pass over what it cannot read
+  def fail(error: OSError) -> None:  # os.walk would skip a folder that cannot be read
     raise error
 
   names = []
-  for where, below, files in os.walk(folder, onerror=fail):
-    below[:] = [name for name in below if not name.startswith(".")]
-    parent = pathlib.Path(where).relative_to(root).as_posix()
-    names += [f"{parent}/{name}" for name in files if not name.startswith(".")]
-  return [File(name, functools.partial(_content, root / name)) for name in sorted(names)]
+  for parent, subfolders, filenames in os.walk(folder, onerror=fail):
+    subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+    prefix = pathlib.Path(parent).relative_to(root).as_posix()
+    names += [f"{prefix}/{name}" for name in filenames if not name.startswith(".")]
+  return [File(name, functools.partial(_read_file, root / name)) for name in sorted(names)]
 
 
-def _content(path: pathlib.Path) -> bytes:
+def _read_file(path: pathlib.Path) -> bytes:
+  """Return a file's content.
+
+  Raises:
+    FileNotFoundError, PermissionError, ValueError: the file cannot be used as an image.
+    errors.UserError: the disk or the network failed, so another run might read the file.
+  """
   try:
     status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
-      raise ValueError("no regular file")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
+      raise ValueError("not a regular file")
     if status.st_size > _MAX_BYTES:
-      raise ValueError(f"{status.st_size} bytes are more than the {_MAX_BYTES} of a photo")
+      raise ValueError(f"{status.st_size} bytes; an image may have at most {_MAX_BYTES}")
     return path.read_bytes()
   except (FileNotFoundError, PermissionError):
     raise
-  except OSError as error:  # of the disk or the network; another time the photo would be there
-    raise errors.UserError(f"data.source: {path}: cannot be read ({error.strerror})") from error
+  except OSError as error:
+    raise errors.UserError(
+      f"data.source: {path}: cannot be read ({error.strerror}); check the disk and run again"
+    ) from error
 
 
-def tfds_files(folder: pathlib.Path) -> dict[str, list[File]]:
-  """The photos of TFDS's cats_vs_dogs in ArrayRecord, by class, sorted by name.
+def list_tfds_files(folder: pathlib.Path) -> dict[str, list[File]]:
+  """Return the photos of TFDS's cats_vs_dogs in ArrayRecord by class, sorted by name.
 
   Raises:
-    errors.UserError: the folder is damaged, or holds another data set.
+    errors.UserError: the folder is damaged or holds another dataset.
   """
-  import tensorflow_datasets as tfds
+  with array_record.explain_damage(folder):
+    records = array_record.open_records(folder, "train")
 
-  def read(index: int) -> bytes:
-    return records[index]["image"]
+    def read(index: int) -> bytes:
+      return records[index]["image"]
 
-  # Records of another data set, or damaged ones, fail in TFDS's or ArrayRecord's own many ways.
-  try:
-    builder = tfds.builder_from_directory(folder)
-    records = builder.as_data_source(
-      "train", decoders={"image": tfds.decode.SkipDecoding()}, file_format="array_record"
-    )
-    names = builder.info.features["label"].names
-    found: dict[str, list[File]] = {name: [] for name in names}
-    for start in range(0, len(records), _RECORDS):
-      chunk = range(start, min(start + _RECORDS, len(records)))
-      for index, record in zip(chunk, records.__getitems__(chunk), strict=True):
-        file = File(record["image/filename"].decode(), functools.partial(read, index))
-        found[names[record["label"]]].append(file)
-  except Exception as error:
-    why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    raise errors.UserError(
-      f"{folder}: cannot be read as the data set it should be ({why}); delete that folder, or set "
-      "--config.data.dir to another"
-    ) from error
-  return {name: sorted(of_class, key=lambda file: file.name) for name, of_class in found.items()}
+    class_names = records.dataset_info.features["label"].names
+    files: dict[str, list[File]] = {name: [] for name in class_names}
+    for index, record in array_record.iterate(records):
+      file = File(record["image/filename"].decode(), functools.partial(read, index))
+      files[class_names[record["label"]]].append(file)
+  return {name: sorted(of_class, key=lambda file: file.name) for name, of_class in files.items()}
 
 
 def decode(content: bytes, size: int, interpolation: str) -> np.ndarray:
-  """One photo, as Keras' `load_img(target_size=(size, size))` would have it, but for what
-  photos.py says of orientation and 16-bit grey.
+  """Decode one image as Keras' `load_img(target_size=(size, size))` does.
+
+  Orientation and 16-bit grey are treated otherwise, see image_folder.py.
 
   Args:
-    content: of the file.
+    content: the file's content.
     size: height and width in pixels.
-    interpolation: as Pillow names it.
+    interpolation: Pillow's name of the interpolation, in lower case.
 
   Returns:
     [size, size, 3] uint8.
 
   Raises:
-    Exception: of almost any kind, by what the content is; the message says why.
+    Exception: the content is not a usable image. Almost any type is possible; the message says why.
   """
   from PIL import Image, ImageOps, UnidentifiedImageError
 
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of what can be read all the same
-    # By the size in the header, 90 million pixels, before anything is decoded.
+    warnings.simplefilter("ignore")  # about images that can be read all the same
+    # Raised before decoding, if the header announces more than 90 million pixels.
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     try:
-      image = Image.open(io.BytesIO(content), formats=_FORMATS)
+      image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
       raise ValueError("not an image") from error
     image.load()
-    with contextlib.suppress(Exception):  # a sound photo may have damaged EXIF data
+    with contextlib.suppress(Exception):  # an intact image may have damaged EXIF data
       ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I;16"):
       image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ("I", "F"):
-      raise ValueError(f"its pixels, of mode {image.mode}, have no known range")
+      raise ValueError(f"the range of its pixels (mode {image.mode}) is unknown")
     image = image.convert("RGB")
     if image.size != (size, size):
       image = image.resize((size, size), Image.Resampling[interpolation.upper()])

