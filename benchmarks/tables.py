@@ -136,6 +136,22 @@ def speed() -> str:
   return _table(header, rows)
 
 
+def headline_speed() -> str:
+  """Return the row of ResNet-18 as a sentence."""
+  record = json.loads((_RECORDS / "speed" / "train_step_resnet18.json").read_text())
+  ours, *peers = record["rows"]
+  ratios = [
+    f"{peer['ours / it']['median']:.2f} times {peer['side']}'s"
+    for peer in peers
+    if peer.get("ours / it")
+  ]
+  device = _device(record["environment"]["sides"]["ours"]["device"])
+  return (
+    f"On {device} a training step of ResNet-18 (batch {ours['batch']}, {ours['dtype']}) takes "
+    f"{ours['step ms']:.4g} ms: {', '.join(ratios)}."
+  )
+
+
 def convolutions() -> str:
   """Return the table of the convolutions of a step, alone, beside the whole step."""
   rows = []
@@ -196,7 +212,7 @@ def _record_rows(benchmark: str) -> list[dict[str, Any]]:
 
 # The tables of each file, in order.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-  "README.md": {"headlines": headlines},
+  "README.md": {"headlines": headlines, "speed": headline_speed},
   "docs/results.md": {"accuracy": accuracy},
   "docs/speed.md": {"speed": speed, "convolutions": convolutions, "costs": costs},
   "benchmarks/README.md": {

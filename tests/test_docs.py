@@ -83,7 +83,7 @@ def section(heading):
   ("heading", "registry"),
   [
     ("Models", models.known()),
-    ("Datasets", datasets.known()),
+    ("Datasets", datasets.REGISTRY),
     ("Augmentation", transforms.TRANSFORMS),
     ("Test-time augmentation", test_time.KINDS),
     ("Optimizers", optimizers.METHODS),
