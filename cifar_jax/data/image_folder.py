@@ -8,7 +8,7 @@ which smooth when they shrink. Two points differ from Keras. Photos are turned u
 orientation. Of 16-bit grey the high byte is used, because Pillow's conversion turns nearly all of
 it white.
 
-Files that are not images or cannot be opened are left out; left_out.json beside the decoded arrays
+Files that are not images or cannot be opened are left out; left_out.json next to the decoded arrays
 lists them with the reasons. Files and folders whose names begin with a dot are skipped.
 """
 
@@ -143,7 +143,7 @@ class Photos:
     """Log how many files are left out, and write left_out.json."""
     if left_out:
       log.info(
-        "%s: left out %d files that are not images or cannot be opened; left_out.json beside the "
+        "%s: left out %d files that are not images or cannot be opened; left_out.json next to the "
         "decoded images lists them, the first is %s (%s)",
         *(self.name, len(left_out), *next(iter(left_out.items()))),
       )
