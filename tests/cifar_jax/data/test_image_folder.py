@@ -156,6 +156,7 @@ def test_train_and_test_folders_are_kept(tmp_path):
 
 def test_bad_folders_are_refused(tmp_path):
   def case(name, *folders, **files):
+    """Write a folder with two cats, and further folders and files; return its path."""
     root = tmp_path / name
     write(root, {"cat/1.png": solid(1), "cat/2.png": solid(2)} | files)
     for folder in folders:
@@ -168,23 +169,23 @@ def test_bad_folders_are_refused(tmp_path):
   no_test = tree(tmp_path / "no test", 2, "train/")
   tree(tmp_path / "val", 2, "train/")
   tree(tmp_path / "val", 2, "test/")
-  tree(tmp_path / "differ", 2, "train/")
+  with_val = tree(tmp_path / "val", 2, "val/")
+  differ = tree(tmp_path / "differ", 2, "train/")
   write(tmp_path / "differ", {"test/cat/1.png": solid(1), "test/mouse/1.png": solid(1)})
+  unreadable = r"cannot be read as a folder"
+  nowhere, file, bare = (str(tmp_path / name) for name in ("nowhere", "file", "bare"))
   cases = {
-    tmp_path
-    / "nowhere": r"nowhere: cannot be read as a folder \(No such file or directory\); give",
-    tmp_path
-    / "file": r"file: cannot be read as a folder \(Not a directory\); give --config.data.s",
-    tmp_path / "bare": r"bare: its folders are none, but two classes are the least",
+    nowhere: rf"nowhere: {unreadable} \(No such file or directory\); give",
+    file: rf"file: {unreadable} \(Not a directory\); give --config.data.s",
+    bare: r"bare: its folders are none, but two classes are the least",
     case("one"): r"one: its folders are cat, but two classes are the least",
     case("hidden", ".dog"): r"hidden: its folders are cat, but two classes",
     case("empty", "dog"): r"empty/dog: holds 0 files and no image that can be opened; add images",
     only_bad: r"dog: holds 2 files and no image .*\(dog/[12].jpg: ValueError: not an image\)",
     case("text", **{"dog/a.txt": b""}): r"1 files and no image .*\(dog/a.txt: not named as an im",
     no_test: r"no test: its folders are train; there must be train and test and nothing else",
-    tree(tmp_path / "val", 2, "val/"): r"val: its folders are test, train, val; there must be",
-    tmp_path
-    / "differ": r"differ/test: its folders are cat, mouse, but those of train are cat, dog",
+    with_val: r"val: its folders are test, train, val; there must be",
+    differ: r"differ/test: its folders are cat, mouse, but those of train are cat, dog",
   }
   for source, message in cases.items():
     with pytest.raises(errors.UserError, match=message) as caught:
