@@ -1,21 +1,21 @@
-"""The models, by name.
+"""The registry of models.
 
-Every family is one file in this folder; it names its models with `@register` and is found on
-import, so adding a model means adding or editing that one file.
+Each file of this folder holds one family and registers its models by name with `@register`. The
+files are imported here, so adding a model means adding or editing one file.
 
-All models are called alike:
+All models have the same interface:
 
   variables = model.init(key, images, train=False)
   logits, updates = model.apply(
     variables, images, train=True, rngs={'dropout': key}, mutable=['batch_stats'])
   logits = model.apply(variables, images, train=False)
 
-images: [batch, height, width, channels] floats, already normalised; logits: [batch, num_classes]
-float32, before the softmax. Parameters and batch statistics are float32; the computation between
-is done in the model's `dtype`.
+images: [batch, height, width, channels], normalised floats; logits: [batch, num_classes] float32,
+before the softmax. Parameters and batch statistics are float32. The computation between them runs
+in the model's `dtype`.
 
-Of the images that `init` is given only the shape matters, unless the class of a model has
-`INIT_IMAGES`, a number: then its first parameters depend on them, and a run gives it so many of its
+`init` needs only the shape of the images, with one exception: a class with the attribute
+`INIT_IMAGES`, a number, computes parameters from the images. A run passes `init` that many of its
 training images.
 """
 
@@ -23,7 +23,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
@@ -31,19 +31,32 @@ import jax.numpy as jnp
 
 from cifar_jax import registry
 from cifar_jax.errors import UserError
+from cifar_jax.types import Variables
 
+ModelFactory = TypeVar("ModelFactory", bound=Callable[..., nn.Module])
+
+# By name: a factory, and the arguments that the name fixes.
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {}
 
+# By the type of an argument's default: the types that a config may set, and their description.
+_ARGUMENT_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
+  bool: ((bool,), "True or False"),
+  int: ((int,), "a whole number"),
+  float: ((int, float), "a number"),
+  str: ((str,), "a name"),
+  tuple: ((tuple, list), "a tuple of whole numbers"),
+}
 
-def register(name: str, **fixed: Any) -> Callable:
-  """Makes a factory known under `name`, with the arguments in `fixed` given.
 
-  The factory's other arguments, each with its default, are what a config may set. It is called
-  with `num_classes`, `dtype`, `axis_name` and `sync_bn` besides and takes them as `**common`.
-  One factory may carry several names.
+def register(name: str, **fixed: Any) -> Callable[[ModelFactory], ModelFactory]:
+  """Return a decorator that registers a factory under `name`, with the arguments `fixed`.
+
+  A config may set the factory's other arguments, each of which has a default. The factory also
+  receives `num_classes`, `dtype`, `axis_name` and `sync_bn`, which it takes as `**common`. One
+  factory may be registered under several names.
   """
 
-  def decorate(factory: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+  def decorate(factory: ModelFactory) -> ModelFactory:
     if name in _REGISTRY:
       raise ValueError(f"two models are called {name!r}")
     _REGISTRY[name] = factory, fixed
@@ -52,13 +65,13 @@ def register(name: str, **fixed: Any) -> Callable:
   return decorate
 
 
-def known() -> list[str]:
-  """The names `create` takes, sorted."""
+def list_names() -> list[str]:
+  """Return the names that `create` accepts, sorted."""
   return sorted(_REGISTRY)
 
 
-def arguments(name: str) -> dict[str, Any]:
-  """The arguments of its own that the model `name` takes, each with its default."""
+def list_arguments(name: str) -> dict[str, Any]:
+  """Return the arguments that a config may set for the model `name`, each with its default."""
   factory, fixed = _REGISTRY[name]
   return {
     parameter.name: parameter.default
@@ -73,64 +86,60 @@ def create(
   dtype: jnp.dtype = jnp.float32,
   axis_name: str | None = None,
 ) -> nn.Module:
-  """Builds the model a config describes.
+  """Return the model that a config describes.
 
   Args:
-    config_model: `name`, one of `known()`; `sync_bn` (default True): batch statistics are taken
-      over the whole axis `axis_name`, else by each device over its own rows; `pretrained`, which
-      is no matter here (see transfer.py); and the model's own arguments. A value of None stands
-      for the default, whatever the model.
+    config_model: the section `config.model`. `name` is one of `list_names()`. With `sync_bn`
+      (default True) batch statistics are taken over the whole axis `axis_name`, otherwise over each
+      device's rows. `pretrained` is ignored here (see transfer.py). The rest are the model's
+      arguments. None stands for an argument's default; an argument set to None need not exist.
     num_classes: length of the logits.
-    dtype: what the model computes in; parameters, statistics and logits stay float32.
-    axis_name: the pmap axis the batch is divided over, None outside pmap.
+    dtype: of the computation; parameters, statistics and logits stay float32.
+    axis_name: the pmap axis over which the batch is divided, None outside pmap.
 
   Raises:
-    UserError: for an unknown name or argument, or a value the model cannot be built with.
+    UserError: a name or argument is unknown, or a value is impossible.
   """
-  given = {field: value for field, value in dict(config_model).items() if value is not None}
-  name = given.pop("name", None)
-  sync_bn = given.pop("sync_bn", True)
-  given.pop("pretrained", None)  # where training starts from, not what the network is
+  fields = {field: value for field, value in dict(config_model).items() if value is not None}
+  name = fields.pop("name", None)
+  sync_bn = fields.pop("sync_bn", True)
+  fields.pop("pretrained", None)  # says where training starts, not what the network is
   if name not in _REGISTRY:
-    raise registry.unknown("model.name", "model", name, known())
+    raise registry.unknown("model.name", "model", name, list_names())
 
-  accepted = arguments(name)
-  for field, value in given.items():
-    if field not in accepted:
-      names = ", ".join([*sorted(accepted), "pretrained", "sync_bn"])
+  defaults = list_arguments(name)
+  for field, value in fields.items():
+    if field not in defaults:
+      names = ", ".join([*sorted(defaults), "pretrained", "sync_bn"])
       raise UserError(f"model.{field}: {name!r} takes no such argument; it takes: {names}")
-    _check_type(field, value, accepted[field])
+    _check_type(field, value, defaults[field])
   _check_type("sync_bn", sync_bn, True)
 
   factory, fixed = _REGISTRY[name]
-  # Flax modules are hashed, so a list (what JSON makes of a tuple) has to become a tuple again.
-  own = {field: tuple(v) if isinstance(v, list) else v for field, v in given.items()}
+  # Flax hashes modules, so lists (which JSON makes of tuples) become tuples again.
+  arguments = {f: tuple(value) if isinstance(value, list) else value for f, value in fields.items()}
   return factory(
-    **fixed, **own, num_classes=num_classes, dtype=dtype, axis_name=axis_name, sync_bn=sync_bn
+    **fixed, **arguments, num_classes=num_classes, dtype=dtype, axis_name=axis_name, sync_bn=sync_bn
   )
 
 
 def _check_type(field: str, value: Any, default: Any) -> None:
-  """Raises UserError unless `value` is of the kind the argument's default is."""
-  kinds = {
-    bool: (bool, "True or False"),
-    int: (int, "a whole number"),
-    float: ((int, float), "a number"),
-    str: (str, "a name"),
-    tuple: ((tuple, list), "a tuple of whole numbers"),
-  }
-  accepted, meaning = kinds[type(default)]
-  fits = isinstance(value, accepted) and isinstance(value, bool) == isinstance(default, bool)
+  """Raise UserError unless `value` has the type of the argument's default."""
+  types, description = _ARGUMENT_TYPES[type(default)]
+  fits = isinstance(value, types) and isinstance(value, bool) == isinstance(default, bool)
   if fits and isinstance(default, tuple):
     fits = all(type(item) is int and item > 0 for item in value)
   if not fits:
-    raise UserError(f"model.{field}: {value!r} is not {meaning}; the default is {default!r}")
+    raise UserError(f"model.{field}: {value!r} is not {description}; the default is {default!r}")
 
 
-def count_parameters(variables: Mapping[str, Any]) -> tuple[int, int]:
-  """(trainable, non-trainable) parameters in Keras' sense: weights, and moving statistics.
+def count_parameters(variables: Variables) -> tuple[int, int]:
+  """Return the numbers of trainable and non-trainable parameters, as Keras counts them.
 
-  variables: what `model.init` returns, or its shapes from `jax.eval_shape`.
+  The non-trainable ones are batch norm's moving statistics.
+
+  Args:
+    variables: what `model.init` returns, or its shapes from `jax.eval_shape`.
   """
   trainable = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   moving = sum(leaf.size for leaf in jax.tree.leaves(variables.get("batch_stats", {})))

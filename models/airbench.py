@@ -1,10 +1,10 @@
 """The networks of the CIFAR-10 speedruns of Jordan 2024 (arXiv:2404.00498; cifar10-airbench).
 
-A 2×2 convolution that whitens patches, GELU, three groups, the global maximum, a dense layer of no
-bias, logits × 1/9. A group is conv, 2×2 max pooling, batch norm, GELU, then conv, batch norm, GELU;
-in `airbench96` conv, batch norm and GELU come once more, with a residual connection round these two
-convolutions, added before the last GELU. Convolutions of groups are 3×3 and have no biases; batch
-norm has a bias and no scale, and epsilon 1e-12.
+A network is a 2×2 convolution that whitens patches, GELU, three groups, the global maximum, a dense
+layer without bias, and logits × 1/9. A group is conv, 2×2 max pooling, batch norm, GELU, then conv,
+batch norm, GELU. In `airbench96` a group has conv, batch norm and GELU once more, and a residual
+connection around its last two convolutions, added before the last GELU. The convolutions of groups
+are 3×3 without biases. Batch norm has a bias, no scale, and epsilon 1e-12.
 
 | | widths | batch norm's momentum | parameters at 10 classes |
 |---|---|---|---|
@@ -12,21 +12,23 @@ norm has a bias and no scale, and epsilon 1e-12.
 | `airbench95` | 128-384-384 | 0.6 | 4,604,728 |
 | `airbench96` | 128-384-512 | 0.9 (PyTorch's default) | 9,915,704 |
 
-These are all parameters; the whitening kernel's 288 are not meant to be trained
+The table counts all parameters. The recipes never train the 288 of the whitening kernel
 (`optimizer.freeze=('whiten/kernel',)`), and its bias only at first (`optimizer.freeze_after`).
 
-Initialisation: the whitening kernel comes from the images that `init` is given, which have to be
+Initialisation: the whitening kernel is computed from the images that `init` receives, which must be
 normalised training images (`INIT_IMAGES` of them, as published). The first outputs of a group's
-convolution, as many as it has inputs, hand the inputs on (PyTorch's dirac_); the others, and the
+convolution, one for each input, copy the inputs (PyTorch's dirac_). The other outputs, and the
 dense layer, are drawn from PyTorch's default, U(±1/√fan-in).
 
-Apart from the published: the moving variance is the biased one, not PyTorch's unbiased (a relative
-difference of 1e-4 at 1,024 examples); the last pooling is over all that is left, which at 32 pixels
-is the published 3×3, so that larger images will do; computed in bfloat16 or float32, not float16.
+Differences from the published code: the moving variance is the biased one, not PyTorch's unbiased
+(a relative difference of 1e-4 at 1,024 examples). The last pooling covers everything that is left,
+which at 32 pixels is the published 3×3, so larger images work too. The computation is in bfloat16
+or float32, not float16.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -40,18 +42,19 @@ _FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(±1/
 
 
 def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax.Array:
-  """Eigenvectors of the images' patches, each over its eigenvalue's root; then their negatives.
+  """Return a kernel that whitens the images' patches: their scaled eigenvectors and negatives.
 
-  The outputs of the first half of such a convolution have second moments like the identity (smaller
-  where eps counts). The eigenvectors are those of the patches' second moments, no mean taken off.
+  The eigenvectors are those of the patches' second moments, without subtracting the mean. Each is
+  divided by the square root of its eigenvalue + eps. The first half of the outputs of a convolution
+  with this kernel has the identity as its second moments (less where eps matters).
 
   Args:
     images: [n, height, width, channels], normalised.
-    size: side of a patch in pixels.
-    eps: is added to the eigenvalues.
+    size: side of a patch, pixels.
+    eps: added to the eigenvalues.
 
   Returns:
-    [size, size, channels, 2 × size² × channels], by falling eigenvalue.
+    [size, size, channels, 2 × size² × channels], in descending order of eigenvalues.
   """
   rows, columns = images.shape[1] - size + 1, images.shape[2] - size + 1
   places = [(i, j) for i in range(size) for j in range(size)]
@@ -65,19 +68,20 @@ def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax
 
 
 def dirac(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """A kernel [height, width, inputs, outputs], odd sides, whose first outputs are the inputs.
+  """Return a kernel whose first outputs copy the inputs, the others drawn from U(±1/√fan-in).
 
-  Outputs beyond the number of inputs are drawn from U(±1/√fan-in).
+  Args:
+    shape: (height, width, inputs, outputs), with odd height and width.
   """
   height, width, inputs, outputs = shape
-  same = min(inputs, outputs)
-  kernel = _FAN_IN(key, shape, dtype).at[..., :same].set(0)
-  channels = jnp.arange(same)
+  num_copies = min(inputs, outputs)
+  kernel = _FAN_IN(key, shape, dtype).at[..., :num_copies].set(0)
+  channels = jnp.arange(num_copies)
   return kernel.at[height // 2, width // 2, channels, channels].set(1)
 
 
 class Whitening(nn.Module):
-  """A 2×2 convolution with bias and no padding, initialised by the images it is given."""
+  """A 2×2 convolution with bias and no padding, whose initial kernel whitens its images."""
 
   dtype: jnp.dtype
 
@@ -93,7 +97,10 @@ class Whitening(nn.Module):
 
 
 class Group(nn.Module):
-  """Convolution, pooling, batch norm, GELU; then one more convolution, or two with a shortcut."""
+  """Convolution, pooling, batch norm, GELU, then one more convolution or, if `residual`, two.
+
+  The two convolutions of a residual group have a shortcut around them.
+  """
 
   width: int
   residual: bool
@@ -114,11 +121,11 @@ class Airbench(nn.Module):
   """The network described at the top of this file.
 
   Attributes:
-    widths: channels of each group, each of which halves the image.
-    residual: whether groups have a third convolution and a shortcut.
+    widths: channels of each group; each group halves the image.
+    residual: give each group a third convolution and a shortcut.
     momentum: of batch norm's moving statistics.
-    scale: what the logits are multiplied by.
-    unit_head: whether the dense layer's kernel is initially of standard deviation 1.
+    scale: factor of the logits.
+    unit_head: start the dense layer's kernel at standard deviation 1.
   """
 
   INIT_IMAGES = 5000  # see models/__init__.py
@@ -149,14 +156,16 @@ class Airbench(nn.Module):
     for number, width in enumerate(self.widths, start=1):
       x = Group(width, self.residual, conv, norm, name=f"group{number}")(x)
     x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
-    init = _unit if self.unit_head else _FAN_IN
+    kernel_init = _draw_unit_kernel if self.unit_head else _FAN_IN
     head = nn.Dense(
-      self.num_classes, use_bias=False, kernel_init=init, dtype=jnp.float32, name="head"
+      self.num_classes, use_bias=False, kernel_init=kernel_init, dtype=jnp.float32, name="head"
     )
     return self.scale * head(x)
 
 
-def _unit(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def _draw_unit_kernel(
+  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
   kernel = _FAN_IN(key, shape, dtype)
   return kernel / jnp.std(kernel, ddof=1)
 
@@ -175,11 +184,11 @@ def airbench(
   momentum: float = 0.6,
   scale: float = 1 / 9,
   unit_head: bool = False,
-  **common,
+  **common: Any,
 ) -> Airbench:
-  """The speedruns' networks; see Airbench. Raises UserError for a momentum outside [0, 1)."""
+  """Return a speedrun's network; see Airbench. Raise UserError for a momentum outside [0, 1)."""
   if not 0 <= momentum < 1:
-    raise UserError(f"model.momentum: {momentum} is no momentum; give a number in [0, 1)")
+    raise UserError(f"model.momentum: {momentum} is not a momentum; give a number in [0, 1)")
   return Airbench(
     widths=widths,
     residual=residual,

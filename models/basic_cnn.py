@@ -1,33 +1,34 @@
 """Report 001's convolutional networks, with Keras' initialisers and batch norm.
 
-Each stage is a 3×3 convolution, ReLU, 2×2 pooling and batch norm, in this order. `basic_cnn` is
-three of them and dense layers: with dense=(512,), widths of 32 or 64 and single_logit=True the one
-for photographs of 150×150 pixels (task 1); as it stands the one for CIFAR-10 (task 2).
-`inception_cnn` and `residual_cnn` are the other two of task 2. None has dropout or a regulariser.
+A stage is a 3×3 convolution, ReLU, 2×2 pooling and batch norm, in this order. `basic_cnn` is three
+stages and dense layers. Its defaults are the network for CIFAR-10 (task 2). The network for photos
+of 150×150 pixels (task 1) has dense=(512,), widths of 32 or 64, and single_logit=True.
+`inception_cnn` and `residual_cnn` are the other two networks of task 2. No network has dropout or a
+regulariser.
 
-Where the report is silent:
+The report does not state everything. Chosen here:
 
-- Padding of the basic network's convolutions: 'same'. The report calls the residual network "same
-  as the basic CNN, except used skip connections" and prints its convolutions with
-  padding='same'; so the three networks differ in nothing but their blocks. Keras' default would
-  have been 'valid'.
 - Kernel size: 3×3, as printed for the residual network.
-- Widths inside the inception block: the stage's, for all six convolutions. The report says that
-  hidden layer sizes are the best of its search, 256, and names no other.
-- The inception block's pooling: stride 1 and padding 'same', without which the four parts have
+- Padding of the convolutions: 'same'. The report calls the residual network "same as the basic CNN,
+  except used skip connections" and prints its convolutions with padding='same', so the three
+  networks differ only in their blocks. Keras' default would have been 'valid'.
+- Widths inside the inception block: those of the stage, for all six convolutions. The report takes
+  the hidden layer sizes from its grid search, which chose 256, and names no other size.
+- Pooling of the inception block: stride 1 and padding 'same'. Otherwise the four parts have
   different sizes and cannot be concatenated.
 
-The listing of the residual network lost its underscores and parts of some lines. Read as
+The report's listing of the residual network lost its underscores and parts of some lines. This
+reading agrees with the text ("two residual blocks"), and every shape fits:
 `in1 -> out1 = norm(pool(relu(conv(in1))))`, `in2 = out1 + conv1x1(in1, stride 2)`, and the same
-again from in2 to in3, it agrees with the text ("two residual blocks") and every shape fits:
-`residual_2 = input_…` without a strided convolution, as the remains would have it, cannot be added
-to something half its size. One line is whole and contradicts this: the second pooling takes
-`output___1`, not `output___2`, which leaves the second convolution out of the network.
-`residual_cnn_as_printed` follows that line.
+from in2 to in3. In the damaged listing, `residual_2 = input_` has no strided convolution, but such
+an input cannot be added to an output of half its size. One complete line contradicts this reading:
+the second pooling takes `output___1`, not `output___2`, which drops the second convolution from the
+network. `residual_cnn_as_printed` follows that line.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -39,10 +40,10 @@ from models.convolution import Conv
 
 
 class Inception(nn.Module):
-  """1×1; 1×1 then 3×3; 1×1 then 5×5; pooling then 1×1: each with ReLU, concatenated.
+  """Four concatenated paths: 1×1; 1×1 and 3×3; 1×1 and 5×5; pooling and 1×1. ReLU follows each.
 
   Attributes:
-    width: channels of each convolution; four times as many are put out.
+    width: channels of each convolution; the block returns four times as many.
   """
 
   width: int
@@ -72,8 +73,8 @@ class BasicCNN(nn.Module):
     widths: channels of each stage.
     dense: units of each hidden dense layer.
     single_logit: a head of one unit, for two classes; see layers.dense_logits.
-    kind: 'plain'; 'inception', with an inception block after the second stage; 'residual', with a
-      strided 1×1 convolution round each stage but the last; or 'residual_as_printed', the same
+    kind: 'plain'; 'inception' has an inception block after the second stage; 'residual' has a
+      strided 1×1 convolution around each stage but the last; 'residual_as_printed' is 'residual'
       without the second stage's convolution.
   """
 
@@ -125,25 +126,26 @@ def basic_cnn(
   widths: Sequence[int] = (256, 256, 256),
   dense: Sequence[int] = (),
   single_logit: bool = False,
-  **common,
+  **common: Any,
 ) -> BasicCNN:
-  """Report 001's basic network; the defaults are task 2's."""
+  """Return report 001's basic network; the defaults are those of task 2."""
   return BasicCNN(widths=widths, dense=dense, single_logit=single_logit, **common)
 
 
 @register("inception_cnn", kind="inception")
 @register("residual_cnn", kind="residual")
 @register("residual_cnn_as_printed", kind="residual_as_printed")
-def cnn_with_blocks(kind: str, widths: Sequence[int] = (256, 256, 256), **common) -> BasicCNN:
-  """Report 001's task 2 with an inception block, or with residual blocks.
+def cnn_with_blocks(kind: str, widths: Sequence[int] = (256, 256, 256), **common: Any) -> BasicCNN:
+  """Return report 001's network of task 2 with an inception block or with residual blocks.
 
-  Raises UserError for fewer than two widths, and if `residual_cnn_as_printed`, where the first
-  stage's channels run on in the place of the second's, is given two that differ.
+  Raises:
+    UserError: there are fewer than two widths; or the first two differ in
+      `residual_cnn_as_printed`, whose second stage keeps the channels of the first.
   """
   if len(widths) < 2:
-    raise UserError(f"model.widths: {tuple(widths)} is a single stage; give at least two")
+    raise UserError(f"model.widths: {tuple(widths)} is a single stage; give at least two widths")
   if kind == "residual_as_printed" and widths[0] != widths[1]:
     raise UserError(
-      f"model.widths: {tuple(widths)} begins with two that differ; as printed, they must not"
+      f"model.widths: {tuple(widths)} begins with two different widths; give equal ones"
     )
   return BasicCNN(kind=kind, widths=widths, **common)

@@ -1,11 +1,12 @@
-"""Plain convolutional networks as Keras users build them, with Keras' defaults.
+"""Plain convolutional networks with Keras' defaults.
 
-Kernels start from Glorot's uniform distribution, biases from 0; batch norm has epsilon 1e-3 and
-momentum 0.99; max pooling is 2×2.
+Kernels draw from Glorot's uniform distribution and biases start at 0. Batch norm has epsilon 1e-3
+and momentum 0.99. Max pooling is 2×2.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,12 +17,14 @@ from models.convolution import Conv
 
 
 class SimpleCNN(nn.Module):
-  """For each width two times (3×3 convolution, ReLU, batch norm), then pooling; dense layers.
+  """Stages of two convolutions, each with ReLU and batch norm, and pooling; then dense layers.
+
+  Convolutions are 3×3.
 
   Attributes:
     widths: channels of each stage.
     dense: units of each hidden dense layer.
-    dropout: rate on what the last stage puts out.
+    dropout: rate on the output of the last stage.
   """
 
   num_classes: int
@@ -59,11 +62,12 @@ def simple_cnn(
   widths: Sequence[int] = (32, 64, 128),
   dense: Sequence[int] = (256, 128),
   dropout: float = 0.3,
-  **common,
+  **common: Any,
 ) -> SimpleCNN:
-  """Report 000's simple CNN: 847,530 parameters at 10 classes, 846,634 of them trainable.
+  """Return report 000's simple CNN: 847,530 parameters at 10 classes, 846,634 of them trainable.
 
-  Raises UserError for a rate outside [0, 1).
+  Raises:
+    UserError: the rate is outside [0, 1).
   """
   layers.check_rate("dropout", dropout)
   return SimpleCNN(widths=widths, dense=dense, dropout=dropout, **common)

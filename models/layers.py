@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,16 +12,51 @@ from jax import lax
 from cifar_jax.errors import UserError
 from models.convolution import Conv
 
-# He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)): what the reference
-# ResNets in Torch draw every convolution from.
+# He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)). The reference
+# ResNets in Torch draw every convolution from it.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: str) -> nn.Conv:
-  """A convolution as the ResNets have it: odd `size`, no bias, He fan-out normal weights.
+class BlockPlace(NamedTuple):
+  """Where a block stands in a residual network.
 
-  The padding is size // 2 on every side. 'SAME' would differ at stride 2, where it pads only the
-  right and bottom edge and so shifts the image by half a pixel against the papers' networks.
+  Attributes:
+    name: of the block's module, such as 'stage2_block1'.
+    width: channels of the block's stage.
+    stride: 2 for the first block of every stage but the first, else 1.
+    is_first: whether the block is the first of its stage.
+  """
+
+  name: str
+  width: int
+  stride: int
+  is_first: bool
+
+
+def place_blocks(stages: Sequence[int], widths: Sequence[int]) -> list[BlockPlace]:
+  """Return the places of all blocks, in order.
+
+  Args:
+    stages: the number of blocks of each stage.
+    widths: the channels of each stage.
+  """
+  return [
+    BlockPlace(
+      name=f"stage{stage}_block{index}",
+      width=width,
+      stride=2 if stage > 1 and index == 1 else 1,
+      is_first=index == 1,
+    )
+    for stage, (num_blocks, width) in enumerate(zip(stages, widths, strict=True), start=1)
+    for index in range(1, num_blocks + 1)
+  ]
+
+
+def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: str) -> nn.Conv:
+  """Return a convolution of the ResNets: odd `size`, no bias, He fan-out normal weights.
+
+  The padding is size // 2 on every side. At stride 2, 'SAME' would pad only the right and bottom
+  edges, and so shift the image by half a pixel against the papers' networks.
   """
   return Conv(
     features,
@@ -35,15 +71,16 @@ def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: s
 
 
 def pooled_logits(x: jax.Array, num_classes: int) -> jax.Array:
-  """The ResNets' last layer: global average, then a dense layer named 'head', both in float32.
+  """Return the logits of a ResNet: the global average, then a dense layer 'head', in float32.
 
-  The kernel is drawn from U(±1/√inputs), PyTorch's default for a linear layer; the bias is 0.
+  The kernel is drawn from U(±1/√inputs), PyTorch's default for a linear layer. The bias starts
+  at 0. Call this inside a compact module, which then holds the parameters.
 
   Args:
     x: [batch, height, width, channels].
 
   Returns:
-    [batch, num_classes] float32. Called inside a compact module, which then owns the parameters.
+    [batch, num_classes] float32.
   """
   kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
   x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
@@ -57,11 +94,12 @@ def batch_norm(
   momentum: float = 0.99,
   epsilon: float = 1e-3,
 ) -> Callable[..., nn.BatchNorm]:
-  """Batch norm, with Keras' defaults; call it with a `name`.
+  """Return a factory of batch norms, which takes a `name`; momentum and epsilon default to Keras'.
 
   Args:
-    train: normalise with the batch's statistics and move the stored ones, else use those.
-    axis_name: the axis whose devices share their statistics, None for each its own.
+    train: normalise with the batch's statistics and update the moving ones; otherwise normalise
+      with the moving ones.
+    axis_name: the axis whose devices share their statistics; None keeps each device's separate.
   """
   return functools.partial(
     nn.BatchNorm,
@@ -74,25 +112,29 @@ def batch_norm(
 
 
 def dense_logits(
-  x: jax.Array, num_classes: int, kernel_init: Callable, single_logit: bool = False
+  x: jax.Array,
+  num_classes: int,
+  kernel_init: nn.initializers.Initializer,
+  single_logit: bool = False,
 ) -> jax.Array:
-  """The last layer of Keras' networks, a dense layer named 'head', in float32.
+  """Return the logits of a Keras network: a dense layer 'head', in float32.
 
-  With `single_logit` it has one unit, as a network for two classes with a sigmoid output has: a
-  sigmoid of z is the softmax of (0, z), and so is the cross-entropy, so these are the logits.
+  With `single_logit` the layer has one unit, as Keras networks with a sigmoid output have. The
+  sigmoid of z is the softmax of (0, z), with the same cross-entropy, so the logits are (0, z).
+  Call this inside a compact module, which then holds the parameters.
 
   Args:
     x: [batch, features].
 
   Returns:
-    [batch, num_classes] float32. Called inside a compact module, which then owns the parameters.
+    [batch, num_classes] float32.
 
   Raises:
     UserError: `single_logit` with other than two classes.
   """
   if single_logit and num_classes != 2:
     raise UserError(
-      f"model.single_logit: one logit tells two classes apart, the data has {num_classes}; "
+      f"model.single_logit: one logit needs two classes, but the dataset has {num_classes}; "
       "leave it False"
     )
   units = 1 if single_logit else num_classes
@@ -101,16 +143,15 @@ def dense_logits(
 
 
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
-  """Maximum over windows that do not overlap: Keras' MaxPooling2D(window), padding 'valid'.
+  """Return the maxima of windows that do not overlap: Keras' MaxPooling2D(window).
 
-  Value and gradient are those of `nn.max_pool(x, (window,) * 2, (window,) * 2)`, also among equal
-  values, where the first in row order takes the whole gradient (after a ReLU in bfloat16 equal
-  values are common). Only the way differs: `nn.max_pool`'s gradient is a select-and-scatter,
-  which took 53 ms on two CPU cores for 128×32×32×32 floats against 1 ms here (`jnp.max` over the
-  reshaped windows: 7 ms, and it splits the gradient among equal values). NaN stays NaN.
+  Value and gradient equal those of `nn.max_pool(x, (window,) * 2, (window,) * 2)`, also where a
+  window holds equal values, which is common after a ReLU in bfloat16: the first value in row order
+  gets the whole gradient. NaN stays NaN. The gradient of `nn.max_pool` itself is a
+  select-and-scatter, which is slow on CPU; docs/measurements.md has the times.
 
   Args:
-    x: [batch, height, width, channels]; rows and columns that fill no window are left out.
+    x: [batch, height, width, channels]; rows and columns that fill no window are ignored.
 
   Returns:
     [batch, height // window, width // window, channels].
@@ -124,7 +165,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
 
 
 def check_halvings(images: jax.Array, halvings: int, field: str, remedy: str) -> None:
-  """Raises UserError for `field` if images [batch, height, width, …] cannot be halved so often."""
+  """Raise UserError for `field` if `halvings` stages leave nothing of images [batch, h, w, …]."""
   height, width = images.shape[1:3]
   if min(height, width) < 2**halvings:
     raise UserError(
@@ -133,25 +174,25 @@ def check_halvings(images: jax.Array, halvings: int, field: str, remedy: str) ->
 
 
 def check_rate(argument: str, rate: float) -> None:
-  """Raises UserError unless `rate` can be a dropout rate; `argument` is its name in the config."""
+  """Raise UserError for `config.model.<argument>` unless `rate` is a dropout rate."""
   if not 0 <= rate < 1:
-    raise UserError(f"model.{argument}: {rate} is no dropout rate; give a number in [0, 1)")
+    raise UserError(f"model.{argument}: {rate} is not a dropout rate; give a number in [0, 1)")
 
 
 class Dropout(nn.Module):
-  """`nn.Dropout` whose mask does not depend on how many devices share the batch.
+  """`nn.Dropout` whose mask does not depend on the number of devices that share the batch.
 
-  Each example draws its mask from a key of its own, folded from the module's 'dropout' key with
-  the example's row in the global batch. All devices must be given the same 'dropout' key, of
-  JAX's default (threefry) kind, whose bits are the same under vmap. At initialisation it does
-  nothing, so that `init` needs neither the axis nor a 'dropout' key.
+  Each example draws its mask from a separate key: the module's 'dropout' key, with the example's
+  row in the global batch folded in. All devices must receive the same 'dropout' key, of JAX's
+  default kind (threefry), whose bits are the same under vmap. The layer does nothing at
+  initialisation, so `init` needs neither the axis nor a 'dropout' key.
 
   Attributes:
-    rate: the probability that a value becomes 0, in [0, 1); the others grow by 1 / (1 - rate).
-    broadcast_dims: axes along which one draw is shared, counted with the batch as axis 0:
-      (1, 2) on images drops whole channels (Keras' SpatialDropout2D).
-    deterministic: True when not training: the input is returned as it is.
-    axis_name: the pmap axis the batch is divided over, None outside pmap.
+    rate: the probability that a value becomes 0, in [0, 1). The others grow by 1 / (1 - rate).
+    broadcast_dims: axes along which one draw is shared, where the batch is axis 0: (1, 2) drops
+      whole channels of images (Keras' SpatialDropout2D).
+    deterministic: True when not training; the layer then returns its input.
+    axis_name: the pmap axis over which the batch is divided, None outside pmap.
   """
 
   rate: float

@@ -1,17 +1,19 @@
-"""Networks after LeNet's pattern: stages of two convolutions and pooling, then one dense layer.
+"""Networks on LeNet's pattern: stages of two convolutions and pooling, then one dense layer.
 
-`lenet2` and `lenet3` are report 002's models 1 and 2, and 3; `two_block_cnn` and
-`two_block_cnn_bn` are report 004's models a and b, and c. Initialisers and batch norm are Keras'
-defaults. Parameters at 32×32 pixels and 10 classes, as the reports print them: lenet2 2,233,898;
-lenet3 1,668,906; two_block_cnn 2,168,362. For model c report 004 prints none; Keras counts
-2,170,474, of which 1,408 are moving statistics.
+`lenet2` is report 002's models 1 and 2, `lenet3` its model 3. `two_block_cnn` is report 004's
+models a and b, `two_block_cnn_bn` its model c. Initialisers and batch norm are Keras' defaults.
 
-Report 002's regulariser, on the kernels of all convolutions but not of the dense layers, is
-loss.l2=(('conv.*kernel$', 1e-4),), and with 5e-4 for its final model. Report 004 has none.
+Parameters at 32×32 pixels and 10 classes, as the reports print them: lenet2 2,233,898; lenet3
+1,668,906; two_block_cnn 2,168,362. Report 004 prints no number for model c. Keras counts 2,170,474,
+of which 1,408 are moving statistics.
+
+Report 002 regularises the kernels of all convolutions, but not those of the dense layers:
+loss.l2=(('conv.*kernel$', 1e-4),), with 5e-4 for its final model. Report 004 has no regulariser.
 """
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,14 +24,14 @@ from models.convolution import Conv
 
 
 class LeNet(nn.Module):
-  """For each width two convolutions with ReLU, then pooling and dropout; a dense layer, dropout.
+  """Stages of two convolutions with ReLU, pooling and dropout; then a dense layer and dropout.
 
   Attributes:
     widths: channels of each stage.
-    second_sizes: kernel size of each stage's second convolution; the first one's is 3.
+    second_sizes: kernel size of each stage's second convolution; that of the first is 3.
     conv_dropout: rate after each pooling.
     dense_dropout: rate after the hidden dense layer.
-    batch_norm: before each ReLU; the layers it follows then have no bias.
+    batch_norm: put batch norm before each ReLU; the layer before a batch norm has no bias.
     dense: units of the hidden dense layer.
   """
 
@@ -49,21 +51,25 @@ class LeNet(nn.Module):
     glorot = nn.initializers.glorot_uniform()
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     dropout = functools.partial(layers.Dropout, deterministic=not train, axis_name=self.axis_name)
-    linear = {"kernel_init": glorot, "use_bias": not self.batch_norm, "dtype": self.dtype}
+    options: dict[str, Any] = {
+      "kernel_init": glorot,
+      "use_bias": not self.batch_norm,
+      "dtype": self.dtype,
+    }
 
     def activate(x: jax.Array, norm_name: str) -> jax.Array:
       return nn.relu(norm(name=norm_name)(x) if self.batch_norm else x)
 
-    layers.check_halvings(images, len(self.widths), "model.name", "take larger images")
+    layers.check_halvings(images, len(self.widths), "model.name", "use larger images")
     x = images.astype(self.dtype)
     stages = zip(self.widths, self.second_sizes, strict=True)
     for stage, (width, second_size) in enumerate(stages, start=1):
       for index, size in enumerate((3, second_size), start=1):
-        x = Conv(width, (size, size), **linear, name=f"stage{stage}_conv{index}")(x)
+        x = Conv(width, (size, size), **options, name=f"stage{stage}_conv{index}")(x)
         x = activate(x, f"stage{stage}_norm{index}")
       x = dropout(self.conv_dropout)(layers.max_pool(x))
     x = x.reshape(x.shape[0], -1)
-    x = activate(nn.Dense(self.dense, **linear, name="dense1")(x), "dense1_norm")
+    x = activate(nn.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
     x = dropout(self.dense_dropout)(x)
     return layers.dense_logits(x, self.num_classes, glorot)
 
@@ -75,11 +81,12 @@ def lenet(
   second_sizes: Sequence[int],
   conv_dropout: float = 0.25,
   dense_dropout: float = 0.4,
-  **common,
+  **common: Any,
 ) -> LeNet:
-  """Report 002's networks; its runs without dropout have both rates at 0.
+  """Return one of report 002's networks; in its runs without dropout both rates are 0.
 
-  Raises UserError for a rate outside [0, 1).
+  Raises:
+    UserError: a rate is outside [0, 1).
   """
   layers.check_rate("conv_dropout", conv_dropout)
   layers.check_rate("dense_dropout", dense_dropout)
@@ -94,10 +101,11 @@ def lenet(
 
 @register("two_block_cnn", batch_norm=False)
 @register("two_block_cnn_bn", batch_norm=True)
-def two_block_cnn(batch_norm: bool, dropout: float = 0.5, **common) -> LeNet:
-  """Report 004's networks; `dropout` follows the hidden dense layer.
+def two_block_cnn(batch_norm: bool, dropout: float = 0.5, **common: Any) -> LeNet:
+  """Return one of report 004's networks; `dropout` follows the hidden dense layer.
 
-  Raises UserError for a rate outside [0, 1).
+  Raises:
+    UserError: the rate is outside [0, 1).
   """
   layers.check_rate("dropout", dropout)
   return LeNet(

@@ -2,19 +2,19 @@
 
 `pointwise_resnet` has 10,489,674 parameters at 10 classes, 10,476,106 of them trainable, as the
 report prints. Every convolution has a bias, although batch norm follows. Kernels draw from He's
-normal distribution, truncated, as Keras' he_normal does; the report gives all of them the seed 42,
-so that its kernels of one shape begin alike, which is not imitated here. Batch norm is Keras'.
+truncated normal distribution (Keras' he_normal). The report gives all kernels the seed 42, so its
+kernels of one shape start equal; this is not repeated here. Batch norm has Keras' defaults.
 
-The report's regulariser, on every kernel, that of the dense layer included, is
-loss.l2=(('kernel$', 5e-4),).
+The report regularises every kernel, including the dense layer's: loss.l2=(('kernel$', 5e-4),).
 
-The network ends in a softmax whose probabilities the report's first run gives to a loss with
-from_logits=True. Keras on TensorFlow notices, warns and takes the logits from before the softmax,
-so both runs minimised the ordinary cross-entropy.
+The network ends in a softmax. The report's first run gives these probabilities to a loss with
+from_logits=True. Keras on TensorFlow detects this, warns and takes the logits from before the
+softmax, so both of the report's runs minimise the ordinary cross-entropy.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -27,7 +27,11 @@ _HE_NORMAL = nn.initializers.he_normal()
 
 
 class PointwiseBlock(nn.Module):
-  """1×1 (which strides), then 3×3; round them the identity or, if `projection`, a 1×1."""
+  """A 1×1 convolution, which strides, then a 3×3 convolution, and a shortcut.
+
+  Attributes:
+    projection: the shortcut is a 1×1 convolution with batch norm, not the identity.
+  """
 
   width: int
   stride: int
@@ -52,7 +56,7 @@ class PointwiseResNet(nn.Module):
 
   Attributes:
     widths: channels of each stage; every stage but the first begins with stride 2.
-    blocks: number of blocks in each stage; the first one's shortcut is a projection.
+    blocks: number of blocks of each stage; the first block's shortcut is a projection.
     dropout: rate on the global average.
   """
 
@@ -70,18 +74,16 @@ class PointwiseResNet(nn.Module):
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     x = conv(self.widths[0], (3, 3), name="stem_conv")(images.astype(self.dtype))
     x = nn.relu(norm(name="stem_norm")(x))
-    for stage, width in enumerate(self.widths, start=1):
-      for index in range(1, self.blocks + 1):
-        stride = 2 if stage > 1 and index == 1 else 1
-        name = f"stage{stage}_block{index}"
-        x = PointwiseBlock(width, stride, index == 1, conv, norm, name=name)(x)
+    stages = [self.blocks] * len(self.widths)
+    for name, width, stride, is_first in layers.place_blocks(stages, self.widths):
+      x = PointwiseBlock(width, stride, is_first, conv, norm, name=name)(x)
     x = jnp.mean(x, axis=(1, 2))
     x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     return layers.dense_logits(x, self.num_classes, _HE_NORMAL)
 
 
 @register("pointwise_resnet")
-def pointwise_resnet(dropout: float = 0.3, **common) -> PointwiseResNet:
-  """Report 000's network. Raises UserError for a rate outside [0, 1)."""
+def pointwise_resnet(dropout: float = 0.3, **common: Any) -> PointwiseResNet:
+  """Return report 000's network. Raise UserError for a rate outside [0, 1)."""
   layers.check_rate("dropout", dropout)
   return PointwiseResNet(dropout=dropout, **common)

@@ -1,17 +1,20 @@
 """Residual networks with the activation before the convolutions.
 
-`preact_resnet18` … `preact_resnet152`: He et al. 2016b (arXiv:1603.05027) in the layout of
-resnet18 … resnet152. `wide_resnet`, `wrn16_8` …: Zagoruyko & Komodakis 2016 (arXiv:1605.07146).
+`preact_resnet18` … `preact_resnet152` are those of He et al. 2016b (arXiv:1603.05027) in the layout
+of resnet18 … resnet152. `wide_resnet`, `wrn16_8` … are those of Zagoruyko & Komodakis 2016
+(arXiv:1605.07146).
 
-Both follow the papers, not kuangliu/pytorch-cifar: a batch norm and ReLU after the last block
-(1,024 parameters more in preact_resnet18 and 34, 4,096 in the others), and the shortcut of a
-stage's first block starts from the activated input, as the paper has it for the network's first
-block and wherever the shape changes. Initialisation and batch norm are as in resnet.py. All take
-`dropout`, the rate of WideResNet's dropout before each block's last convolution.
+Both families follow the papers, not kuangliu/pytorch-cifar, in two points. A batch norm and ReLU
+follow the last block (1,024 more parameters in preact_resnet18 and 34, 4,096 in the others). The
+shortcut of a stage's first block starts from the activated input, as the paper has it for the
+network's first block and wherever the shape changes. Initialisation and batch norm are those of
+resnet.py. All models take `dropout`, the rate of WideResNet's dropout before the last convolution
+of each block.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -22,11 +25,15 @@ from models import layers, register
 
 
 class PreActBlock(nn.Module):
-  """Two 3×3 convolutions, each after batch norm and ReLU; the first one strides."""
+  """Two 3×3 convolutions, each after batch norm and ReLU. The first one strides.
+
+  Attributes:
+    is_first: whether the block is the first of its stage.
+  """
 
   width: int
   stride: int
-  first: bool
+  is_first: bool
   conv: Callable
   norm: Callable
   dropout: Callable
@@ -34,7 +41,7 @@ class PreActBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     y = nn.relu(self.norm(name="norm1")(x))
-    shortcut = y if self.first else x
+    shortcut = y if self.is_first else x
     if self.stride > 1 or x.shape[-1] != self.width:
       shortcut = self.conv(self.width, 1, self.stride, name="shortcut_conv")(shortcut)
     y = self.conv(self.width, 3, self.stride, name="conv1")(y)
@@ -43,11 +50,14 @@ class PreActBlock(nn.Module):
 
 
 class PreActBottleneck(nn.Module):
-  """1×1, 3×3 (which strides), 1×1 to four times the width, each after batch norm and ReLU."""
+  """Convolutions 1×1, 3×3 and 1×1, each after batch norm and ReLU; attributes as PreActBlock's.
+
+  The 3×3 convolution strides; the last one has four times the width.
+  """
 
   width: int
   stride: int
-  first: bool
+  is_first: bool
   conv: Callable
   norm: Callable
   dropout: Callable
@@ -56,7 +66,7 @@ class PreActBottleneck(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     features = 4 * self.width
     y = nn.relu(self.norm(name="norm1")(x))
-    shortcut = y if self.first else x
+    shortcut = y if self.is_first else x
     if self.stride > 1 or x.shape[-1] != features:
       shortcut = self.conv(features, 1, self.stride, name="shortcut_conv")(shortcut)
     y = self.conv(self.width, 1, name="conv1")(y)
@@ -69,10 +79,11 @@ class PreActResNet(nn.Module):
   """A 3×3 convolution, one stage for each width, batch norm, ReLU, global average, dense layer.
 
   Attributes:
-    stages: number of blocks in each stage; every stage but the first begins with stride 2.
-    widths: channels of each stage (a PreActBottleneck puts out four times as many).
+    block: the class of the blocks, PreActBlock or PreActBottleneck.
+    stages: number of blocks of each stage; every stage but the first begins with stride 2.
+    widths: channels of each stage (a PreActBottleneck returns four times as many).
     stem_width: channels of the first convolution.
-    dropout: rate before each block's last convolution.
+    dropout: rate before the last convolution of each block.
   """
 
   num_classes: int
@@ -95,11 +106,8 @@ class PreActResNet(nn.Module):
     )
 
     x = conv(self.stem_width, 3, name="stem_conv")(images.astype(self.dtype))
-    for stage, (count, width) in enumerate(zip(self.stages, self.widths, strict=True), start=1):
-      for index in range(1, count + 1):
-        stride = 2 if stage > 1 and index == 1 else 1
-        name = f"stage{stage}_block{index}"
-        x = self.block(width, stride, index == 1, conv, norm, dropout, name=name)(x)
+    for name, width, stride, is_first in layers.place_blocks(self.stages, self.widths):
+      x = self.block(width, stride, is_first, conv, norm, dropout, name=name)(x)
     x = nn.relu(norm(name="final_norm")(x))
     return layers.pooled_logits(x, self.num_classes)
 
@@ -110,9 +118,9 @@ class PreActResNet(nn.Module):
 @register("preact_resnet101", block=PreActBottleneck, stages=(3, 4, 23, 3))
 @register("preact_resnet152", block=PreActBottleneck, stages=(3, 8, 36, 3))
 def preact_resnet(
-  block: type[nn.Module], stages: Sequence[int], dropout: float = 0.0, **common
+  block: type[nn.Module], stages: Sequence[int], dropout: float = 0.0, **common: Any
 ) -> PreActResNet:
-  """Widths 64-128-256-512. Raises UserError for a rate outside [0, 1)."""
+  """Return a network of widths 64-128-256-512. Raise UserError for a rate outside [0, 1)."""
   layers.check_rate("dropout", dropout)
   return PreActResNet(
     block=block,
@@ -128,13 +136,16 @@ def preact_resnet(
 @register("wrn16_8", depth=16, width=8)
 @register("wrn28_10", depth=28, width=10)
 @register("wrn40_4", depth=40, width=4)
-def wide_resnet(depth: int = 28, width: int = 10, dropout: float = 0.0, **common) -> PreActResNet:
-  """WRN-depth-width: widths 16-32-64 times `width`, (depth - 4) / 6 blocks in each stage.
+def wide_resnet(
+  depth: int = 28, width: int = 10, dropout: float = 0.0, **common: Any
+) -> PreActResNet:
+  """Return WRN-depth-width: widths 16-32-64 times `width`, (depth - 4) / 6 blocks in each stage.
 
-  Raises UserError for a depth that is not 6n + 4, a width below 1 or a rate outside [0, 1).
+  Raises:
+    UserError: the depth is not 6n + 4, the width below 1, or the rate outside [0, 1).
   """
   if depth < 10 or depth % 6 != 4:
-    raise UserError(f"model.depth: {depth} is not 6n + 4 with n >= 1; for instance 16, 28 or 40")
+    raise UserError(f"model.depth: {depth} is not 6n + 4 with n >= 1; give 16, 28 or 40, say")
   if width < 1:
     raise UserError(f"model.width: {width} is below 1; the paper has 1 to 12")
   layers.check_rate("dropout", dropout)

@@ -1,13 +1,14 @@
 """Residual networks with the activation after the addition (He et al. 2016a, arXiv:1512.03385).
 
 `resnet18` … `resnet152` are the paper's ImageNet networks (table 1) with a stem for small images,
-as in kuangliu/pytorch-cifar; `resnet20` … `resnet110` are its CIFAR-10 networks (section 4.2).
-Convolutions draw from He's fan-out normal distribution; batch norm has PyTorch's defaults
-(epsilon 1e-5; momentum 0.1, which counts the new statistics where Flax's 0.9 counts the old).
+as in kuangliu/pytorch-cifar. `resnet20` … `resnet110` are the paper's CIFAR-10 networks (section
+4.2). Convolutions draw from He's fan-out normal distribution. Batch norm has PyTorch's defaults:
+epsilon 1e-5, and momentum 0.1, the weight of the new statistics, where Flax's 0.9 weighs the old.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -20,7 +21,7 @@ from models import layers, register
 def _shortcut(
   x: jax.Array, features: int, stride: int, kind: str, conv: Callable, norm: Callable
 ) -> jax.Array:
-  """The path round a block: the identity wherever it fits, else option A or B of the paper."""
+  """Return the shortcut of a block: `x` where its shape fits, else option A or B of the paper."""
   missing = features - x.shape[-1]
   if stride == 1 and missing == 0:
     return x
@@ -32,12 +33,17 @@ def _shortcut(
 
 
 class BasicBlock(nn.Module):
-  """Two 3×3 convolutions; the first one strides."""
+  """Two 3×3 convolutions, of which the first strides.
+
+  Attributes:
+    shortcut: 'A' or 'B', as in ResNet.
+    last_scale: the initialiser of the last batch norm's scale.
+  """
 
   width: int
   stride: int
   shortcut: str
-  last_scale: Callable
+  last_scale: nn.initializers.Initializer
   conv: Callable
   norm: Callable
 
@@ -51,12 +57,15 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1×1, 3×3, 1×1 to four times the width; the 3×3 strides, as in Torch's and PyTorch's ResNets."""
+  """Convolutions 1×1, 3×3 and 1×1, the last with four times the width; attributes as BasicBlock's.
+
+  The 3×3 convolution strides, as in Torch's and PyTorch's ResNets.
+  """
 
   width: int
   stride: int
   shortcut: str
-  last_scale: Callable
+  last_scale: nn.initializers.Initializer
   conv: Callable
   norm: Callable
 
@@ -76,12 +85,13 @@ class ResNet(nn.Module):
   """A stem, one stage for each width, the global average and a dense layer.
 
   Attributes:
-    stages: number of blocks in each stage; every stage but the first begins with stride 2.
-    widths: channels of each stage (a Bottleneck puts out four times as many).
-    stem: 'cifar', a 3×3 convolution; or 'imagenet', 7×7 at stride 2 and 3×3 max pooling.
-    shortcut: where the shape changes, 'A' strides and appends zero channels (no parameters), 'B'
-      has a 1×1 convolution with batch norm.
-    zero_init_residual: the last batch norm of each block starts at scale 0, so that the network
+    block: the class of the blocks, BasicBlock or Bottleneck.
+    stages: number of blocks of each stage; every stage but the first begins with stride 2.
+    widths: channels of each stage (a Bottleneck returns four times as many).
+    stem: 'cifar', a 3×3 convolution; or 'imagenet', 7×7 with stride 2, then 3×3 max pooling.
+    shortcut: what a shortcut does where the shape changes: 'A' strides and appends zero channels
+      (no parameters); 'B' has a 1×1 convolution with batch norm.
+    zero_init_residual: start the last batch norm of each block at scale 0, so that the network
       starts as its shortcuts alone (Goyal et al. 2017, arXiv:1706.02677).
   """
 
@@ -111,11 +121,8 @@ class ResNet(nn.Module):
     x = nn.relu(norm(name="stem_norm")(x))
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
-    for stage, (count, width) in enumerate(zip(self.stages, self.widths, strict=True), start=1):
-      for index in range(1, count + 1):
-        stride = 2 if stage > 1 and index == 1 else 1
-        name = f"stage{stage}_block{index}"
-        x = self.block(width, stride, self.shortcut, last_scale, conv, norm, name=name)(x)
+    for name, width, stride, _ in layers.place_blocks(self.stages, self.widths):
+      x = self.block(width, stride, self.shortcut, last_scale, conv, norm, name=name)(x)
     return layers.pooled_logits(x, self.num_classes)
 
 
@@ -129,11 +136,11 @@ def resnet(
   stages: Sequence[int],
   stem: str = "cifar",
   zero_init_residual: bool = False,
-  **common,
+  **common: Any,
 ) -> ResNet:
-  """Widths 64-128-256-512. Raises UserError for an unknown stem."""
+  """Return a ResNet of widths 64-128-256-512. Raise UserError for an unknown stem."""
   if stem not in ("cifar", "imagenet"):
-    raise UserError(f"model.stem: {stem!r} is neither 'cifar' nor 'imagenet'")
+    raise UserError(f"model.stem: {stem!r} is neither 'cifar' nor 'imagenet'; choose one of them")
   return ResNet(
     block=block, stages=stages, stem=stem, zero_init_residual=zero_init_residual, **common
   )
@@ -145,12 +152,13 @@ def resnet(
 @register("resnet56", stages=(9, 9, 9))
 @register("resnet110", stages=(18, 18, 18))
 def cifar_resnet(
-  stages: Sequence[int], shortcut: str = "A", zero_init_residual: bool = False, **common
+  stages: Sequence[int], shortcut: str = "A", zero_init_residual: bool = False, **common: Any
 ) -> ResNet:
-  """Widths 16-32-64, 6n + 2 layers. Raises UserError for an unknown shortcut."""
+  """Return a ResNet of 6n + 2 layers, widths 16-32-64. Raise UserError for an unknown shortcut."""
   if shortcut not in ("A", "B"):
     raise UserError(
-      f"model.shortcut: {shortcut!r} is neither 'A' (zero channels) nor 'B' (projection)"
+      f"model.shortcut: {shortcut!r} is neither 'A' (zero channels) nor 'B' (projection); choose "
+      "one of them"
     )
   return ResNet(
     block=BasicBlock,

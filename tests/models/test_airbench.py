@@ -172,7 +172,7 @@ def test_images_too_small_for_the_groups_are_refused():
   model = models.create({"name": "airbench94"}, 10)
   with pytest.raises(errors.UserError, match=r"^model\.widths: 3 stages halve an image of 7x7"):
     model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-  with pytest.raises(errors.UserError, match=r"^model\.momentum: 1 is no momentum"):
+  with pytest.raises(errors.UserError, match=r"^model\.momentum: 1 is not a momentum"):
     models.create({"name": "airbench", "momentum": 1}, 10)
 
 

@@ -65,7 +65,7 @@ TRAINABLE = {
 }
 
 
-@pytest.mark.parametrize("name", models.known())
+@pytest.mark.parametrize("name", models.list_names())
 def test_trainable_parameters_at_10_classes(name):
   assert models.count_parameters(shapes({"name": name}))[0] == TRAINABLE[name]
 
@@ -92,7 +92,7 @@ def test_keras_counts_of_the_simple_cnn():
   assert models.count_parameters(shapes({"name": "simple_cnn"})) == (846_634, 896)
 
 
-@pytest.mark.parametrize("name", models.known())
+@pytest.mark.parametrize("name", models.list_names())
 def test_every_model_gives_float32_logits_and_keeps_float32_variables_in_bfloat16(name):
   model = models.create({"name": name}, num_classes=7, dtype=jnp.bfloat16)
   images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -391,9 +391,9 @@ def test_sync_bn_is_the_default():
 
 
 def test_known_is_sorted_and_arguments_leave_out_what_a_name_fixes():
-  assert models.known() == sorted(models.known())
-  assert models.arguments("wide_resnet") == {"depth": 28, "width": 10, "dropout": 0.0}
-  assert models.arguments("wrn16_8") == {"dropout": 0.0}
+  assert models.list_names() == sorted(models.list_names())
+  assert models.list_arguments("wide_resnet") == {"depth": 28, "width": 10, "dropout": 0.0}
+  assert models.list_arguments("wrn16_8") == {"dropout": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -416,9 +416,9 @@ def test_known_is_sorted_and_arguments_leave_out_what_a_name_fixes():
     ({"name": "wide_resnet", "width": 0}, r"model\.width: 0 is below 1; .*"),
     ({"name": "wide_resnet", "width": "4"}, r"model\.width: '4' is not a whole number; .* 10"),
     ({"name": "wide_resnet", "width": True}, r"model\.width: True is not a whole number; .*"),
-    ({"name": "wrn16_8", "dropout": 1.0}, r"model\.dropout: 1\.0 is no dropout rate; .*"),
-    ({"name": "preact_resnet18", "dropout": 2}, r"model\.dropout: 2 is no dropout rate; .*"),
-    ({"name": "simple_cnn", "dropout": -1}, r"model\.dropout: -1 is no dropout rate; .*"),
+    ({"name": "wrn16_8", "dropout": 1.0}, r"model\.dropout: 1\.0 is not a dropout rate; .*"),
+    ({"name": "preact_resnet18", "dropout": 2}, r"model\.dropout: 2 is not a dropout rate; .*"),
+    ({"name": "simple_cnn", "dropout": -1}, r"model\.dropout: -1 is not a dropout rate; .*"),
     ({"name": "simple_cnn", "widths": (8, 0)}, r"model\.widths: \(8, 0\) is not a tuple of .*"),
     ({"name": "simple_cnn", "widths": 8}, r"model\.widths: 8 is not a tuple of .*"),
     ({"name": "resnet20", "shortcut": "C"}, r"model\.shortcut: 'C' is neither 'A' .* nor 'B' .*"),

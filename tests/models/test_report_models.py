@@ -333,7 +333,7 @@ def test_a_single_logit_is_a_sigmoid_with_binary_cross_entropy(twins):
 
 
 def test_a_single_logit_needs_two_classes():
-  with pytest.raises(UserError, match=r"^model\.single_logit: .* the data has 10; leave it False"):
+  with pytest.raises(UserError, match=r"^model\.single_logit: .* the dataset has 10; leave it False"):
     shapes(PHOTOS)
 
 
@@ -365,16 +365,16 @@ def test_features_computed_once_give_the_same_logits():
 @pytest.mark.parametrize(
   ("config", "side", "message"),
   [
-    ({"name": "lenet2", "conv_dropout": 1}, 32, r"model\.conv_dropout: 1 is no dropout rate; .*"),
-    ({"name": "lenet3", "dense_dropout": -1}, 32, r"model\.dense_dropout: -1 is no dropout .*"),
-    ({"name": "two_block_cnn", "dropout": 2.0}, 32, r"model\.dropout: 2\.0 is no dropout rate; .*"),
-    ({"name": "vgg19_cifar", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is no dropout rate; .*"),
-    ({"name": "pointwise_resnet", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is no .*"),
-    ({"name": "elu_resnet", "block_dropout": 1}, 32, r"model\.block_dropout: 1 is no .*"),
-    ({"name": "elu_resnet", "spatial_dropout": 1}, 32, r"model\.spatial_dropout: 1 is no .*"),
-    ({"name": "elu_resnet", "head_dropout": 1}, 32, r"model\.head_dropout: 1 is no .*"),
+    ({"name": "lenet2", "conv_dropout": 1}, 32, r"model\.conv_dropout: 1 is not a dropout .*"),
+    ({"name": "lenet3", "dense_dropout": -1}, 32, r"model\.dense_dropout: -1 is not a dropout .*"),
+    ({"name": "two_block_cnn", "dropout": 2.0}, 32, r"model\.dropout: 2\.0 is not a dropout .*"),
+    ({"name": "vgg19_cifar", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a dropout .*"),
+    ({"name": "pointwise_resnet", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a .*"),
+    ({"name": "elu_resnet", "block_dropout": 1}, 32, r"model\.block_dropout: 1 is not a .*"),
+    ({"name": "elu_resnet", "spatial_dropout": 1}, 32, r"model\.spatial_dropout: 1 is not a .*"),
+    ({"name": "elu_resnet", "head_dropout": 1}, 32, r"model\.head_dropout: 1 is not a .*"),
     ({"name": "elu_resnet", "block": "spares"}, 32, r"model\.block: .* did you mean 'sparse'\? .*"),
-    ({"name": "elu_resnet", "stages": ()}, 32, r"model\.stages: is empty; .*"),
+    ({"name": "elu_resnet", "stages": ()}, 32, r"model\.stages: the tuple is empty; .*"),
     ({"name": "elu_resnet", "epsilon": 0.0}, 32, r"model\.epsilon: must be a number > 0, got 0\.0"),
     ({"name": "elu_resnet", "gate_bias": float("nan")}, 32, r"model\.gate_bias: must be a .*"),
     ({"name": "elu_resnet18", "stages": (1,)}, 32, r"model\.stages: 'elu_resnet18' takes no .*"),
@@ -382,7 +382,7 @@ def test_features_computed_once_give_the_same_logits():
     (
       {"name": "residual_cnn_as_printed", "widths": (8, 4, 4)},
       32,
-      r"model\.widths: \(8, 4, 4\) begins with two that differ; .*",
+      r"model\.widths: \(8, 4, 4\) begins with two different widths; .*",
     ),
     ({"name": "residual_cnn"}, 30, r"model\.name: .* 30x30 pixels; .* must be multiples of 4"),
     ({"name": "lenet3"}, 7, r"model\.name: 3 stages halve an image of 7x7 pixels to nothing; .*"),
