@@ -1,23 +1,28 @@
-"""airbench94 (Jordan 2024, arXiv:2404.00498; KellerJordan/cifar10-airbench): 94 % in 9.9 epochs.
+"""Train the speedrun airbench94 on CIFAR-10: 94 % in 9.9 epochs.
 
-Published: 94.01 % test accuracy, the mean of 1,000 runs, with test-time augmentation; 3.83 seconds
-on an A100 (the repository's legacy/airbench94.py, PyTorch in float16). Ours, one seed: 94.24 %, in
-4,301 seconds of training on two CPU cores (benchmarks/results/airbench94). Twenty seeds: not run.
+  python main.py --config=configs/airbench94.py --workdir=runs/airbench94
 
-Protocol: all 50,000 training images, no validation, the last weights, tested once, with and without
-test-time augmentation (`test_tta_accuracy` and `test_accuracy` in results.json). 1,024 examples a
-step, 48 steps an epoch; the rest of each permutation is left out, as published.
+Source: Jordan 2024 (arXiv:2404.00498), legacy/airbench94.py of KellerJordan/cifar10-airbench.
+
+Expected: 94.01 % test accuracy with test-time augmentation is published, the mean of 1,000 runs;
+3.83 seconds on an A100 (PyTorch in float16). Ours, one seed: 94.24 %, in 4,301 seconds of training
+on two CPU cores (benchmarks/results/airbench94). Twenty seeds: not run.
+
+Protocol: all 50,000 training images, no validation. The last weights are tested once, with and
+without test-time augmentation (`test_tta_accuracy` and `test_accuracy` in results.json). A step has
+1,024 examples and an epoch 48 steps; as published, each epoch drops the rest of its permutation.
 
 The published hyper-parameters are "decoupled" and per 1,024 examples: lr 11.5, weight decay 0.0153,
-momentum m = 0.85. The published code adds up the losses of a batch where we take the mean, divides
-lr and weight decay by 1024 (1 + 1 / (1 - m)), by which the sum and Nesterov momentum lengthen a
-step, and gives PyTorch's SGD their quotient for its weight_decay. For the mean of losses that is
+momentum m = 0.85. The published code sums the losses of a batch, where this one takes their mean.
+It divides lr and weight decay by 1024 (1 + 1 / (1 - m)), the factor by which the sum and Nesterov
+momentum lengthen a step, and passes the quotient of the two to PyTorch's SGD as weight_decay. For
+the mean of the losses that is
 
   learning rate  11.5 / (1 + 1 / (1 - 0.85)) = 1.5
-  weight_decay   0.0153 / 11.5 = 1.330e-3, that is an L2 coefficient of half as much.
+  weight_decay   0.0153 / 11.5 = 1.330e-3, an L2 coefficient of half as much.
 
-Biases of batch norm have 64 times the learning rate and a 64th of the weight_decay, so that decay
-takes as much from them. The whitening kernel is never trained, its bias for three epochs.
+Biases of batch norm have 64 times the learning rate and 1/64 of the weight_decay, so that decay
+shrinks them at the same speed. The whitening kernel never trains; its bias trains for three epochs.
 """
 
 import ml_collections
@@ -48,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def set_optimizer(config: ml_collections.ConfigDict, lr: float, weight_decay: float) -> None:
-  """SGD and Lookahead as published, from the decoupled lr and weight decay; see above."""
+  """Set SGD and Lookahead as published, from the decoupled lr and weight decay (see above)."""
   momentum, bias_scaler = 0.85, 64.0
   config.optimizer.name = "sgd"
   config.optimizer.learning_rate = lr / (1 + 1 / (1 - momentum))

@@ -1,13 +1,18 @@
-"""airbench96 (Jordan 2024, arXiv:2404.00498; KellerJordan/cifar10-airbench): 96 % in 37 epochs.
+"""Train the speedrun airbench96 on CIFAR-10: 96 % in 37 epochs.
 
-Published: 96.03 % test accuracy, the mean of 400 runs, with test-time augmentation; 34.7 seconds on
-an A100 (legacy/airbench96.py, which this follows). Ours: not run. Apart from airbench94, where the
-protocol is explained: a deeper and wider network with residual connections, PyTorch's momentum of
-batch norm, lr 9 and weight decay 0.012 (a learning rate of 1.174 and a weight_decay of 1.333e-3 in
-PyTorch's sense), a shorter warm-up, decay down to zero, shifts of up to 4 pixels, and a hole of
-12 × 12 pixels that lies wholly inside the image.
+  python main.py --config=configs/airbench96.py --workdir=runs/airbench96
 
-The later airbench96_faster.py, which trains on the hardest examples, is airbench96_subset.
+Source: Jordan 2024 (arXiv:2404.00498), legacy/airbench96.py of KellerJordan/cifar10-airbench.
+
+Expected: 96.03 % test accuracy with test-time augmentation is published, the mean of 400 runs; 34.7
+seconds on an A100. Ours: not run.
+
+Differences from airbench94, which explains the protocol: a deeper and wider network with residual
+connections; PyTorch's momentum of batch norm; lr 9 and weight decay 0.012 (a learning rate of 1.174
+and a weight_decay of 1.333e-3 in PyTorch's meaning); a shorter warm-up; decay to zero; shifts of up
+to 4 pixels; and a hole of 12 × 12 pixels that lies completely inside the image.
+
+airbench96_subset is the later airbench96_faster.py, which trains on the hardest examples.
 """
 
 import ml_collections

@@ -1,19 +1,25 @@
-"""airbench96_faster (Jordan 2024; KellerJordan/cifar10-airbench): 96 % by training on the hardest.
+"""Train the speedrun airbench96_faster on CIFAR-10: 96 % from the hardest examples of each batch.
 
-Published: 96.00 % test accuracy, the mean of 200 runs, with test-time augmentation; 27.3 seconds on
-an A100 (airbench96_faster.py, PyTorch in float16). Ours: not run. It is airbench96 for 45 epochs
-instead of 37, in which each step looks at 1,024 examples and trains on the 512 that a proxy network
-finds hardest. The proxy is an airbench94 of widths 32-64-64, which learns at every fourth step; it
-trains beside the network, not before it, with the same choices (proxy.py).
+  python main.py --config=configs/airbench96_subset.py --workdir=runs/airbench96_subset
 
-The published code adds up the losses of 512 examples at the rate that airbench96 has for 1,024.
-For their mean that is half the rate, lr 4.5, at the same weight decay of 0.012 (a learning rate of
-0.587 and a weight_decay of 2.667e-3 in PyTorch's sense; see airbench94). The proxy has the same
-optimiser, without Lookahead, and its whitening's bias is not trained. The network's is, all
-through: the published code means to freeze it after 3 epochs, but waits for epoch 144.
+Source: Jordan 2024, airbench96_faster.py of KellerJordan/cifar10-airbench.
 
-Apart from the published: the rest of each permutation is left out (848 of 50,000 examples), as in
-airbench96, where airbench96_faster.py goes on with it in the next epoch.
+Expected: 96.00 % test accuracy with test-time augmentation is published, the mean of 200 runs; 27.3
+seconds on an A100 (PyTorch in float16). Ours: not run.
+
+This is airbench96 for 45 epochs instead of 37. Each step looks at 1,024 examples and trains on the
+512 that a proxy network finds hardest. The proxy is an airbench94 of widths 32-64-64, which learns
+in every fourth step. Here it trains together with the network, and not before it, but chooses the
+same examples (cifar_jax/training/hard_examples.py).
+
+The published code sums the losses of 512 examples at the rate that airbench96 has for 1,024. For
+their mean that is half the rate, lr 4.5, at the same weight decay of 0.012 (a learning rate of
+0.587 and a weight_decay of 2.667e-3 in PyTorch's meaning; see airbench94). The proxy has the same
+optimizer without Lookahead, and never trains the bias of its whitening. The network trains that
+bias throughout: the published code intends to freeze it after 3 epochs, but waits for epoch 144.
+
+Difference from the published code: each epoch drops the rest of its permutation (848 of 50,000
+examples), as in airbench96, where airbench96_faster.py uses it in the next epoch.
 """
 
 import ml_collections

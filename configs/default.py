@@ -1,6 +1,6 @@
-"""Every field of a run, with its default. An experiment is a file that changes some of them.
+"""Every field of a run, with its default and its meaning.
 
-A config file defines `get_config()`, which starts from this one:
+An experiment is a file that starts from this one and changes some fields:
 
   from configs import default
 
@@ -9,10 +9,15 @@ A config file defines `get_config()`, which starts from this one:
     config.model.name = 'resnet34'
     return config
 
-`model`, `optimizer`, `schedule` and `proxy.model` hold a `name` and the arguments of the thing
-named; further arguments may be added (`config.schedule.warmup_epochs = 5`), and so they may to
-`data.options`. An argument set to None means the named thing's own default. All other fields are
-fixed, and a misspelt one is refused.
+  python main.py --config=configs/my_experiment.py --workdir=/tmp/run --config.num_epochs=5
+
+The sections `model`, `optimizer`, `schedule` and `proxy.model` hold a `name` and arguments of what
+the name stands for. An experiment may add arguments there (`config.schedule.warmup_epochs = 5`) and
+in `data.options`. None stands for an argument's default. No other field can be added: an unknown
+field is an error.
+
+A pattern is a regular expression that is searched in a parameter's path, such as
+'stage1_block1/conv1/kernel'. Among several (pattern, value) pairs the first match counts.
 """
 
 import ml_collections
@@ -21,92 +26,92 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
 
-  # Seeds: of initialisation, order, augmentation and dropout. `num_seeds` independent runs
-  # (seed, seed + 1, ...) train together in one program and are reported one by one and as a mean.
+  # Seed of initialisation, order, augmentation and dropout. `num_seeds` independent runs (seed,
+  # seed + 1, ...) train together in one program. Results hold each run, and their mean.
   config.seed = 0
   config.num_seeds = 1
 
   config.num_epochs = 10
-  config.last_epoch = 1.0  # the part of the last epoch that is trained: 9.9 epochs are 10 and 0.9
-  config.batch_size = 128  # examples in a step, over all devices and processes
-  config.eval_batch_size = 1000  # likewise; any size gives the same figures
+  config.last_epoch = 1.0  # fraction of the last epoch to train: 10 and 0.9 make 9.9 epochs
+  config.batch_size = 128  # examples of a step, over all devices and processes
+  config.eval_batch_size = 1000  # the same in evaluation; it does not change the results
 
-  # 'float32', 'bfloat16' (computation only: parameters and statistics stay float32) or 'auto':
-  # bfloat16 on accelerators, float32 on CPU.
+  # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on accelerators and
+  # float32 on CPU. Parameters, statistics and losses are always float32.
   config.dtype = "auto"
 
   config.model = ml_collections.ConfigDict()
-  config.model.name = "resnet18"
-  config.model.sync_bn = True  # batch statistics over all devices, so their number has no effect
-  # Weights to start from: a run folder's selected ones, or VGG-16's of ImageNet out of a file or
-  # (for 'timm') downloaded; '' for none. optimizer.freeze names those that then stay as they are.
+  config.model.name = "resnet18"  # models/ lists the names and their arguments
+  config.model.sync_bn = True  # batch norm sees all devices, so their number changes nothing
+  # Weights to start from: a run folder (its selected weights), a file with VGG-16's ImageNet
+  # weights, 'timm' (download them), or '' for none. optimizer.freeze says which never change.
   config.model.pretrained = ""
 
   config.data = ml_collections.ConfigDict()
-  config.data.name = "cifar10"
-  config.data.dir = ""  # TFDS directory; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets
+  config.data.name = "cifar10"  # cifar_jax/data/datasets.py lists the names
+  config.data.dir = ""  # TFDS directory; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.source = ""  # folder or archive to prepare from; '' tries the known sources in turn
-  # Arguments of the data set named, such as size=150, per_class=2000 for photos.
+  # Arguments of the dataset, such as size=150, per_class=2000 for photos.
   config.data.options = ml_collections.ConfigDict()
-  config.data.fallback = ""  # data set to train on when `name` cannot be had; '' means none
-  # Validation examples out of the training set: a fraction or a count (seeded, stratified), 0 for
-  # none, 'batch_1' (the first official file), or 'test', which selects on the test set and is
-  # marked so in every result.
+  config.data.fallback = ""  # dataset to train on if `name` is unavailable; '' is none
+  # Validation examples, taken out of the training set: a fraction or a count (seeded, stratified);
+  # 0 for none; 'batch_1', the first official file; or 'test', the test set, which every result then
+  # states.
   config.data.validation = ml_collections.FieldReference(0.1, field_type=object)
-  config.data.split_seed = 0  # of the validation split; apart from `seed`, so seeds share a split
-  config.data.train_examples = 0  # train on this many, stratified; 0 means all
-  config.data.epoch_examples = 0  # repeat a small set until an epoch has at least this many
-  # Train on one official file after another, each for its share of the epochs, as report 002 does.
+  config.data.split_seed = 0  # of the validation split; runs with different `seed` share a split
+  config.data.train_examples = 0  # train on this many examples, stratified; 0 is all
+  config.data.epoch_examples = 0  # repeat a small dataset until an epoch has at least this many
+  # Train on one official file after the other, each for an equal share of the epochs.
   config.data.file_by_file = False
-  config.data.normalize = "standardize"  # or 'unit': pixels / 255
-  # Training and test images together live on each device if they fit; larger sets are streamed.
+  config.data.normalize = "standardize"  # by channel mean and deviation; 'unit' is pixels / 255
+  # Datasets of up to this size live on each device. Larger ones are streamed.
   config.data.resident_bytes = 2 * 1024**3
-  config.data.workers = 0  # processes that read ahead when streaming; 0 means threads
+  config.data.workers = 0  # processes that read ahead when streaming; 0 uses threads
 
-  # Transforms of training images, in order, as augment.parse reads them.
+  # Transforms of training images, in order: 'random_crop(padding=4) | random_flip()'.
+  # cifar_jax/augment/transforms.py lists them.
   config.augment = ""
 
   config.loss = ml_collections.ConfigDict()
   config.loss.label_smoothing = 0.0
-  # ((pattern, coefficient), ...): adds coefficient * sum(w ** 2) for each parameter whose path
-  # matches the pattern first, as Keras' kernel_regularizer does. PyTorch's SGD(weight_decay=d) is
-  # (('', d / 2),). Decoupled decay is optimizer.weight_decay.
+  # ((pattern, coefficient), ...): add coefficient * sum(w ** 2) for each parameter, as Keras'
+  # kernel_regularizer does. PyTorch's SGD(weight_decay=d) is (('', d / 2),).
   config.loss.l2 = ()
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.name = "sgd"
+  config.optimizer.name = "sgd"  # cifar_jax/optim/optimizers.py lists the names
   config.optimizer.learning_rate = 0.1
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
-  config.optimizer.freeze = ()  # patterns of the paths of parameters that stay as they are
-  # ((pattern, number), ...), read as those of loss.l2: the learning rate is multiplied by it, or
-  # the parameter stays as it is after so many epochs.
-  config.optimizer.lr_multipliers = ()
-  config.optimizer.freeze_after = ()
-  config.optimizer.clip_norm = 0.0  # largest global gradient norm; 0 means no clipping
+  config.optimizer.freeze = ()  # patterns of parameters that never change
+  config.optimizer.lr_multipliers = ()  # ((pattern, factor), ...) of the learning rate
+  config.optimizer.freeze_after = ()  # ((pattern, epochs), ...): parameters change no more after
+  config.optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 is no clipping
 
   config.schedule = ml_collections.ConfigDict()
-  config.schedule.name = "constant"
+  config.schedule.name = "constant"  # cifar_jax/optim/schedules.py lists the names
 
-  # Exponential moving average of weights and statistics, evaluated in their stead; 0 means none.
+  # Decay of the moving average of weights and statistics that is evaluated instead; 0 is none.
   config.ema_decay = 0.0
 
-  # Lookahead: every so many steps weights and statistics go back towards a slow copy of themselves,
-  # which follows: both become d * slow + (1 - d) * fast, d = decay * (part of the run) ** power.
-  # The run ends with the slow ones. 0 means none.
+  # Lookahead keeps a slow copy of weights and statistics. After every `every` steps the copy and
+  # the weights both become d * slow + (1 - d) * fast, where d = decay * (fraction of the run) **
+  # power. The run ends with the slow weights. 0 is no Lookahead.
   config.lookahead = ml_collections.ConfigDict()
-  config.lookahead.every = 0
+  config.lookahead.every = 0  # steps
   config.lookahead.decay = 0.5
   config.lookahead.power = 0.0
 
-  # Train on the `keep` examples of each batch that a proxy network finds hardest; 0 means on all.
-  # The proxy, `model`, learns from the same ones at every so many steps; see proxy.py.
+  # Train on the `keep` examples of each batch that a proxy network finds hardest; 0 is on all. The
+  # proxy learns from the same examples in every `learn_every`-th step. See
+  # cifar_jax/training/hard_examples.py.
   config.proxy = ml_collections.ConfigDict()
   config.proxy.keep = 0
-  config.proxy.learn_every = 1
+  config.proxy.learn_every = 1  # steps
   config.proxy.model = ml_collections.ConfigDict({"name": "airbench94"})
-  config.proxy.freeze = ()  # further to optimizer.freeze: the proxy's parameters that stay
+  config.proxy.freeze = ()  # patterns of the proxy's parameters, in addition to optimizer.freeze
 
-  # Reduce the learning rate when the monitored metric stops improving; monitor '' means off.
+  # Reduce the learning rate when the monitored metric stops improving. The metrics are train_loss,
+  # train_accuracy, val_loss, val_accuracy and val_objective (loss and L2 penalty); '' is off.
   config.plateau = ml_collections.ConfigDict()
   config.plateau.monitor = ""
   config.plateau.mode = "min"
@@ -116,33 +121,33 @@ def get_config() -> ml_collections.ConfigDict:
   config.plateau.cooldown = 0  # epochs
   config.plateau.min_lr = 0.0
 
-  # Stop when the monitored metric stops improving; monitor '' means off.
+  # Stop when the monitored metric stops improving; monitor '' is off.
   config.early_stopping = ml_collections.ConfigDict()
   config.early_stopping.monitor = ""
   config.early_stopping.mode = "min"
   config.early_stopping.patience = 10  # epochs
   config.early_stopping.min_delta = 0.0
 
-  # End the run if an epoch's training loss is more than `factor` times the median of the last
-  # `epochs` before it; 0 means never. With several seeds it goes by their mean.
+  # Stop if an epoch's training loss exceeds `factor` times the median of the last `epochs` before
+  # it; 0 is never. Several seeds are judged by their mean.
   config.stop_on_spike = ml_collections.ConfigDict()
   config.stop_on_spike.factor = 0.0
   config.stop_on_spike.epochs = 5
 
-  # The epoch whose weights are kept as `best` and tested at the end; monitor '' means the last.
+  # The epoch whose weights are kept as `best` and tested at the end; monitor '' is the last epoch.
   config.select = ml_collections.ConfigDict()
   config.select.monitor = "val_accuracy"
   config.select.mode = "max"
 
-  config.evaluate_train = False  # also measure the selected weights on the training examples
+  config.evaluate_train = False  # evaluate the selected weights on the training examples too
 
-  # Test-time augmentation: also test the selected weights on several views of each image, as tta.py
-  # names them ('flip', 'multicrop', ...); '' for none.
+  # Test-time augmentation: also test the selected weights on several views of each image, such as
+  # 'flip' or 'multicrop' (cifar_jax/augment/test_time.py); '' is none.
   config.tta = ""
 
-  config.checkpoint_every = 1  # epochs; the last is always written
+  config.checkpoint_every = 1  # epochs; the last epoch is always saved
 
-  # Steps in one compiled program: 0 means an epoch on accelerators and one on CPU, where XLA runs
+  # Steps in one compiled program. 0 is an epoch on accelerators and one step on CPU, where XLA runs
   # convolutions inside a loop about 100 times slower.
   config.steps_per_dispatch = 0
 

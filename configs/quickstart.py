@@ -1,8 +1,17 @@
-"""The first run: a small CNN on CIFAR-10 in a few minutes on two CPU cores.
+"""Train a small CNN on CIFAR-10, the first run to try.
 
-The simple CNN of report 000 at half its widths (205,018 trainable parameters), SGD with Nesterov
-momentum and one cycle of the learning rate. Without a source of CIFAR-10 in reach it trains on
-scikit-learn's digits, and says so.
+  make quickstart
+
+or, in an environment that is already installed,
+
+  python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+
+The network is report 000's simple CNN at half its widths (205,018 trainable parameters), trained
+with SGD, Nesterov momentum and one cycle of the learning rate. If no source of CIFAR-10 is
+available, it trains on scikit-learn's digits and logs a warning.
+
+Expected: 80.0 % test accuracy after 5 epochs, 103 seconds of training on two CPU cores
+(benchmarks/results/quickstart).
 """
 
 import ml_collections
@@ -14,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = default.get_config()
   config.num_epochs = 5
   config.data.fallback = "digits"
-  config.data.epoch_examples = 20_000  # which CIFAR-10 has, and the digits repeated
+  config.data.epoch_examples = 20_000  # repeats the digits, which are fewer; CIFAR-10 has more
   config.model.name = "simple_cnn"
   config.model.widths = (16, 32, 64)
   config.model.dense = (128,)

@@ -1,8 +1,18 @@
-"""Report 001, task 2: the basic CNN on CIFAR-10, 65.7 % validation in the report.
+r"""Report 001, task 2: the basic CNN on CIFAR-10, 65.7 % validation.
 
-Three times 3×3 convolution, ReLU, 2×2 max-pooling and batch norm, of width 256, the better of the
-report's grid (the other is 128); Adam 1e-5, batches of 1024, 60 epochs, the last weights. The
-report does not say how much it held out for validation; here it is a tenth.
+  python main.py --config=configs/reproductions/report001_basic_cnn.py \
+    --workdir=runs/report001_basic_cnn
+
+Reported: 65.7 % validation and 78.5 % training accuracy; the test accuracy is "similar to
+validation". Ours: not run.
+
+The network is three times convolution, ReLU, 2×2 max pooling and batch norm, of width 256, the
+better of the report's two widths (the other is 128). It trains for 60 epochs with Adam at 1e-5 and
+batches of 1,024. The last weights count.
+
+The report does not print the kernel size and padding of this network (models/basic_cnn.py explains
+the choice), nor how many images it held out for validation; here it is a tenth. Keras also trains
+on the smaller last batch of an epoch (44 steps), which is dropped here (43).
 """
 
 import ml_collections

@@ -1,13 +1,25 @@
-"""Report 001, task 1: the basic CNN on photos of cats and dogs, 70.9 % test in the report.
+r"""Report 001, task 1: the basic CNN on photos of cats and dogs, 70.9 % test, 72.1 % validation.
 
-Three times 3×3 convolution, ReLU, 2×2 max-pooling and batch norm, then 512 units and one logit;
-widths 32 and Adam 1e-3, the best of the report's grid; batches of 32, 10 epochs, the last weights.
-2,000 photos a class at 150×150 pixels, a tenth of them for testing, a tenth for validation: the
-report prints no ratio, and this is the default of splitfolders, which it used.
+  python main.py --config=configs/reproductions/report001_cats_vs_dogs.py \
+    --workdir=runs/report001_cats_vs_dogs --config.data.source=PHOTOS
 
---config.data.source names the folder, which has one folder for each class. The recorded run had
-half as many photos, 1,000 a class, and so 200 to test on, whose standard error is 3.4 points. Its
-training accuracy ended at 100 %, as the report's did.
+Reported: 70.9 % test (loss 1.116), 72.1 % validation and 100 % training accuracy.
+Ours, with half as many photos: 64.5 % test, 67.0 % validation and 100 % training accuracy
+(benchmarks/results/report001_cats_vs_dogs).
+
+PHOTOS is a folder with one folder of photos for each class. The network is three times convolution,
+ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and Adam at 1e-3
+are the best point of the report's grid. It trains for 10 epochs with batches of 32. The last
+weights count. The kernel size and the padding are not printed (see models/basic_cnn.py).
+
+The report takes 2,000 photos of each class at 150×150 pixels, and prints no ratio of its split.
+Here a tenth is for testing and a tenth for validation, the default of splitfolders, which the
+report used. The printed accuracies contradict this: 70.9 % is not possible with 400 test photos.
+With 800 photos each for testing and validation, a split of 60, 20 and 20 %, all eight accuracies of
+task 1 are possible.
+
+Our run had 1,000 photos of each class, so 200 to test on. The standard error of its test accuracy
+is 3.4 points.
 """
 
 import ml_collections

@@ -1,7 +1,11 @@
-"""Report 001, task 1: the grid's point with widths of 64 and Adam 1e-3.
+r"""Report 001, task 1: the grid's point with widths of 64 and Adam at 1e-3.
 
-The report plots its four points without figures and says that they "performed similarly over 10
-epochs"; report001_cats_vs_dogs is the best of them, by a little.
+  python main.py --config=configs/reproductions/report001_cats_vs_dogs_64.py \
+    --workdir=runs/report001_cats_vs_dogs_64 --config.data.source=PHOTOS
+
+Reported: no figures. The report plots its four points, says that they "performed similarly over 10
+epoch", and calls report001_cats_vs_dogs the best "by a tiny amount". Ours, with half as many
+photos: 66.0 % test, 65.0 % validation (benchmarks/results/report001_cats_vs_dogs_64).
 """
 
 import ml_collections

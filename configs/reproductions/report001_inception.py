@@ -1,4 +1,12 @@
-"""Report 001, task 2: the basic CNN with an inception block after its second pooling, 64 %."""
+r"""Report 001, task 2: the basic CNN with an inception block after its second stage, 64.0 % test.
+
+  python main.py --config=configs/reproductions/report001_inception.py \
+    --workdir=runs/report001_inception
+
+Reported: 64.0 % test (loss 1.037), 64.6 % validation and 80.5 % training accuracy. Ours: not run.
+
+The report does not print the widths inside the block; models/basic_cnn.py explains the choice.
+"""
 
 import ml_collections
 

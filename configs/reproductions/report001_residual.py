@@ -1,4 +1,13 @@
-"""Report 001, task 2: the basic CNN with two residual connections, 59 % in the report."""
+r"""Report 001, task 2: the basic CNN with two residual connections, 59.2 % test.
+
+  python main.py --config=configs/reproductions/report001_residual.py \
+    --workdir=runs/report001_residual
+
+Reported: 59.2 % test (loss 1.171), 58.3 % validation and 75.5 % training accuracy. Ours: not run.
+
+The report's listing is damaged. models/basic_cnn.py explains how it is read here, and
+report001_residual_as_printed follows it to the letter.
+"""
 
 import ml_collections
 

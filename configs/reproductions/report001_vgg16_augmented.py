@@ -1,15 +1,20 @@
-"""Report 001, task 1: the frozen VGG-16 on augmented photos, 84.6 % test in the report.
+r"""Report 001, task 1: the frozen VGG-16 on augmented photos, 84.6 % test.
 
-Dense layers trained anew on ImageNet's convolutions, as in report001_vgg16_frozen, but for the
-transformations of Keras' ImageDataGenerator. Two of its arguments do less than they seem to:
-shear_range=0.2 is in degrees, a quarter of a pixel at the photo's edge; horizontal_flip=0.2 is
-only asked whether it is true, so that every other photo is flipped, not every fifth.
+  python main.py --config=configs/reproductions/report001_vgg16_augmented.py \
+    --workdir=runs/report001_vgg16_augmented --config.data.source=PHOTOS
 
-Only training photos are transformed here. The report's "new data generators" may have done so to
-validation and test photos too, which would explain why its test accuracy fell from 90.7 % while
-the training accuracy, 86.6 %, is hardly above it.
+Reported: 84.6 % test (loss 0.342), 85.2 % validation and 86.6 % training accuracy. Ours: not run.
 
-The base has to look at every photo anew, which takes long without an accelerator.
+This is report001_vgg16_frozen with the transformations of Keras' ImageDataGenerator. Two of the
+report's arguments do less than they suggest: shear_range=0.2 is in degrees, a quarter of a pixel at
+the photo's edge; horizontal_flip=0.2 counts as True, so every second photo is flipped and not every
+fifth.
+
+Only training photos are transformed here. The report's "new data generators" may have transformed
+validation and test photos too. This would explain why its test accuracy fell from 90.7 % while the
+training accuracy is hardly above it.
+
+The frozen convolutions must process every transformed photo, which is slow without an accelerator.
 """
 
 import ml_collections

@@ -1,8 +1,4 @@
-"""Report 001, task 1: the frozen run continued with nothing frozen, 91.9 % test in the report.
-
-All 18,910,017 parameters ("layers increase from 4 to 30": arrays of weights, two for each
-convolution), Adam 1e-6 anew, 5 epochs. It starts from the weights of a finished run of
-report001_vgg16_frozen, whose folder model.pretrained names:
+r"""Report 001, task 1: the frozen run continued with nothing frozen, 91.9 % test.
 
   python main.py --config=configs/reproductions/report001_vgg16_frozen.py \
     --workdir=runs/report001_vgg16_frozen --config.data.source=PHOTOS
@@ -10,9 +6,15 @@ report001_vgg16_frozen, whose folder model.pretrained names:
     --workdir=runs/report001_vgg16_unfrozen --config.data.source=PHOTOS \
     --config.model.pretrained=runs/report001_vgg16_frozen
 
-The last option may be left out, for this folder is the default. The photos, and whatever data
-options were changed, must be the first run's: with another split its test photos would be trained
-on.
+Reported: 91.9 % test (loss 0.394), 91.7 % validation and 100 % training accuracy. Ours: not run.
+
+All 18,910,017 parameters train, for 5 epochs with a new Adam at 1e-6. (The report's "layers
+increase from 4 to 30" counts arrays of weights, two for each layer.) Training starts from the
+weights of a finished run of report001_vgg16_frozen, whose folder model.pretrained names. The folder
+above is the default, so the last option may be omitted.
+
+The photos and all data options must be those of the first run. Another split would train on photos
+that the first run tests on.
 """
 
 import ml_collections

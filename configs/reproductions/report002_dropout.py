@@ -1,7 +1,12 @@
-"""Report 002's search on model 3: dropout without L2, validation loss 0.765.
+r"""Report 002's search on model 3: dropout without L2.
 
-Rates are model 3's, for the report prints none here, nor an accuracy. With both, dropout and L2,
-it is report002_final.
+  python main.py --config=configs/reproductions/report002_dropout.py \
+    --workdir=runs/report002_dropout
+
+Reported: a training loss of 0.198 and a validation loss of 0.765, no accuracy. Ours: not run.
+
+The report prints no dropout rates here; they are model 3's. report002_final has both dropout and
+L2.
 """
 
 import ml_collections

@@ -1,4 +1,9 @@
-"""Report 002's search on model 3: L2 5e-4, no dropout, 70.4 % validation (see report002_l2_0)."""
+"""Report 002's search on model 3: L2 5e-4, no dropout, 70.4 % validation (see report002_l2_0).
+
+  python main.py --config=configs/reproductions/report002_l2_5e4.py --workdir=runs/report002_l2_5e4
+
+Reported: 70.4 % validation accuracy; the loss of 1.790 includes the penalty. Ours: not run.
+"""
 
 import ml_collections
 

@@ -1,4 +1,9 @@
-"""Report 002's search on model 3: L2 5e-5, no dropout, 68.9 % validation (see report002_l2_0)."""
+"""Report 002's search on model 3: L2 5e-5, no dropout, 68.9 % validation (see report002_l2_0).
+
+  python main.py --config=configs/reproductions/report002_l2_5e5.py --workdir=runs/report002_l2_5e5
+
+Reported: 68.9 % validation accuracy; the loss of 2.307 includes the penalty. Ours: not run.
+"""
 
 import ml_collections
 

@@ -1,6 +1,12 @@
-"""Report 002, model 1 with the RMSprop(1e-4, decay 1e-6) that the report defines and does not use.
+r"""Report 002, model 1 with the RMSprop(1e-4, decay=1e-6) that the report defines but does not use.
 
-Keras' decay: the rate at step t is 1e-4 / (1 + 1e-6 t).
+  python main.py --config=configs/reproductions/report002_model1_rmsprop.py \
+    --workdir=runs/report002_model1_rmsprop
+
+Reported: nothing. Ours: not run.
+
+Keras' decay makes the rate at step t 1e-4 / (1 + 1e-6 t). The report's Keras (2.2 or older)
+adds epsilon outside the square root. The `rmsprop` here adds it inside, as Keras 3 does.
 """
 
 import ml_collections

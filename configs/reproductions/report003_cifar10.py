@@ -1,14 +1,24 @@
-"""Report 003, CIFAR-10: the ELU ResNet-18 with strong dropout, 86.75 % test in the report.
+r"""Report 003, CIFAR-10: the ELU ResNet-18 with strong dropout, 86.75 % test.
 
-Adam at Keras' 1e-3, batches of 128, 200 epochs, a fifth of the training images for validation,
-crops from 4 pixels of padding and flips, the rate reduced to a tenth after 10 epochs without a
-lower validation loss, but not below 1e-4. Dropout 0.5 in the blocks and 0.3 before the classifier,
-as the text says for CIFAR-10; the code, printed for CIFAR-100, has 0.5 there too, and the spatial
-dropout that the text adds for CIFAR-100. No checkpoint: the last epoch's weights are tested.
+  python main.py --config=configs/reproductions/report003_cifar10.py \
+    --workdir=runs/report003_cifar10
 
-The penalty of 1e-5 on the stem and the shortcuts is ten times smaller than the others' 1e-4, as
-printed. The monitored loss is Keras', which contains the penalty. Keras takes the last fifth of the
-images for validation; here it is drawn by class.
+Reported: 86.75 % test accuracy. Ours: not run.
+
+From the report's text for CIFAR-10: dropout 0.5 in the blocks and 0.3 before the classifier, random
+crops and flips, and a learning rate that falls to a tenth after 10 epochs without a lower
+validation loss. From its code, which is printed for CIFAR-100: Adam at Keras' 1e-3, batches of 128,
+200 epochs, a fifth of the training images for validation, 4 pixels of padding, a lowest rate of
+1e-4, and the penalties. The code's other dropout rates are those of report003_cifar100. There is no
+checkpoint: the weights of the last epoch are tested.
+
+The penalty of 1e-5 on the stem and the shortcuts is ten times smaller than the 1e-4 on the other
+convolutions, as printed. The monitored loss is Keras' and includes the penalty: `val_objective`.
+
+Two differences remain. Keras takes the last fifth of the images for validation; here the fifth is
+drawn by class. In the report, padding and RandomCrop are layers of the network. TensorFlow's
+RandomCrop crops all images of a batch at the same place, and at inference resizes the padded image
+to 32×32. Here each image is cropped at a different place, and inference uses the image itself.
 """
 
 import ml_collections

@@ -1,12 +1,18 @@
-"""Report 003, CIFAR-100: the ELU ResNet-110, 35 % or 50 % validation in the report.
+r"""Report 003, CIFAR-100: the ELU ResNet-110, 35 % or 50 % validation.
 
-"The former 2 models [ResNet-110 and ResNet-50] yielded horrible convergence (35% or 50%
-convergence for validation set after 30 or 60 epochs out of 200 epochs)": which figure is whose is
-not told. The recipe is that of report003_cifar100, which the code prints; whether its dropouts
-came before or after these two is not told either.
+  python main.py --config=configs/reproductions/report003_cifar100_resnet110.py \
+    --workdir=runs/report003_cifar100_resnet110
 
-18 blocks in each of three stages, without bottlenecks: the code's 2 × sum + 2 gives 110 so. A
-comment in the code has bottlenecks on for CIFAR-100, but as printed they are off and cannot run.
+Reported: "The former 2 models [ResNet-110 and ResNet-50] yielded horrible convergence (35% or 50%
+convergence for validation set after 30 or 60 epochs out of 200 epochs)". The report does not say
+which figure belongs to which model. Ours: not run.
+
+The recipe is that of report003_cifar100, which the code prints. The report does not say whether
+these two models had its dropout.
+
+The network has 18 blocks in each of three stages, without bottlenecks: the code counts 2 × sum + 2
+layers, which gives 110. A comment in the code enables bottlenecks for CIFAR-100, but as printed
+they are off and cannot run.
 """
 
 import ml_collections

@@ -1,7 +1,10 @@
-"""Report 003, CIFAR-100: the ELU ResNet-50, 35 % or 50 % validation in the report.
+r"""Report 003, CIFAR-100: the ELU ResNet-50, 35 % or 50 % validation.
 
-See report003_cifar100_resnet110 for the figures, and report003_resnet50 for the bottlenecks and
-their penalty.
+  python main.py --config=configs/reproductions/report003_cifar100_resnet50.py \
+    --workdir=runs/report003_cifar100_resnet50
+
+report003_cifar100_resnet110 quotes the figures, and report003_resnet50 explains the bottlenecks and
+their penalty. Ours: not run.
 """
 
 import ml_collections

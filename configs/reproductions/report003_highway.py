@@ -1,7 +1,12 @@
-"""Report 003, CIFAR-10: highway blocks, which the report wished to try and did not.
+r"""Report 003, CIFAR-10: highway blocks, which the report wished to try but did not.
 
-The network and recipe of report003_cifar10 with a gate in every identity block (see
-models/elu_resnet.py); the gates' kernels are penalised as the blocks' are.
+  python main.py --config=configs/reproductions/report003_highway.py \
+    --workdir=runs/report003_highway
+
+Reported: nothing. Ours: not run.
+
+This is report003_cifar10 with a gate in every identity block (see models/elu_resnet.py). The
+kernels of the gates have the same penalty as those of the blocks.
 """
 
 import ml_collections

@@ -1,10 +1,18 @@
-"""Report 003, CIFAR-10: a cyclical learning rate, which "didn't work out so well" there.
+r"""Report 003, CIFAR-10: a cyclical learning rate, which "didn't work out so well".
 
-The report wanted to "replicate the super convergence paper" and cites Smith 2017 on cyclical
-rates; it names no network, rates or cycle. Chosen here: the network and recipe of
-report003_cifar10, the cycle in the place of its plateau; straight lines between Adam's usual 1e-3
-and 4 times that, the paper's ratio, 4 epochs each way, of the paper's 2 to 10. The one cycle of
-Smith & Topin 2018, who named super-convergence, is --config.schedule.name=one_cycle.
+  python main.py --config=configs/reproductions/report003_super_convergence.py \
+    --workdir=runs/report003_super_convergence
+
+Reported: no figures. Ours: not run.
+
+The report wanted "to replicate the super convergence paper". It cites Smith 2017 (arXiv:1506.01186)
+and an article by Thomas 2021, which cycles the rate between 0.0007 and 0.007 for 16 epochs to train
+a super-resolution network. It names no network, rates or cycle of its run. Chosen here: the network
+and recipe of report003_cifar10 with a cycle in place of the plateau. The rate moves in straight
+lines between Adam's usual 1e-3 and 4 times that, which is Smith's ratio, for 4 epochs each way, of
+the 2 to 10 that Smith recommends.
+
+Smith & Topin 2018, who named super-convergence, use one cycle: --config.schedule.name=one_cycle
 """
 
 import ml_collections

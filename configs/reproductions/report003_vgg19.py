@@ -1,10 +1,14 @@
-"""Report 003, CIFAR-10: the network after VGG-19 at a constant rate, whose loss spiked.
+"""Report 003, CIFAR-10: the network on the model of VGG-19 at a constant rate, whose loss spiked.
 
-The report prints a plot of this, and neither the network nor the recipe. models/vgg.py says what
-was chosen for the network (20,554,826 parameters); Adam at Keras' 1e-3, batches of 128, 200 epochs
-and a fifth for validation are the later code's, as in report003_cifar10. By the text crops and
-flips came with the residual networks and the plateau with the last of them, and the penalties are
-printed for their layers: here is none of these.
+  python main.py --config=configs/reproductions/report003_vgg19.py --workdir=runs/report003_vgg19
+
+Reported: a plot in which the loss spikes and the accuracy falls; no figures. Ours: not run.
+
+The report prints neither the network nor the recipe. models/vgg.py explains the network
+(20,554,826 parameters). Adam at Keras' 1e-3, batches of 128, 200 epochs and a fifth for validation
+are from the later code, as in report003_cifar10. Absent are crops and flips, which the text
+introduces with the residual networks; the plateau, which it introduces with the last of them; and
+penalties, which are printed for the layers of the residual networks.
 """
 
 import ml_collections

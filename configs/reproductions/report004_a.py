@@ -1,9 +1,14 @@
-"""Report 004, model a: two blocks of two convolutions (2,168,362 parameters), 74.5 % validation.
+"""Report 004, model a: two blocks of two convolutions, 2,168,362 parameters, 74.5 % validation.
 
-Adam 1e-3, batches of 32, 50 epochs, a random fifth of the training images for validation, the
-checkpoint of the lowest validation loss; its loss and accuracy on training and validation images
-are reported (0.396, 87.1 % and 0.728, 74.5 %).
-The split here is stratified as well as random.
+  python main.py --config=configs/reproductions/report004_a.py --workdir=runs/report004_a
+
+Reported: 74.5 % validation (loss 0.728) and 87.1 % training accuracy (loss 0.396) of the checkpoint
+with the lowest validation loss. Ours: 73.9 % validation, 73.8 % test, 86.3 % training
+(benchmarks/results/report004_a).
+
+The recipe is the report's: Adam at 1e-3, batches of 32, 50 epochs, a random fifth of the training
+images for validation. The printed log ends in epoch 15. One difference: the validation images here
+are drawn by class, the report's are not.
 """
 
 import ml_collections

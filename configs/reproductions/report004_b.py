@@ -1,4 +1,10 @@
-"""Report 004, model b: model a with rotation by up to 10°, shifts by a tenth and flips."""
+"""Report 004, model b: model a with rotation by up to 10°, shifts by a tenth and flips.
+
+  python main.py --config=configs/reproductions/report004_b.py --workdir=runs/report004_b
+
+Reported: no figures. The printed log ends in epoch 21 of 50. Ours: 80.9 % validation, 79.9 % test
+(benchmarks/results/report004_b).
+"""
 
 import ml_collections
 

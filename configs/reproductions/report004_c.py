@@ -1,4 +1,11 @@
-"""Report 004, model c: a with batch norm before each ReLU, no biases, Adam 1e-2, batches of 64."""
+"""Report 004, model c: model a with batch norm before each ReLU.
+
+  python main.py --config=configs/reproductions/report004_c.py --workdir=runs/report004_c
+
+Model c has no biases where batch norm follows, Adam at 1e-2, and batches of 64.
+
+Reported: no figures. Ours: 77.2 % validation, 77.0 % test (benchmarks/results/report004_c).
+"""
 
 import ml_collections
 

@@ -53,9 +53,13 @@ def fields(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_config_tells_what_it_is_and_what_was_reported(name):
+def test_every_docstring_names_the_report_the_command_and_the_results(name):
   report = module(name)
   assert report.__doc__.startswith(f"Report {name[6:9]}")
+  assert f"  python main.py --config=configs/reproductions/{name}.py " in report.__doc__
+  assert f"--workdir=runs/{name}" in report.__doc__
+  recorded = (small_runs.ROOT / "benchmarks" / "results" / name).exists()
+  assert (f"(benchmarks/results/{name})" in report.__doc__) == recorded
   assert isinstance(report.REPORTED, str) and report.REPORTED
   # A figure of REPORTED is the docstring's too, if the docstring's first line has one.
   printed = re.findall(r"\d+(?:\.\d+)?(?= %)", report.REPORTED)
