@@ -333,7 +333,7 @@ def test_a_single_logit_is_a_sigmoid_with_binary_cross_entropy(twins):
 
 
 def test_a_single_logit_needs_two_classes():
-  with pytest.raises(UserError, match=r"^model\.single_logit: .* the dataset has 10; leave it False"):
+  with pytest.raises(UserError, match=r"^model\.single_logit: .* dataset has 10; leave it False"):
     shapes(PHOTOS)
 
 
