@@ -82,7 +82,7 @@ def section(heading):
 @pytest.mark.parametrize(
   ("heading", "registry"),
   [
-    ("Models", models.known()),
+    ("Models", models.list_names()),
     ("Datasets", datasets.REGISTRY),
     ("Augmentation", transforms.TRANSFORMS),
     ("Test-time augmentation", test_time.KINDS),
