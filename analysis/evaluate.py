@@ -56,7 +56,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   if tta and tta not in KINDS:
     raise errors.UserError(f"tta: there is no {tta!r}; take one of: {', '.join(KINDS)}")
   run = load_run(workdir, seed)
-  dataset, splits = run.data()
+  dataset, splits = run.load_data()
   folder = run.path / "evaluation"
   with _told(folder):
     folder.mkdir(exist_ok=True)  # what cannot be written is known before the work

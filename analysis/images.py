@@ -1,8 +1,9 @@
-"""Image files as a trained network takes them: found, read and decoded as its training photos were.
+"""Image files as the input of a trained network: find, read and decode them.
 
-Files go through `image_files.decode`: turned upright, resized to the square whatever their
-proportions, the high byte of 16-bit grey. One thing differs: what is transparent is laid on white,
-as a viewer shows it, where training on photos drops the transparency as Keras does.
+Files are decoded like the training photos, by `image_files.decode`: upright, resized to the square
+whatever their proportions, and with the high byte of 16-bit grey. One step differs: transparent
+pixels are laid on white, as a viewer shows them, whereas training drops the transparency, as Keras
+does.
 """
 
 import inspect
@@ -11,6 +12,7 @@ import os
 import pathlib
 import warnings
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,132 +20,151 @@ from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.data import datasets, image_files
 
-# For networks whose data set came as arrays, not as photos. Of 500 real photos of cats and dogs a
-# CIFAR-10 network of 73 % test accuracy recognised 52 % so, 46 % by 'bicubic', 21 % by 'nearest'.
+# For networks whose training images were arrays; docs/measurements.md compares it with others.
 _INTERPOLATION = "bilinear"
 _WITH_TRANSPARENCY = ("BMP", "GIF", "PNG", "TIFF", "WEBP")
 _MAX_BYTES = 1 << 28
 
 
-def find(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
-  """The files that are named, and in place of a folder all image files below it, sorted.
+class Decoding(NamedTuple):
+  """How to turn a file into the input of a network.
 
-  A file that is named itself is taken whatever it is called. Names that begin with a dot are passed
-  over in folders.
+  Attributes:
+    shape: height, width and channels; a square, with 1 channel (grey) or 3.
+    interpolation: how to resize, by Pillow's name.
+  """
+
+  shape: tuple[int, int, int]
+  interpolation: str
+
+
+def find_files(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
+  """Return the named files, and for each folder all image files below it, sorted.
+
+  A file that is named directly is returned whatever its extension. In folders, names that begin
+  with a dot are skipped.
 
   Raises:
-    UserError: nothing is named, or a folder holds no image file or cannot be read.
+    UserError: `paths` is empty, or a folder holds no image file or cannot be read.
   """
   if not paths:
     raise errors.UserError("images: none given; name image files, or folders of them")
-  found = []
-  for given in paths:
-    name = os.path.expanduser(given)  # this and isdir never raise, as Path's own methods do
-    path = pathlib.Path(name)
-    if not os.path.isdir(name):
-      found.append(path)
-      continue
-    try:
-      below = [path / f.name for f in image_files.list_files(path, path) if f.is_named_as_image]
-    except OSError as error:
-      raise errors.UserError(
-        f"{error.filename}: cannot be read as a folder ({error.strerror}); mend its permissions, "
-        "or name files"
-      ) from error
-    if not below:
-      raise errors.UserError(
-        f"{printable(path)}: holds no image file (.jpg, .png, …); name a folder with some, or files"
-      )
-    found += sorted(below)
-  return found
+  files = []
+  for name in paths:
+    expanded = os.path.expanduser(name)  # like isdir, and unlike Path's methods, never raises
+    path = pathlib.Path(expanded)
+    files += _files_below(path) if os.path.isdir(expanded) else [path]
+  return files
 
 
-def read(path: pathlib.Path) -> bytes:
-  """The content of a file.
+def _files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+  try:
+    files = [folder / f.name for f in image_files.list_files(folder, folder) if f.is_named_as_image]
+  except OSError as error:
+    raise errors.UserError(
+      f"{error.filename}: the folder cannot be read ({error.strerror}); fix its permissions, or "
+      "name files"
+    ) from error
+  if not files:
+    raise errors.UserError(
+      f"{printable(folder)}: holds no image file (.jpg, .png, …); name a folder with image files, "
+      "or files"
+    )
+  return sorted(files)
+
+
+def read_file(path: pathlib.Path) -> bytes:
+  """Return the content of a file.
 
   Raises:
-    OSError: it is not there or cannot be read.
-    ValueError: it is no regular file, or far too large for an image.
+    OSError: the file is missing or cannot be read.
+    ValueError: the path is not a regular file, or the file is far too large for an image.
   """
   status = path.stat()
-  if not path.is_file():  # a pipe would be waited for
-    raise ValueError("no regular file")
+  if not path.is_file():  # reading a pipe would block
+    raise ValueError("not a regular file")
   if status.st_size > _MAX_BYTES:
     raise ValueError(f"{status.st_size:,} bytes are more than the {_MAX_BYTES:,} of an image")
   return path.read_bytes()
 
 
 def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> np.ndarray:
-  """One image, as a network for images of `shape` takes it.
+  """Decode one image for a network that takes images of `shape`.
 
   Args:
-    content: of the file.
-    shape: height, width and channels; a square, of 1 channel (grey) or 3.
-    interpolation: as Pillow names it.
+    content: the bytes of the file.
+    shape: height, width and channels; a square, with 1 channel (grey) or 3.
+    interpolation: how to resize, by Pillow's name.
 
   Returns:
     [height, width, channels] uint8.
 
   Raises:
-    Exception: of almost any kind, by what the content is; the message says why.
+    Exception: of almost any type, if the content is not a valid image; the message says why.
   """
   from PIL import Image
 
   size, channels = shape[0], shape[2]
-  # First as it is, which refuses what is no image or has too many pixels.
+  # Decode the content first as it is: this rejects what is not an image or has too many pixels.
   image = image_files.decode(content, size, interpolation)
-  opaque = _on_white(content)
+  opaque = _lay_on_white(content)
   if opaque is not None:
     image = image_files.decode(opaque, size, interpolation)
   return image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def how_to_decode(run: Run) -> tuple[tuple[int, int, int], str]:
-  """The shape and interpolation to decode images with for this network.
+def choose_decoding(run: Run) -> Decoding:
+  """Return how to decode files for a network.
 
-  The interpolation is the one that its training photos were decoded with, bilinear where they did
-  not come as photos.
+  The interpolation is that of the training photos; bilinear if the training images were arrays.
 
   Raises:
-    UserError: the network takes images that files cannot be made into.
+    UserError: files cannot be turned into the images that the network takes.
   """
   height, width, channels = run.image_shape
   if height != width or channels not in (1, 3):
     raise errors.UserError(
-      f"{run.name}: takes images of shape {run.image_shape}; only square ones with 1 or 3 channels "
-      "are made from files"
+      f"{run.name}: takes images of shape {run.image_shape}; files give only square images with 1 "
+      "or 3 channels, so choose another run"
     )
   entry = datasets.REGISTRY.get(run.description["name"])
-  options = inspect.signature(entry.decode).parameters if entry else {}
-  if "interpolation" not in options:
-    return run.image_shape, _INTERPOLATION
-  chosen = run.config.data.options.get("interpolation")
-  return run.image_shape, chosen or options["interpolation"].default
+  if entry is None or "interpolation" not in inspect.signature(entry.decode).parameters:
+    return Decoding(run.image_shape, _INTERPOLATION)
+  default = inspect.signature(entry.decode).parameters["interpolation"].default
+  configured = run.config.data.options.get("interpolation")
+  return Decoding(run.image_shape, configured or default)
 
 
 def printable(path: str | os.PathLike) -> str:
-  """A path that any terminal and JSON take, bytes that are no UTF-8 written as \\x…"""
+  """Return a path that any terminal and JSON accept: bytes that are not UTF-8 become \\x…"""
   return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _on_white(content: bytes) -> bytes | None:
-  """An image with transparency laid on white, upright, as a file without; None if it has none.
+def describe_error(error: Exception) -> str:
+  """Return in one line why a file could not be read or decoded."""
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
+  return " ".join(str(error).split()) or type(error).__name__
 
-  The content has been found to be an image of reasonable size.
+
+def _lay_on_white(content: bytes) -> bytes | None:
+  """Return an image with its transparency laid on white, upright, as a file; None if it is opaque.
+
+  content: the bytes of an image that has been decoded before, and so has a reasonable size.
   """
   from PIL import Image, ImageOps, UnidentifiedImageError
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     try:
-      image = Image.open(io.BytesIO(content), formats=_WITH_TRANSPARENCY)
+      image: Image.Image = Image.open(io.BytesIO(content), formats=_WITH_TRANSPARENCY)
     except UnidentifiedImageError:
       return None
     if not image.has_transparency_data or image.mode.startswith("I"):
       return None
     try:
       image = ImageOps.exif_transpose(image)
-    except Exception:  # a sound image may have damaged EXIF data
+    except Exception:  # the EXIF data of a valid image may be damaged
       image.load()
     image = image.convert("RGBA")
   white = Image.new("RGBA", image.size, "white")

@@ -1,38 +1,47 @@
-"""What trained networks say of image files: `--mode=predict`, and for notebooks
+"""Predictions on image files: `--mode=predict`.
 
-  from analysis.predict import load_run
-
-  run = load_run("/tmp/run")
-  probabilities = run.predict(images)  # uint8 [n, height, width, channels]
-
-A network knows only its own classes, and names one of them for whatever it is shown. A prediction
-is flagged as probably none of the classes if its probability is below MIN_PROBABILITY, or if the
-entropy of all probabilities is above MAX_ENTROPY of what it is when all classes are equally likely.
-Such flags are a hint and no more. With a CIFAR-10 network of 73 % test accuracy they mark 17 % of
-the test images that it gets right and 52 % of those that it gets wrong, 44 % of handwritten digits
-and 49 % of images of noise; and a flower that it is 64 % sure is a dog goes unmarked.
+A network knows only its classes, and assigns one of them to any image. A prediction is flagged as
+probably none of the classes if its probability is below MIN_PROBABILITY, or if the entropy of all
+probabilities exceeds the share MAX_ENTROPY of its maximum, which equal probabilities have. The flag
+is only a hint; docs/measurements.md says how often it is right.
 """
 
 import json
 import os
+import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from analysis import images
+from analysis import images, run_record
 from analysis.run import Run, load_run
 from cifar_jax import errors
 from cifar_jax.runtime.console import progress
-
-__all__ = ["MAX_ENTROPY", "MIN_PROBABILITY", "Run", "load_run", "predict"]
+from cifar_jax.runtime.text_table import format_table
+from cifar_jax.types import Row
 
 MIN_PROBABILITY = 0.4
-MAX_ENTROPY = 0.7  # 1 is that of equal probabilities
+MAX_ENTROPY = 0.7  # 1 is the entropy of equal probabilities
 ALL_READ, NONE_READ, SOME_SKIPPED = 0, 1, 2  # exit codes
 _FLAG = "none of these?"
-_TOP = 5  # classes told of an image
-_AT_ONCE = 250  # files decoded before the networks compute
+_NUM_RANKS = 5  # classes listed for each image
+_CHUNK_SIZE = 250  # files decoded before the networks compute
+
+
+class Thresholds(NamedTuple):
+  """When a prediction is flagged as probably none of the classes."""
+
+  min_probability: float
+  max_entropy: float
+
+
+class _Network(NamedTuple):
+  """A loaded run, its distinct name, and how it takes files."""
+
+  name: str
+  run: Run
+  decoding: images.Decoding
 
 
 def predict(
@@ -43,139 +52,138 @@ def predict(
   min_probability: float = MIN_PROBABILITY,
   max_entropy: float = MAX_ENTROPY,
 ) -> tuple[str, int]:
-  """Classifies image files by each of several networks.
+  """Classify image files with one or several networks.
 
   Args:
-    workdirs: run folders, each a column.
-    paths: image files, and folders that are searched for them.
-    as_json: JSON instead of a table.
-    seed: of runs with several seeds, whose weights to take; None for the first.
-    min_probability, max_entropy: what is flagged (see above).
+    workdirs: the run folders; each is a column of the table.
+    paths: image files, and folders to search for image files.
+    as_json: return JSON instead of a table.
+    seed: the seed whose weights to use, for runs of several; None for the first.
+    min_probability, max_entropy: the thresholds of the flag (see above).
 
   Returns:
     The text to print, and the exit code: 0 if every file was read, 1 if none was, 2 if some were
-    skipped; the text names each with the reason.
+    skipped. The text gives the reason for each skipped file.
 
   Raises:
-    UserError: a run folder cannot be used, no images are named, or a folder holds none.
+    UserError: a run folder cannot be used, `paths` is empty, or a folder holds no image file.
   """
-  files = images.find(paths)
+  files = images.find_files(paths)
   if not workdirs:
-    raise errors.UserError("workdir: missing; name the folder of a run that has trained")
-  loaded = [load_run(workdir, seed) for workdir in workdirs]
-  names = _names(loaded)
-  recipes = [images.how_to_decode(run) for run in loaded]
+    raise errors.UserError("workdir: missing; name the folder of a trained run")
+  runs = [load_run(workdir, seed) for workdir in workdirs]
+  names = run_record.distinct_names([run.path for run in runs])
+  networks = [
+    _Network(name, run, images.choose_decoding(run)) for name, run in zip(names, runs, strict=True)
+  ]
+  thresholds = Thresholds(min_probability, max_entropy)
 
-  rows: list[dict[str, Any]] = []
+  rows: list[Row] = []
   skipped: list[dict[str, str]] = []
   with progress("predict", len(files), "images") as advance:
-    for start in range(0, len(files), _AT_ONCE):
-      read: list[str] = []
-      decoded: dict[tuple, list[np.ndarray]] = {recipe: [] for recipe in recipes}
-      for file in files[start : start + _AT_ONCE]:
-        try:
-          content = images.read(file)
-          made = {recipe: images.decode(content, *recipe) for recipe in decoded}
-        except Exception as error:  # a file's bytes can make Pillow raise almost anything
-          skipped.append({"file": images.printable(file), "reason": _reason(error)})
-          continue
-        read.append(images.printable(file))
-        for recipe, image in made.items():
-          decoded[recipe].append(image)
-      if read:
-        columns = []
-        for name, run, recipe in zip(names, loaded, recipes, strict=True):
-          found = run.predict(np.stack(decoded[recipe]))
-          columns.append([_prediction(name, run, p, min_probability, max_entropy) for p in found])
-        rows += [
-          {"file": file, "predictions": list(of_file)}
-          for file, *of_file in zip(read, *columns, strict=True)
-        ]
-      advance(min(_AT_ONCE, len(files) - start))
+    for start in range(0, len(files), _CHUNK_SIZE):
+      chunk = files[start : start + _CHUNK_SIZE]
+      rows += _classify(chunk, networks, thresholds, skipped)
+      advance(len(chunk))
 
   code = (SOME_SKIPPED if rows else NONE_READ) if skipped else ALL_READ
-  thresholds = {"min_probability": min_probability, "max_entropy": max_entropy}
   if as_json:
-    about = [
-      {"name": name, "path": str(run.path), "seed": run.seed, "step": run.step}
-      for name, run in zip(names, loaded, strict=True)
-    ]
-    told = {"runs": about, "thresholds": thresholds, "images": rows, "skipped": skipped}
-    return json.dumps(told, indent=2, ensure_ascii=False), code
-  return _table(names, rows, skipped, thresholds), code
+    return _format_json(networks, rows, skipped, thresholds), code
+  return _format_text(names, rows, skipped, thresholds), code
 
 
-def _names(loaded: list[Run]) -> list[str]:
-  """What to call each run: its folder's name, or the path where two have the same name."""
-  short = [run.name for run in loaded]
+def _classify(
+  files: Sequence[pathlib.Path],
+  networks: Sequence[_Network],
+  thresholds: Thresholds,
+  skipped: list[dict[str, str]],
+) -> list[Row]:
+  """Return the predictions of all networks for each readable file; append others to `skipped`."""
+  names: list[str] = []
+  decoded: dict[images.Decoding, list[np.ndarray]] = {n.decoding: [] for n in networks}
+  for file in files:
+    name = images.printable(file)
+    try:
+      content = images.read_file(file)
+      versions = [images.decode(content, *decoding) for decoding in decoded]
+    except Exception as error:  # depending on the bytes, Pillow raises almost anything
+      skipped.append({"file": name, "reason": images.describe_error(error)})
+      continue
+    names.append(name)
+    for pixels, version in zip(decoded.values(), versions, strict=True):
+      pixels.append(version)
+  if not names:
+    return []
+  columns = []
+  for network in networks:
+    probabilities = network.run.predict(np.stack(decoded[network.decoding]))
+    columns.append([_describe_prediction(network, p, thresholds) for p in probabilities])
   return [
-    name if short.count(name) == 1 else str(run.path)
-    for name, run in zip(short, loaded, strict=True)
+    {"file": name, "predictions": list(predictions)}
+    for name, *predictions in zip(names, *columns, strict=True)
   ]
 
 
-def _reason(error: Exception) -> str:
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  return " ".join(str(error).split()) or type(error).__name__
-
-
-def _prediction(
-  name: str, run: Run, probabilities: np.ndarray, min_probability: float, max_entropy: float
-) -> dict[str, Any]:
+def _describe_prediction(network: _Network, probabilities: np.ndarray, limits: Thresholds) -> Row:
   p = probabilities.astype(np.float64)
-  best = np.argsort(-p, kind="stable")[:_TOP]
+  ranking = np.argsort(-p, kind="stable")[:_NUM_RANKS]
   entropy = float(-np.sum(p * np.log(np.where(p > 0, p, 1.0))) / np.log(len(p)))
-  ranked = [{"class": run.class_names[i], "probability": float(p[i])} for i in best]
+  class_names = network.run.class_names
+  ranked = [{"class": class_names[i], "probability": float(p[i])} for i in ranking]
   return {
-    "run": name,
+    "run": network.name,
     **ranked[0],
     "top5": ranked,
     "normalized_entropy": entropy,
-    "probably_none_of_the_classes": bool(p.max() < min_probability or entropy > max_entropy),
+    "probably_none_of_the_classes": bool(
+      p.max() < limits.min_probability or entropy > limits.max_entropy
+    ),
   }
 
 
-def _table(
-  names: list[str],
-  rows: list[dict[str, Any]],
-  skipped: list[dict[str, str]],
-  thresholds: dict[str, float],
+def _format_json(
+  networks: Sequence[_Network], rows: list[Row], skipped: list[dict[str, str]], limits: Thresholds
 ) -> str:
-  """The likeliest class of each file by each run, and in the lines below the next ones."""
+  runs = [
+    {"name": name, "path": str(run.path), "seed": run.seed, "step": run.step}
+    for name, run, _ in networks
+  ]
+  content = {"runs": runs, "thresholds": limits._asdict(), "images": rows, "skipped": skipped}
+  return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _format_text(
+  names: Sequence[str], rows: list[Row], skipped: list[dict[str, str]], limits: Thresholds
+) -> str:
+  """Return a table with a line for each rank of each file, then a line for each skipped file."""
   lines = []
   if rows:
-    cells = [["file"] + ["class", "probability", "flag"] * len(names)]
-    for row in rows:
-      found = row["predictions"]
-      for rank in range(max(len(prediction["top5"]) for prediction in found)):
-        line = ["" if rank else row["file"]]
-        for prediction in found:
-          if rank >= len(prediction["top5"]):
-            line += [""] * 3
-            continue
-          one = prediction["top5"][rank]
-          flagged = rank == 0 and prediction["probably_none_of_the_classes"]
-          line += [one["class"], f"{one['probability']:.2%}", _FLAG if flagged else ""]
-        cells.append(line)
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for i, name in enumerate(names):  # a name stands above the three columns of its run
-      of_run = widths[3 * i + 1 : 3 * i + 4]
-      widths[3 * i + 1] += max(0, len(name) - sum(of_run) - 4)
-    above = " " * widths[0]
-    for i, name in enumerate(names):
-      above += "  " + name.ljust(sum(widths[3 * i + 1 : 3 * i + 4]) + 4)
-    lines.append(above.rstrip())
-    for line in cells:
-      padded = [
-        text.rjust(width) if i % 3 == 2 else text.ljust(width)
-        for i, (text, width) in enumerate(zip(line, widths, strict=True))
-      ]
-      lines.append("  ".join(padded).rstrip())
+    header = ["file"]
+    for name in names:
+      header += [f"{name}\nclass", "probability", "flag"]
+    cells = [line for row in rows for line in _table_lines(row)]
+    lines.append(format_table(header, cells, right=range(2, len(header), 3)))
     if any(p["probably_none_of_the_classes"] for row in rows for p in row["predictions"]):
       lines.append(
-        f"{_FLAG} marks a probability below {thresholds['min_probability']:.0%}, or an entropy "
-        f"above {thresholds['max_entropy']:.0%} of the highest there can be"
+        f"{_FLAG} marks a probability below {limits.min_probability:.0%}, or an entropy above "
+        f"{limits.max_entropy:.0%} of its maximum"
       )
   lines += [f"skipped {bad['file']}: {bad['reason']}" for bad in skipped]
   return "\n".join(lines)
+
+
+def _table_lines(row: Row) -> list[list[str]]:
+  """Return the cells of a file's lines, one line for each rank; the flag stands on the first."""
+  predictions = row["predictions"]
+  lines = []
+  for rank in range(max(len(prediction["top5"]) for prediction in predictions)):
+    line = ["" if rank else row["file"]]
+    for prediction in predictions:
+      if rank >= len(prediction["top5"]):
+        line += [""] * 3
+        continue
+      ranked = prediction["top5"][rank]
+      flagged = rank == 0 and prediction["probably_none_of_the_classes"]
+      line += [ranked["class"], f"{ranked['probability']:.2%}", _FLAG if flagged else ""]
+    lines.append(line)
+  return lines

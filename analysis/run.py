@@ -1,17 +1,17 @@
-"""A trained network out of its run folder, ready to use:
+"""A trained network, loaded from its run folder.
 
-  from analysis.run import load_run
+  from analysis import load_run
 
   run = load_run("/tmp/run")
   probabilities = run.predict(images)  # uint8 [n, height, width, channels]
 
-Nothing but the folder is needed; the images it was trained on are loaded by `run.data()`.
+Only the folder is needed; `run.load_data()` loads the dataset that the run was trained on.
 """
 
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
 
 import flax.errors
 import jax
@@ -19,16 +19,18 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
+from flax import linen as nn
 
 import input_pipeline
 import models
+from analysis import run_record
 from cifar_jax import errors
 from cifar_jax.augment import transforms
 from cifar_jax.data import datasets
 from cifar_jax.runs import checkpoints, run_folder
+from cifar_jax.types import Array, Row, Variables
 
-PyTree = Any
-_BATCH = 250  # images computed at once
+_BATCH_SIZE = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +38,26 @@ class Run:
   """A run folder with the selected weights of one seed.
 
   Attributes:
-    path: the folder.
-    config: as it was resolved when the run started.
-    description: what dataset.json holds: class_names, image_shape, mean, std and more.
-    seed: the seed whose weights these are.
-    step: the training step that they were taken after.
+    path: the run folder.
+    config: the resolved config.
+    description: dataset.json: class_names, image_shape, mean, std and more.
+    seed: the seed that the weights belong to.
+    step: the training step after which the weights were saved.
     variables: {'params': …, 'batch_stats': …}.
-    model: the network; it computes in float32 on CPU, where bfloat16 is slower.
+    model: the network. On CPU it computes in float32, because bfloat16 is slower there.
   """
 
   path: epath.Path
   config: ml_collections.ConfigDict
-  description: dict[str, Any]
+  description: Row
   seed: int
   step: int
-  variables: dict[str, PyTree]
-  model: Any
+  variables: Variables
+  model: nn.Module
 
   @property
   def name(self) -> str:
-    """What tables and plots call the run: the folder's name."""
+    """The folder's name, which tables and plots show."""
     return self.path.resolve().name
 
   @property
@@ -64,31 +66,34 @@ class Run:
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the images that the network was trained on."""
-    return tuple(self.description["image_shape"])
+    """Height, width and channels of the training images."""
+    height, width, channels = self.description["image_shape"]
+    return height, width, channels
 
   @property
-  def results(self) -> dict[str, Any] | None:
-    """What results.json holds, None while the run has not finished."""
+  def results(self) -> Row | None:
+    """results.json; None while the run is unfinished."""
     return run_folder.RunFolder(self.path, writer=False).results()
 
   @property
-  def metrics(self) -> list[dict[str, Any]]:
+  def metrics(self) -> list[Row]:
     """The rows of metrics.jsonl."""
     return run_folder.RunFolder(self.path, writer=False).metrics()
 
-  def normalize(self, images: jax.Array) -> jax.Array:
-    """uint8 images [n, height, width, channels] to what the network takes, float32."""
+  def normalize(self, images: Array) -> jax.Array:
+    """Convert uint8 images [n, height, width, channels] to the float32 input of the network."""
+    images = jnp.asarray(images)
     if self.config.data.normalize == "standardize":
       return transforms.normalize(images, self.description["mean"], self.description["std"])
     channels = images.shape[-1]
     return transforms.normalize(images, (0.0,) * channels, (1.0,) * channels)
 
-  def logits(self, images: np.ndarray) -> np.ndarray:
-    """Logits [n, classes] float32 of uint8 images [n, height, width, channels].
+  def logits(self, images: Array) -> np.ndarray:
+    """Return the logits [n, classes] float32 of uint8 images [n, height, width, channels].
 
     Raises:
-      UserError: the images are not of the shape and type that the network was trained on.
+      UserError: the images have another shape or type than the training images, or the weights do
+        not fit the model in config.json.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.shape[1:] != self.image_shape:
@@ -96,81 +101,90 @@ class Run:
         f"images: {images.dtype} of shape {images.shape}; {self.name} takes uint8 of shape "
         f"(n, {', '.join(map(str, self.image_shape))})"
       )
-    found = [np.zeros((0, len(self.class_names)), np.float32)]
-    for start in range(0, len(images), _BATCH):
-      batch = images[start : start + _BATCH]
-      # Powers of two, so that few shapes are compiled.
-      size = min(_BATCH, 1 << (len(batch) - 1).bit_length())
-      padded = np.resize(batch, (size, *batch.shape[1:]))
+    batches = [np.zeros((0, len(self.class_names)), np.float32)]
+    for start in range(0, len(images), _BATCH_SIZE):
+      batch = images[start : start + _BATCH_SIZE]
+      # Sizes are powers of two, so that few shapes are compiled.
+      padded_size = min(_BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
+      padded = np.resize(batch, (padded_size, *batch.shape[1:]))
       try:
-        logits = self._apply(self.variables, padded)
+        logits = self._compiled(self.variables, padded)
       except flax.errors.FlaxError as error:
         raise errors.UserError(
-          f"{self.path}: its weights are not those of the model in its config.json; put the files "
-          "back as they were"
+          f"{self.path}: the weights do not fit the model in config.json; restore the files"
         ) from error
-      found.append(np.asarray(logits)[: len(batch)])
-    return np.concatenate(found)
+      batches.append(np.asarray(logits)[: len(batch)])
+    return np.concatenate(batches)
 
-  def predict(self, images: np.ndarray) -> np.ndarray:
-    """Probabilities [n, classes] float32 of uint8 images [n, height, width, channels]."""
-    return np.asarray(jax.nn.softmax(self.logits(images)))
+  def apply(self, variables: Variables, images: Array) -> jax.Array:
+    """Compute logits [n, classes] of uint8 images, as a pure function that JAX can transform."""
+    logits = self.model.apply(variables, self.normalize(images), train=False)
+    return jnp.asarray(logits)
 
-  def data(self) -> tuple[datasets.Dataset, input_pipeline.Splits]:
-    """The data set that the run was trained on, and its splits.
+  def predict(self, images: Array) -> np.ndarray:
+    """Return probabilities [n, classes] float32 of uint8 images [n, height, width, channels].
 
     Raises:
-      UserError: it cannot be had, or is no longer the same.
+      UserError: as `logits`.
+    """
+    return np.asarray(jax.nn.softmax(self.logits(images)))
+
+  def load_data(self) -> tuple[datasets.Dataset, input_pipeline.Splits]:
+    """Load the dataset that the run was trained on, and its splits.
+
+    Raises:
+      UserError: the dataset is unavailable or has changed.
     """
     dataset = input_pipeline.load(self.config)
     if dataset.fingerprint != self.description["fingerprint"]:
       raise errors.UserError(
         f"data.name: {dataset.name} is not what {self.path} was trained on (fingerprint "
-        f"{dataset.fingerprint[:12]}…, not {self.description['fingerprint'][:12]}…); put the same "
-        "files back"
+        f"{dataset.fingerprint[:12]}…, not {self.description['fingerprint'][:12]}…); restore the "
+        "original files"
       )
     return dataset, input_pipeline.make_splits(dataset, self.config.data)
 
   @functools.cached_property
-  def _apply(self) -> Any:
-    return jax.jit(
-      lambda variables, images: self.model.apply(variables, self.normalize(images), train=False)
-    )
+  def _compiled(self) -> Callable[[Variables, Array], jax.Array]:
+    return jax.jit(self.apply)
 
 
 def load_run(path: epath.PathLike, seed: int | None = None) -> Run:
-  """Loads the selected weights of a run, finished or not.
+  """Load the selected weights of a run, finished or not.
 
   Args:
     path: the run folder.
-    seed: which seed's weights, for a run of several; None for the first.
+    seed: the seed whose weights to load, if the run has several; None for the first.
 
   Raises:
-    UserError: it is no run folder, it has no checkpoint yet, or no such seed.
+    UserError: the folder holds no run, no checkpoint yet, or no such seed, or a file in it is not
+      valid.
   """
   folder = epath.Path(path).expanduser()
-  for name in ("config.json", "dataset.json"):
-    if not (folder / name).exists():
-      raise errors.UserError(f"{path}: not a run folder, it has no {name}; name a --workdir")
-  config, description = (
-    run_folder.read_json(folder / name, "put it back as it was")
-    for name in ("config.json", "dataset.json")
-  )
+  config = run_record.read_config(folder)
+  if not (folder / "dataset.json").exists():
+    raise errors.UserError(
+      f"{path}: not a run folder, it has no dataset.json; pass a run folder as --workdir"
+    )
+  description = run_folder.read_json(folder / "dataset.json", "restore it")
   with run_folder.reading(folder):
     return _load(folder, ml_collections.ConfigDict(config), description, seed)
 
 
 def _load(
-  folder: epath.Path,
-  config: ml_collections.ConfigDict,
-  description: dict[str, Any],
-  seed: int | None,
+  folder: epath.Path, config: ml_collections.ConfigDict, description: Row, seed: int | None
 ) -> Run:
-  _check_description(folder / "dataset.json", config, description)
+  if not _is_valid_description(description, config.data.normalize == "standardize"):
+    raise errors.UserError(
+      f"{folder / 'dataset.json'}: name, class_names, image_shape, mean or std is invalid; restore "
+      "the file"
+    )
   seeds = range(config.seed, config.seed + config.num_seeds)
   seed = config.seed if seed is None else seed
   if seed not in seeds:
-    raise errors.UserError(f"seed: {folder} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}")
+    raise errors.UserError(
+      f"seed: {folder} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}; use one of them"
+    )
   step, variables = checkpoints.read_best(folder)
   if len(seeds) > 1:
     variables = jax.tree.map(lambda leaf: leaf[seed - config.seed], variables)
@@ -183,20 +197,20 @@ def _load(
   return Run(folder, config, description, seed, step, variables, model)
 
 
-def _check_description(
-  file: epath.Path, config: ml_collections.ConfigDict, description: dict[str, Any]
-) -> None:
-  """Refuses a dataset.json that images could not be prepared by, or would be prepared wrongly."""
-  names, shape = description["class_names"], description["image_shape"]
-  sound = isinstance(names, list) and names
-  sound = sound and all(isinstance(name, str) for name in [*names, description["name"]])
-  sound = sound and len(shape) == 3 and all(type(side) is int and side > 0 for side in shape)
-  if config.data.normalize == "standardize":
-    for moments in (description["mean"], description["std"]):
-      sound = sound and len(moments) == shape[-1]
-      sound = sound and all(isinstance(m, int | float) and math.isfinite(m) for m in moments)
-  if not sound:
-    raise errors.UserError(
-      f"{file}: its name, class_names, image_shape, mean and std are not those of a data set; put "
-      "it back as it was"
-    )
+def _is_valid_description(description: Row, standardized: bool) -> bool:
+  """Return whether images can be prepared as dataset.json describes them."""
+  class_names, shape = description["class_names"], description["image_shape"]
+  if not isinstance(class_names, list) or not class_names:
+    return False
+  if not all(isinstance(name, str) for name in [*class_names, description["name"]]):
+    return False
+  if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+    return False
+  if not standardized:
+    return True
+  moments = description["mean"], description["std"]
+  return all(
+    len(values) == shape[-1]
+    and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    for values in moments
+  )

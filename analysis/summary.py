@@ -1,4 +1,7 @@
-"""The layers of a config's model and its parameters, in Keras' columns."""
+"""The layers and parameters of a model, in Keras' columns: `--mode=summary`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,55 +12,81 @@ from flax import traverse_util
 import input_pipeline
 import models
 from cifar_jax.data import datasets
+from cifar_jax.runtime.text_table import format_table
+from cifar_jax.types import Variables
+
+_HEADER = ("layer (type)", "output shape", "trainable", "non-trainable")
+
+
+class _Call(NamedTuple):
+  """A call of a module: its path, its class, and its output's shape for one image."""
+
+  path: tuple[str, ...]
+  kind: str
+  shape: tuple[int, ...]
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-  """A table of layers with their output shapes and parameters, and the totals as Keras counts them.
+  """Return a table of the layers with output shapes and parameters, and Keras' totals.
 
-  Nothing is computed: shapes are traced. The data are loaded only if nothing else tells the size of
-  the images and the number of classes. Batch statistics count as non-trainable parameters.
+  Nothing is computed: shapes are traced. The dataset is loaded only if the image size and the
+  number of classes are unknown otherwise. Batch statistics count as non-trainable parameters.
   """
-  form = datasets.find_form(config.data.name, config.data.options)
-  *shape, classes = form or _form_of_data(config)
-  model = models.create(config.model, classes)
-  images = jnp.zeros((1, *shape))
-  layers: list[tuple[tuple[str, ...], str, tuple[int, ...]]] = []
-
-  def note(call, args, kwargs, context):
-    output = call(*args, **kwargs)
-    if context.method_name == "__call__" and context.module.path:
-      layers.append((context.module.path, type(context.module).__name__, output.shape[1:]))
-    return output
-
-  with nn.intercept_methods(note):
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+  form = datasets.find_form(config.data.name, config.data.options) or _load_form(config)
+  *image_shape, num_classes = form
+  model = models.create(config.model, num_classes)
+  variables, calls = _trace(model, image_shape)
   params = traverse_util.flatten_dict(variables["params"])
-  stats = traverse_util.flatten_dict(variables.get("batch_stats", {}))
-
-  def of(path: tuple[str, ...], leaves: dict) -> int:
-    return sum(leaf.size for name, leaf in leaves.items() if name[:-1] == path)
-
-  rows = [("layer (type)", "output shape", "trainable", "non-trainable")]
-  for path, kind, shape in layers:
-    own, fixed = of(path, params), of(path, stats)
-    name = f"{'/'.join(path)} ({kind})"
-    rows.append((name, f"(batch, {', '.join(map(str, shape))})", f"{own:,}", f"{fixed:,}"))
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = [
-    f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {own:>{widths[2]}}  {fixed:>{widths[3]}}"
-    for name, shape, own, fixed in rows
+  batch_stats = traverse_util.flatten_dict(variables.get("batch_stats", {}))
+  rows = [
+    (
+      f"{'/'.join(call.path)} ({call.kind})",
+      f"(batch, {', '.join(map(str, call.shape))})",
+      f"{_count(params, call.path):,}",
+      f"{_count(batch_stats, call.path):,}",
+    )
+    for call in calls
   ]
-  lines.insert(1, "-" * len(lines[0]))
+  header, *lines = format_table(_HEADER, rows, right={2, 3}).splitlines()
+  rule = "-" * len(header)
   trainable, non_trainable = models.count_parameters(variables)
-  lines += [
-    "-" * len(lines[0]),
+  totals = [
     f"Total params: {trainable + non_trainable:,}",
     f"Trainable params: {trainable:,}",
     f"Non-trainable params: {non_trainable:,}",
   ]
-  return "\n".join(lines)
+  return "\n".join([header, rule, *lines, rule, *totals])
 
 
-def _form_of_data(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+def _trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[_Call]]:
+  """Return the shapes of a model's variables, and its modules' calls as they return."""
+  calls: list[_Call] = []
+
+  def record(
+    call: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    context: nn.module.InterceptorContext,
+  ) -> Any:
+    output = call(*args, **kwargs)
+    module = context.module
+    if context.method_name == "__call__" and module.path:
+      calls.append(_Call(module.path, type(module).__name__, output.shape[1:]))
+    return output
+
+  with nn.intercept_methods(record):
+    variables = jax.eval_shape(
+      lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+    )
+  return variables, calls
+
+
+def _count(leaves: dict[tuple[str, ...], Any], path: tuple[str, ...]) -> int:
+  """Return the number of values in the arrays of one module, without its submodules."""
+  return sum(leaf.size for name, leaf in leaves.items() if name[:-1] == path)
+
+
+def _load_form(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+  """Return height, width, channels and the number of classes of the dataset, after loading it."""
   dataset = input_pipeline.load(config)
   return (*dataset.train.images.shape[1:], len(dataset.class_names))

@@ -293,16 +293,16 @@ def denormalize(run: Run, images: jax.Array) -> np.ndarray:
 
 
 def _read(run: Run, paths: Sequence[str | os.PathLike]) -> list[Example]:
-  files = images.find(paths)
+  files = images.find_files(paths)
   if len(files) > MAX_IMAGES:
     raise errors.UserError(
       f"images: {len(files)} are too many to be seen in one picture; name at most {MAX_IMAGES}"
     )
-  recipe = images.how_to_decode(run)
+  recipe = images.choose_decoding(run)
   found = []
   for file in files:
     try:
-      pixels = images.decode(images.read(file), *recipe)
+      pixels = images.decode(images.read_file(file), *recipe)
     except Exception as error:  # a file's bytes can make Pillow raise almost anything
       reason = getattr(error, "strerror", None) or " ".join(str(error).split())
       raise errors.UserError(
@@ -315,7 +315,7 @@ def _read(run: Run, paths: Sequence[str | os.PathLike]) -> list[Example]:
 def _test_examples(run: Run) -> list[Example]:
   """The first test images of the first classes, of each as many."""
   try:
-    test = run.data()[0].test
+    test = run.load_data()[0].test
   except errors.UserError as error:
     raise errors.UserError(f"{error}; or name image files to look at") from error
   labels = np.asarray(test.labels)

@@ -309,7 +309,7 @@ def _runs(folder: pathlib.Path) -> list[Target]:
   def load() -> None:
     run = load_run(folder, None)
     run.results, run.metrics  # noqa: B018
-    analysis_images.how_to_decode(run)
+    analysis_images.choose_decoding(run)
     run.normalize(np.zeros((1, *run.image_shape), np.uint8))
 
   return [

@@ -8,15 +8,12 @@ import jax
 import numpy as np
 import pytest
 import scipy.special
-import small_runs
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics
 
-import train
-from analysis import evaluate, evaluation_plots
-from analysis.run import load_run
+from analysis import evaluate, evaluation_plots, load_run
 from cifar_jax import errors
 from cifar_jax.runs import checkpoints
 
@@ -30,20 +27,6 @@ FILES = [
   "predictions.npz",
   "reliability.png",
 ]
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def workdir(data_dir, tmp_path_factory):
-  path = tmp_path_factory.mktemp("runs") / "small"
-  fields = {"num_epochs": 2, "evaluate_train": True, "lookahead.every": 0}
-  config = small_runs.config(data_dir, **fields, optimizer__learning_rate=0.01)
-  train.train_and_evaluate(config, str(path))
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +156,7 @@ def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
   with np.load(folder / "predictions.npz", allow_pickle=False) as saved:
     logits, labels = saved["logits"], saved["labels"]
   run = load_run(workdir)
-  dataset, _ = run.data()
+  dataset, _ = run.load_data()
   np.testing.assert_array_equal(labels, dataset.test.labels)
   np.testing.assert_allclose(logits, run.logits(dataset.test.images), rtol=1e-4, atol=1e-5)
   names, predicted = run.class_names, logits.argmax(1)
@@ -205,7 +188,7 @@ def test_classes_that_are_missing_have_their_rows():
 
 def test_mistakes_are_the_surest(workdir, done):
   run = load_run(workdir)
-  test = run.data()[0].test
+  test = run.load_data()[0].test
   p = run.predict(test.images)
   mistakes = done["evaluation"]["mistakes"]
   wrong = p.argmax(1) != test.labels
@@ -226,7 +209,7 @@ def test_augmentation_is_told_apart(workdir, done, tmp_path):
   assert plain == done["evaluation"]["splits"]["test"]
   assert (tta["kind"], tta["views"]) == ("flip", 2)
   run = load_run(path)
-  test = run.data()[0].test
+  test = run.load_data()[0].test
   both = [run.logits(images) for images in (test.images, test.images[:, :, ::-1])]
   mean = scipy.special.softmax(np.array(both, np.float64), axis=-1).mean(0)
   assert tta["accuracy"] == pytest.approx(np.mean(mean.argmax(1) == test.labels), abs=1e-9)

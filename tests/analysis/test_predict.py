@@ -1,6 +1,7 @@
-"""Predictions on image files of every kind, sound and broken.
+"""Predictions on image files of every kind, valid and broken.
 
-The network is hand-made: its classes are the corners of an image, and it names the brightest.
+The network is built by hand: its classes are the corners of an image, and it predicts the
+brightest.
 """
 
 import io
@@ -17,9 +18,8 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-import analysis.run
 import models
-from analysis import images, predict
+from analysis import images, load_run, predict
 from cifar_jax import errors
 from cifar_jax.data import image_files
 from cifar_jax.runs import checkpoints
@@ -46,7 +46,7 @@ def brightest_corner():
 
 
 def make_run(path, shape=(32, 32, 3), data="cifar10", scale=20.0, options=None, seeds=1):
-  """A run folder as training leaves it, as far as a network is concerned."""
+  """Write the files of a run folder that load_run reads."""
   config = default.get_config()
   config.model = ml_collections.ConfigDict({"name": "brightest_corner"})
   config.data.name, config.data.normalize, config.dtype = data, "unit", "float32"
@@ -54,8 +54,8 @@ def make_run(path, shape=(32, 32, 3), data="cifar10", scale=20.0, options=None, 
   config.num_seeds = seeds
   path.mkdir(parents=True)
   (path / "config.json").write_text(json.dumps(config.to_dict()))
-  described = {"name": data, "image_shape": shape, "class_names": CORNERS}
-  (path / "dataset.json").write_text(json.dumps(described))
+  description = {"name": data, "image_shape": shape, "class_names": CORNERS}
+  (path / "dataset.json").write_text(json.dumps(description))
   variables = {"params": {"scale": np.float32(scale)}, "batch_stats": {}}
   if seeds > 1:
     variables = jax.tree.map(lambda leaf: leaf * np.arange(1, seeds + 1, dtype="f4"), variables)
@@ -76,7 +76,7 @@ def grey_workdir(tmp_path_factory):
 
 
 def corner(which: str, bright=255, dark=0, size=64, dtype=np.uint8) -> np.ndarray:
-  """Pixels [size, size], `bright` in one corner."""
+  """Return pixels [size, size], `bright` in one corner."""
   half, i = size // 2, CORNERS.index(which)
   pixels = np.full((size, size), dark, dtype)
   pixels[i // 2 * half :, i % 2 * half :][:half, :half] = bright
@@ -95,8 +95,8 @@ def rgb(which: str, **arguments) -> Image.Image:
   return Image.fromarray(corner(which, **arguments)).convert("RGB")
 
 
-def ask(workdirs, paths, **arguments):
-  """What predict says as JSON, and its exit code."""
+def predict_json(workdirs, paths, **arguments):
+  """Return the parsed JSON of predict, and its exit code."""
   text, code = predict.predict(workdirs, paths, as_json=True, **arguments)
   return json.loads(text), code
 
@@ -104,18 +104,18 @@ def ask(workdirs, paths, **arguments):
 # --- Images of every kind ------------------------------------------------------------------------
 
 
-def kinds() -> dict[str, bytes]:
-  """Images whose bright corner is the top right, in every way they come."""
+def images_of_every_kind() -> dict[str, bytes]:
+  """Return images whose bright corner is the top right, by file name."""
   which = "top_right"
   photo = rgb(which)
-  # Bright only where it is transparent: white shows through, and what is below is black.
+  # Black everywhere, and bright only where transparency lets the white ground show through.
   alpha = 255 - corner(which)
   hidden = Image.fromarray(np.dstack([np.zeros((64, 64, 3), np.uint8), alpha]))
   palette = Image.fromarray((corner(which) > 0).astype(np.uint8))
   palette.putpalette([0, 0, 0, 10, 10, 10])
   colour_key = Image.fromarray(np.dstack([corner(which, 7, 0)] * 3))
   exif = Image.Exif()
-  exif[0x0112] = 6  # row 0 is the right side: turned clockwise by a quarter to be seen
+  exif[0x0112] = 6  # row 0 is the right side: viewers turn the image clockwise by a quarter
   turned = photo.transpose(Image.Transpose.ROTATE_90)
   turned_hidden = hidden.transpose(Image.Transpose.ROTATE_90)
   return {
@@ -146,13 +146,13 @@ def kinds() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("network", ["workdir", "grey_workdir"])
 def test_images_of_every_kind(network, tmp_path, request):
-  for name, content in kinds().items():
+  for name, content in images_of_every_kind().items():
     (tmp_path / name).write_bytes(content)
-  found, code = ask([request.getfixturevalue(network)], [tmp_path])
-  assert (code, found["skipped"]) == (0, [])
-  files = [os.path.relpath(row["file"], tmp_path) for row in found["images"]]
-  assert files == sorted(kinds())
-  for row in found["images"]:
+  output, code = predict_json([request.getfixturevalue(network)], [tmp_path])
+  assert (code, output["skipped"]) == (0, [])
+  files = [os.path.relpath(row["file"], tmp_path) for row in output["images"]]
+  assert files == sorted(images_of_every_kind())
+  for row in output["images"]:
     (prediction,) = row["predictions"]
     assert prediction["class"] == "top_right", row["file"]
     assert prediction["probability"] > 0.9, row["file"]
@@ -191,22 +191,24 @@ def test_opaque_images_are_decoded_as_in_training(interpolation):
   ("data", "options", "expected"),
   [
     ("cifar10", {}, "bilinear"),
-    ("a_set_of_ones_own", {}, "bilinear"),
+    ("a_private_dataset", {}, "bilinear"),
     ("image_folder", {}, "nearest"),
     ("cats_vs_dogs", {"interpolation": None}, "nearest"),
     ("image_folder", {"interpolation": "lanczos"}, "lanczos"),
   ],
 )
-def test_resizing_is_that_of_the_training_photos(data, options, expected, tmp_path):
-  run = predict.load_run(make_run(tmp_path / "run", (20, 20, 3), data, options=options))
-  assert images.how_to_decode(run) == ((20, 20, 3), expected)
+def test_files_are_resized_like_the_training_photos(data, options, expected, tmp_path):
+  run = load_run(make_run(tmp_path / "run", (20, 20, 3), data, options=options))
+  assert images.choose_decoding(run) == ((20, 20, 3), expected)
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (20, 20, 4)])
-def test_networks_that_no_file_fits(shape, tmp_path):
+def test_networks_that_take_no_files(shape, tmp_path):
   path = make_run(tmp_path / "run", shape)
   (tmp_path / "a.png").write_bytes(encoded(rgb("top_left")))
-  with pytest.raises(errors.UserError, match=r"run: takes images of shape .*; only square ones"):
+  with pytest.raises(
+    errors.UserError, match=r"run: takes images of shape .*; files give only square images"
+  ):
     predict.predict([path], [tmp_path / "a.png"])
 
 
@@ -214,7 +216,7 @@ def test_networks_that_no_file_fits(shape, tmp_path):
 
 
 def one_bit_bomb(side: int) -> bytes:
-  """A whole black 1-bit PNG of side × side pixels, in a few kilobytes."""
+  """Return a black 1-bit PNG of side × side pixels, in a few kilobytes."""
 
   def chunk(kind: bytes, content: bytes) -> bytes:
     body = kind + content
@@ -225,15 +227,15 @@ def one_bit_bomb(side: int) -> bytes:
   return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_the_bomb_is_an_image_but_for_its_size():
+def test_a_small_bomb_is_a_valid_image():
   assert images.decode(one_bit_bomb(2000), (4, 4, 3), "bilinear").max() == 0
 
 
 def bad_files(folder) -> dict[str, str]:
-  """Files that are no images, by name with a word of the reason."""
+  """Write files that are not images; return the expected reason by file name."""
   noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
   contents = {
-    "text.jpg": (b"This is no image.\n", "not an image"),
+    "text.jpg": (b"This is not an image.\n", "not an image"),
     "empty.png": (b"", "not an image"),
     "cut.png": (encoded(noise)[:-2000], "truncated"),
     "cut.jpg": (encoded(noise, "JPEG")[:400], "truncated"),
@@ -245,49 +247,49 @@ def bad_files(folder) -> dict[str, str]:
   os.mkfifo(folder / "pipe.png")
   (folder / "nowhere.png").symlink_to(folder / "not there")
   reasons = {name: reason for name, (_, reason) in contents.items()}
-  return reasons | {"pipe.png": "no regular file", "nowhere.png": "No such file or directory"}
+  return reasons | {"pipe.png": "not a regular file", "nowhere.png": "No such file or directory"}
 
 
 def test_bad_files_are_named_and_skipped(workdir, tmp_path):
   reasons = bad_files(tmp_path)
   (tmp_path / "good.png").write_bytes(encoded(rgb("bottom_left")))
   (tmp_path / "pixel.png").write_bytes(encoded(np.full((1, 1), 99, np.uint8)))
-  found, code = ask([workdir], [tmp_path])
+  output, code = predict_json([workdir], [tmp_path])
   assert code == predict.SOME_SKIPPED == 2
-  good, pixel = found["images"]
+  good, pixel = output["images"]
   assert good["predictions"][0]["class"] == "bottom_left"
-  (prediction,) = pixel["predictions"]  # the same everywhere
+  (prediction,) = pixel["predictions"]  # uniform, so all classes are equally likely
   assert prediction["probability"] == pytest.approx(0.25)
   assert prediction["normalized_entropy"] == pytest.approx(1.0)
   assert prediction["probably_none_of_the_classes"]
-  told = {os.path.basename(bad["file"]): bad["reason"] for bad in found["skipped"]}
-  assert told.keys() == reasons.keys()
+  reported = {os.path.basename(bad["file"]): bad["reason"] for bad in output["skipped"]}
+  assert reported.keys() == reasons.keys()
   for name, reason in reasons.items():
-    assert reason.lower() in told[name].lower(), name
-    assert "\n" not in told[name]
+    assert reason.lower() in reported[name].lower(), name
+    assert "\n" not in reported[name]
   text, _ = predict.predict([workdir], [tmp_path])
   for name in reasons:
-    assert f"skipped {tmp_path / name}: {told[name]}" in text
+    assert f"skipped {tmp_path / name}: {reported[name]}" in text
 
 
 def test_exit_codes(workdir, tmp_path):
   good, bad, missing = (tmp_path / name for name in ("good.png", "bad.png", "missing.png"))
   good.write_bytes(encoded(rgb("top_left")))
   bad.write_bytes(b"bad")
-  assert ask([workdir], [good])[1] == predict.ALL_READ == 0
-  found, code = ask([workdir], [bad, missing])
+  assert predict_json([workdir], [good])[1] == predict.ALL_READ == 0
+  output, code = predict_json([workdir], [bad, missing])
   assert code == predict.NONE_READ == 1
-  assert (found["images"], len(found["skipped"])) == ([], 2)
-  assert ask([workdir], [missing, good])[1] == 2
+  assert (output["images"], len(output["skipped"])) == ([], 2)
+  assert predict_json([workdir], [missing, good])[1] == 2
   text, _ = predict.predict([workdir], [bad])
   assert text == f"skipped {bad}: not an image"
 
 
-def test_names_that_break_things(workdir, tmp_path):
+def test_odd_file_names_are_handled(workdir, tmp_path):
   odd = os.fsencode(tmp_path) + b"/\xff.png"
   with open(odd, "wb") as file:
     file.write(encoded(rgb("top_left")))
-  found, code = ask(
+  output, code = predict_json(
     [workdir],
     [
       os.fsdecode(odd),
@@ -299,18 +301,18 @@ def test_names_that_break_things(workdir, tmp_path):
     ],
   )
   assert code == 2
-  assert [row["file"] for row in found["images"]] == [f"{tmp_path}/\\xff.png"] * 2
-  assert [bad["reason"] for bad in found["skipped"]] == [
+  assert [row["file"] for row in output["images"]] == [f"{tmp_path}/\\xff.png"] * 2
+  assert [bad["reason"] for bad in output["skipped"]] == [
     "File name too long",
     "embedded null byte",
-    "no regular file",
+    "not a regular file",
     "No such file or directory",
   ]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_damaged_transparent_images_with_orientation(orientation, tmp_path):
-  """The opaque copy of a transparent image is turned once, and not once more."""
+  """The opaque copy of a transparent image is turned exactly once."""
   exif = Image.Exif()
   exif[0x0112] = orientation
   noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
@@ -339,14 +341,14 @@ def test_folders_are_searched_in_order(tmp_path, monkeypatch):
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / name).touch()
   below = [tmp_path / name for name in ("a/deep/er/1.webp", "a/z.JPG", "a.gif", "b.png")]
-  assert images.find([tmp_path]) == below
+  assert images.find_files([tmp_path]) == below
   text = tmp_path / "notes.txt"
-  assert images.find([text, tmp_path / "a", text]) == [text, *below[:2], text]
+  assert images.find_files([text, tmp_path / "a", text]) == [text, *below[:2], text]
   monkeypatch.setenv("HOME", str(tmp_path))
-  assert images.find(["~/b.png"]) == [tmp_path / "b.png"]
+  assert images.find_files(["~/b.png"]) == [tmp_path / "b.png"]
 
 
-def test_nothing_to_look_at(workdir, tmp_path):
+def test_no_images_is_an_error(workdir, tmp_path):
   (tmp_path / "notes.txt").touch()
   with pytest.raises(errors.UserError, match=f"{tmp_path}: holds no image file"):
     predict.predict([workdir], [tmp_path])
@@ -374,11 +376,11 @@ def test_several_runs_are_columns(workdir, grey_workdir, tmp_path):
   unsure = make_run(tmp_path / "unsure", scale=0.4)
   image = tmp_path / "a.png"
   image.write_bytes(encoded(rgb("bottom_right", size=32)))
-  found, code = ask([workdir, grey_workdir, unsure], [image])
+  output, code = predict_json([workdir, grey_workdir, unsure], [image])
   assert code == 0
-  assert [run["name"] for run in found["runs"]] == ["corners", "grey", "unsure"]
-  assert [run["step"] for run in found["runs"]] == [7, 7, 7]
-  (row,) = found["images"]
+  assert [run["name"] for run in output["runs"]] == ["corners", "grey", "unsure"]
+  assert [run["step"] for run in output["runs"]] == [7, 7, 7]
+  (row,) = output["images"]
   assert [p["run"] for p in row["predictions"]] == ["corners", "grey", "unsure"]
   assert [p["class"] for p in row["predictions"]] == ["bottom_right"] * 3
   assert [p["probably_none_of_the_classes"] for p in row["predictions"]] == [False, False, True]
@@ -398,7 +400,9 @@ def test_several_runs_are_columns(workdir, grey_workdir, tmp_path):
   assert cells[:5] == [str(image), *["bottom_right", "100.00%"] * 2]
   assert cells[5:] == ["bottom_right", f"{p[3]:.2%}", *FLAG.split()]
   assert lines[3].split()[0] == "top_left" and lines[5].split()[0] == "bottom_left"
-  assert lines[6].startswith(f"{FLAG} marks a probability below 40%, or an entropy above 70%")
+  assert lines[6].startswith(
+    f"{FLAG} marks a probability below 40%, or an entropy above 70% of its maximum"
+  )
   assert len(lines) == 7
   for i, name in enumerate(("corners", "grey", "unsure")):  # names stand above their columns
     column = [at for at in range(len(lines[1])) if lines[1].startswith("class", at)][i]
@@ -409,26 +413,26 @@ def test_several_runs_are_columns(workdir, grey_workdir, tmp_path):
     )
 
 
-def test_runs_of_the_same_name_are_told_by_their_paths(workdir, tmp_path):
+def test_runs_of_the_same_name_are_named_by_path(workdir, tmp_path):
   other = make_run(tmp_path / "corners")
   image = tmp_path / "a.png"
   image.write_bytes(encoded(rgb("top_left")))
-  found, _ = ask([workdir, other], [image])
-  assert [run["name"] for run in found["runs"]] == [str(workdir), str(other)]
+  output, _ = predict_json([workdir, other], [image])
+  assert [run["name"] for run in output["runs"]] == [str(workdir), str(other)]
   text, _ = predict.predict([workdir, other], [image])
   first, second = text.splitlines()[0].split()
   assert (first, second) == (str(workdir), str(other))
 
 
-def test_a_seed_is_chosen(tmp_path):
+def test_seed_selects_the_weights(tmp_path):
   path = make_run(tmp_path / "run", scale=0.5, seeds=2)
   image = tmp_path / "a.png"
   image.write_bytes(encoded(rgb("top_left", size=32)))
   sure = []
   for seed in (None, 0, 1):
-    found, _ = ask([path], [image], seed=seed)
-    sure.append(found["images"][0]["predictions"][0]["probability"])
-    assert found["runs"][0]["seed"] == (seed or 0)
+    output, _ = predict_json([path], [image], seed=seed)
+    sure.append(output["images"][0]["predictions"][0]["probability"])
+    assert output["runs"][0]["seed"] == (seed or 0)
   assert sure[0] == sure[1] == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 3))
   assert sure[2] == pytest.approx(np.exp(1.0) / (np.exp(1.0) + 3))
 
@@ -441,20 +445,20 @@ def test_a_seed_is_chosen(tmp_path):
     ({"min_probability": 0.5, "max_entropy": 0.01}, True),
   ],
 )
-def test_thresholds_are_the_callers(thresholds, flagged, tmp_path):
+def test_callers_set_the_thresholds(thresholds, flagged, tmp_path):
   path = make_run(tmp_path / "run", scale=3.0)
   image = tmp_path / "a.png"
   image.write_bytes(encoded(rgb("top_left")))
-  found, _ = ask([path], [image], **thresholds)
-  assert found["images"][0]["predictions"][0]["probability"] == pytest.approx(0.87, abs=0.01)
-  assert found["images"][0]["predictions"][0]["probably_none_of_the_classes"] == flagged
-  assert found["thresholds"].items() >= thresholds.items()
+  output, _ = predict_json([path], [image], **thresholds)
+  assert output["images"][0]["predictions"][0]["probability"] == pytest.approx(0.87, abs=0.01)
+  assert output["images"][0]["predictions"][0]["probably_none_of_the_classes"] == flagged
+  assert output["thresholds"].items() >= thresholds.items()
   text, _ = predict.predict([path], [image], **thresholds)
   assert (FLAG in text) == flagged
 
 
-def test_many_files_are_taken_some_at_a_time(workdir, tmp_path, monkeypatch):
-  monkeypatch.setattr(predict, "_AT_ONCE", 3)
+def test_many_files_are_read_in_chunks(workdir, tmp_path, monkeypatch):
+  monkeypatch.setattr(predict, "_CHUNK_SIZE", 3)
   expected = []
   for i in range(8):
     name = CORNERS[i % 4]
@@ -462,13 +466,12 @@ def test_many_files_are_taken_some_at_a_time(workdir, tmp_path, monkeypatch):
     (tmp_path / f"{i}.png").write_bytes(encoded(rgb(name)))
   for bad in ("2a.png", "9.png"):
     (tmp_path / bad).write_bytes(b"bad")
-  found, code = ask([workdir], [tmp_path])
-  assert [row["predictions"][0]["class"] for row in found["images"]] == expected
-  assert (len(found["skipped"]), code) == (2, 2)
+  output, code = predict_json([workdir], [tmp_path])
+  assert [row["predictions"][0]["class"] for row in output["images"]] == expected
+  assert (len(output["skipped"]), code) == (2, 2)
 
 
-def test_load_run_is_here_for_notebooks(workdir):
-  assert predict.load_run is analysis.run.load_run
+def test_a_loaded_run_predicts_arrays(workdir):
   pixels = np.dstack([corner("top_right", size=32)] * 3)[None]
-  probabilities = predict.load_run(workdir).predict(pixels)
+  probabilities = load_run(workdir).predict(pixels)
   assert CORNERS[probabilities[0].argmax()] == "top_right"

@@ -1,6 +1,8 @@
-"""Run folders loaded again, and networks exported from them."""
+"""Loading run folders, in a notebook too, and exporting networks."""
 
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -11,14 +13,8 @@ from safetensors import safe_open
 
 import models
 import train
-from analysis import export
-from analysis.run import load_run
+from analysis import export, load_run
 from cifar_jax import errors
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("data")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +34,7 @@ def run(workdir):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_loaded_run_has_the_accuracy_that_it_recorded(workdir, seed):
   run = load_run(workdir, seed)
-  dataset, _ = run.data()
+  dataset, _ = run.load_data()
   logits, labels = run.logits(dataset.test.images), dataset.test.labels
   probabilities = run.predict(dataset.test.images[:20])
   np.testing.assert_allclose(probabilities, scipy.special.softmax(logits[:20], 1), atol=1e-5)
@@ -49,8 +45,8 @@ def test_a_loaded_run_has_the_accuracy_that_it_recorded(workdir, seed):
   assert -right.mean() == pytest.approx(recorded["test_loss"], rel=1e-4)
 
 
-def test_predictions_do_not_depend_on_how_many_are_asked_for(run):
-  images = run.data()[0].test.images[:260]  # more than are computed at once
+def test_predictions_do_not_depend_on_the_number_of_images(run):
+  images = run.load_data()[0].test.images[:260]  # more than a batch
   together = run.logits(images)
   np.testing.assert_allclose(run.logits(images[:3]), together[:3], rtol=1e-4, atol=1e-5)
   assert run.logits(images[:0]).shape == (0, 10)
@@ -59,36 +55,39 @@ def test_predictions_do_not_depend_on_how_many_are_asked_for(run):
 @pytest.mark.parametrize(
   "images", [np.zeros((2, 32, 32, 3), np.float32), np.zeros((2, 33, 32, 3), np.uint8)]
 )
-def test_images_of_another_kind_are_refused(run, images):
+def test_images_of_another_type_or_shape_are_rejected(run, images):
   with pytest.raises(errors.UserError, match=r"takes uint8 of shape \(n, 32, 32, 3\)"):
     run.logits(images)
 
 
-def test_what_is_no_run_folder_is_refused(workdir, tmp_path):
+def test_folders_without_a_run_are_rejected(workdir, tmp_path):
   with pytest.raises(errors.UserError, match=r"not a run folder, it has no config\.json"):
     load_run(tmp_path)
   for name in ("config.json", "dataset.json"):
     (tmp_path / name).write_text((workdir / name).read_text())
   with pytest.raises(errors.UserError, match="holds no selected weights"):
     load_run(tmp_path)
+  (tmp_path / "dataset.json").unlink()
+  with pytest.raises(errors.UserError, match=r"not a run folder, it has no dataset\.json"):
+    load_run(tmp_path)
   with pytest.raises(errors.UserError, match=r"has the seeds 0 to 1, not 2"):
     load_run(workdir, seed=2)
 
 
-def test_data_that_changed_are_refused(workdir, data_dir, tmp_path):
+def test_changed_data_is_rejected(workdir, data_dir, tmp_path):
   for name in ("config.json", "dataset.json", "checkpoints"):
     (tmp_path / name).symlink_to(workdir / name)
   description = json.loads((workdir / "dataset.json").read_text()) | {"fingerprint": "0" * 64}
   (tmp_path / "dataset.json").unlink()
   (tmp_path / "dataset.json").write_text(json.dumps(description))
   with pytest.raises(errors.UserError, match=r"digits is not what .* was trained on"):
-    load_run(tmp_path).data()
+    load_run(tmp_path).load_data()
 
 
 @pytest.mark.parametrize(
   "field",
   [
-    {"mean": [None]},  # null, which NumPy takes for NaN
+    {"mean": [None]},  # null, which NumPy converts to NaN
     {"std": ["0.2"]},
     {"mean": [0.5, 0.5]},
     {"std": [float("nan")]},
@@ -96,31 +95,71 @@ def test_data_that_changed_are_refused(workdir, data_dir, tmp_path):
     {"image_shape": [8, 8]},
   ],
 )
-def test_a_description_of_no_data_set_is_refused(workdir, tmp_path, field):
+def test_invalid_dataset_json_is_rejected(workdir, tmp_path, field):
   for name in ("config.json", "checkpoints"):
     (tmp_path / name).symlink_to(workdir / name)
   description = json.loads((workdir / "dataset.json").read_text()) | field
   (tmp_path / "dataset.json").write_text(json.dumps(description))
-  with pytest.raises(errors.UserError, match=r"dataset\.json: its name, class_names"):
+  with pytest.raises(errors.UserError, match=r"dataset\.json: name, class_names, .* is invalid"):
     load_run(tmp_path)
 
 
-def test_exported_files_loaded_again_are_the_same_network(run):
+def test_loading_the_exported_files_gives_the_same_network(run):
   weights, function = export.export(run)
-  images = run.data()[0].test.images[:5]
+  images = run.load_data()[0].test.images[:5]
   np.testing.assert_allclose(
     export.load_function(function)(images), run.logits(images), rtol=1e-4, atol=1e-5
   )
   with safe_open(weights, framework="numpy") as file:
     tree = {"params": {}, "batch_stats": {}}
     for name in file.keys():  # noqa: SIM118 - not a dict
-      node, *path, leaf = name.split(".")
-      place = tree[node]
+      *path, leaf = name.split(".")
+      node = tree
       for part in path:
-        place = place.setdefault(part, {})
-      place[leaf] = file.get_tensor(name)
+        node = node.setdefault(part, {})
+      node[leaf] = file.get_tensor(name)
     config = json.loads(file.metadata()["config"])
     classes = json.loads(file.metadata()["class_names"])
   model = models.create(config["model"], len(classes))
   logits = jax.jit(lambda images: model.apply(tree, run.normalize(images), train=False))(images)
   np.testing.assert_allclose(logits, run.logits(images), rtol=1e-4, atol=1e-5)
+
+
+NOTEBOOK = """
+import sys
+import analysis
+assert "jax" not in sys.modules, "import analysis must stay fast"
+sys.modules["models"] = type(sys)("models")  # another project's module, imported before
+sys.modules["models"].__spec__ = None
+sys.modules["models"].__file__ = "/elsewhere/models/__init__.py"
+try:
+  analysis.load_run
+except ImportError as error:
+  print(error)
+del sys.modules["models"]
+from analysis import Run, load_run
+from analysis import run
+assert (Run, load_run) == (run.Run, run.load_run)
+try:
+  from analysis import no_such_name
+except ImportError as error:
+  print("ImportError")
+"""
+
+
+def test_notebooks_import_load_run_lazily_and_see_which_module_shadows_ours(tmp_path):
+  script = f"import sys; sys.path.insert(0, {str(small_runs.ROOT)!r})\n{NOTEBOOK}"
+  finished = subprocess.run(
+    [sys.executable, "-c", script],
+    env=small_runs.environment(),
+    cwd=tmp_path,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert finished.returncode == 0, finished.stderr
+  assert finished.stdout.splitlines() == [
+    "models: Python finds /elsewhere/models/__init__.py, not the module in "
+    f"{small_runs.ROOT.resolve()}; put this folder first in sys.path and restart Python",
+    "ImportError",
+  ]

@@ -8,35 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
-import small_runs
 from PIL import Image
 
 import input_pipeline
 import models
-import train
-from analysis.run import load_run
+from analysis import load_run
 from analysis.visualize import gradients, pictures, visualize
 from cifar_jax import errors
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def workdir(data_dir, tmp_path_factory):
-  """A finished run."""
-  path = tmp_path_factory.mktemp("runs") / "small"
-  config = small_runs.config(
-    data_dir,
-    num_epochs=1,
-    model__widths=(4, 8),
-    data__normalize="standardize",
-    augment="random_crop(padding=2) | cutout(size=8) | mixup(alpha=1.0)",
-  )
-  train.train_and_evaluate(config, str(path))
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +67,7 @@ def conv_of(model, variables, images):
 
 
 def test_activations_are_the_networks_own_intermediates(run):
-  images = run.normalize(run.data()[0].test.images[:3])
+  images = run.normalize(run.load_data()[0].test.images[:3])
   layers = gradients.feature_maps(run.model, run.variables, run.image_shape)
   found = gradients.outputs(run.model, run.variables, images, layers)
 
@@ -226,7 +204,7 @@ def test_the_median_filter_of_a_trained_network_is_excited_tenfold(run):
 
 
 def test_augmented_images_are_what_training_makes_of_them(run, monkeypatch, tmp_path):
-  dataset, _ = run.data()
+  dataset, _ = run.load_data()
   images, labels = dataset.test.images[:3], dataset.test.labels[:3]
   drawn = []
   monkeypatch.setattr(pictures, "show", lambda axis, pixels: drawn.append(pixels))

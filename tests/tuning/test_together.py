@@ -139,7 +139,7 @@ def test_the_run_folders_open(folders):
     name = name_of(fields)
     one, other = (load_run(root / way / "trials" / name) for way in ("together", "alone"))
     assert one.seed == other.seed == fields.get("seed", 0)
-    images = one.data()[0].test.images[:50]
+    images = one.load_data()[0].test.images[:50]
     np.testing.assert_allclose(one.logits(images), other.logits(images), rtol=1e-4, atol=1e-5)
 
 
