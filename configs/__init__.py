@@ -1,0 +1,1 @@
+"""Experiments, one file each. default.py lists and explains every field."""

@@ -1,6 +1,9 @@
-"""Report 001's grid search, task 2: the basic CNN on CIFAR-10 with widths 256 and 128.
+r"""Report 001's grid search of task 2: the basic CNN on CIFAR-10 with widths of 256 and 128.
 
-The report found 256 better: 65.7 % validation against 60.5 %.
+  python main.py --mode=sweep --sweep=configs/sweeps/report001_cifar10_widths.py \
+    --workdir=runs/report001_widths
+
+Reported: 65.7 % validation accuracy with 256, 60.5 % with 128. Ours: not run.
 """
 
 from configs import sweeps

@@ -143,8 +143,8 @@ def test_what_is_no_sweep_is_refused_in_one_line(tmp_path, monkeypatch, text, me
     (lambda: sweeps.listed([{}, {}]), "two trials are the same: no fields"),
     (lambda: sweeps.random({"seed": [0, 1]}, 3), "only 2 different ones were drawn"),
     (lambda: sweeps.random({"seed": [0, 1]}, 0), "count: 0 must be a whole number"),
-    (lambda: sweeps.uniform(1, 1), "1 to 1 is no range"),
-    (lambda: sweeps.log_uniform(0, 1), "0 to 1 is no range"),
+    (lambda: sweeps.uniform(1, 1), "1 to 1 is not a range"),
+    (lambda: sweeps.log_uniform(0, 1), "0 to 1 is not a range"),
     (lambda: sweeps.choice(), r"choice\(\) has no values"),
   ],
 )
