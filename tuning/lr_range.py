@@ -1,10 +1,10 @@
-"""Learning-rate range test (Smith 2015, arXiv:1506.01186): which rates are worth trying.
+"""Learning-rate range test (Smith 2015, arXiv:1506.01186): find learning rates worth trying.
 
-The rate grows from step to step, by the same factor each time, and the training loss is watched:
-it stays, falls, and at last rises beyond all bounds. Good rates lie between the one at which it
-falls fastest and the one at which it is lowest. A tenth of the latter is suggested: networks with
-batch norm learn something at any rate, so that their loss often falls fastest in the very first
-steps, at rates far too low to train with. Everything else is as the config says.
+The learning rate grows by the same factor each step while the training loss is recorded. The loss
+stays flat, falls, and finally diverges. Good rates lie between the rate at which the loss falls
+fastest and the rate at which it is lowest. The test suggests a tenth of the latter: networks with
+batch norm learn something at any rate, so their loss often falls fastest in the very first steps,
+at rates far too low to train with. The rest of the config applies unchanged.
 """
 
 import json
@@ -24,9 +24,10 @@ from cifar_jax.training import compiled_steps
 from experiment import Experiment, resolve
 from models import transfer
 
-_SMOOTHED_OVER = 0.5  # decades of the learning rate
+_WINDOW_DECADES = 0.5  # of the learning rate, over which the loss is smoothed
 _BELOW_LOWEST = 10.0
-_DIVERGED = 3.0  # times the lowest smoothed loss
+_DIVERGED = 3.0  # the test ends when the smoothed loss exceeds this multiple of its minimum
+_CHECK_EVERY = 10  # steps
 
 
 def lr_range_test(
@@ -36,81 +37,58 @@ def lr_range_test(
   high: float = 10.0,
   steps: int = 300,
 ) -> dict[str, Any]:
-  """Runs the test; writes lr_range.json and lr_range.png in `workdir`.
+  """Run the test; write lr_range.json and lr_range.png to `workdir`.
 
   Args:
-    config: the experiment; its schedule and plateau are set aside.
+    config: the experiment; its schedule and plateau are ignored.
     low, high: first and last learning rate.
-    steps: training steps between them; fewer are taken if the loss diverges before.
+    steps: number of training steps; the test takes fewer if the loss diverges earlier.
 
   Returns:
-    'lowest': the rate with the lowest smoothed loss; 'steepest': that at which it falls fastest
-    before; 'suggested': a tenth of the lowest. The latter two are None if it never falls.
-    'learning_rate', 'loss' and 'smoothed' by step.
+    'lowest': the rate with the lowest smoothed loss. 'steepest': the rate below it at which the
+    loss falls fastest. 'suggested': a tenth of the lowest. The latter two are None if the loss
+    never falls. 'learning_rate', 'loss' and 'smoothed': lists with a value for each step.
 
   Raises:
-    UserError: low, high or steps make no range; and as training does.
+    UserError: low, high or steps is invalid, the loss is not finite from the start, or training
+      raises it.
   """
   if not 0 < low < high < math.inf:
-    raise errors.UserError(f"low, high: {low:g} to {high:g} is no range; give 0 < low < high")
-  if steps < 10:
-    raise errors.UserError(f"steps: {steps} are too few to see a trend in; give at least 10")
+    raise errors.UserError(f"low, high: {low:g} to {high:g} is no range; use 0 < low < high")
+  if steps < _CHECK_EVERY:
+    raise errors.UserError(
+      f"steps: {steps} steps are too few to show a trend; use at least {_CHECK_EVERY}"
+    )
   factor = (high / low) ** (1 / (steps - 1))
-  experiment = Experiment(resolve(config), schedule=lambda step: low * factor**step)
-  state = compiled_steps.replicate(experiment.init(transfer.load(config.model.pretrained)))
-  program = experiment.compile_steps(state)
-
   window = smoothing_window(factor)
-  losses: list[jax.Array] = []
-  with progress("learning rates", steps, "steps") as advance:
-    while len(losses) < steps and not _diverged(losses, window):
-      order = experiment.order(len(losses) // experiment.steps_per_epoch % config.num_epochs)
-      take = min(experiment.steps_per_epoch, steps - len(losses))
-      for shard, data in program.source.train(order, config.batch_size, 0, [1] * take):
-        state, loss = program.train(1, state, shard, data)
-        losses.append(loss)
-        if len(losses) % 10 == 0:
-          advance(10, loss=float(np.mean(loss)))
-          if _diverged(losses, window):
-            break
-  values = np.array([np.mean(loss) for loss in losses], np.float64)
-  values = values[: _first_bad(values)]
-  if len(values) < 2:
-    raise errors.UserError(f"low: the loss is not finite at {low:g} already; give a lower one")
-  rates = low * factor ** np.arange(len(values))
-  smoothed, slope = smooth(values, window)
-  steepest = fastest_fall(rates, smoothed, slope)
-  lowest = float(rates[np.argmin(smoothed)])
-  found = {
-    "suggested": None if steepest is None else lowest / _BELOW_LOWEST,
-    "steepest": steepest,
-    "lowest": lowest,
-    "learning_rate": rates.tolist(),
-    "loss": values.tolist(),
-    "smoothed": smoothed.tolist(),
-  }
+  experiment = Experiment(resolve(config), schedule=lambda step: low * factor**step)
+  losses = _train(experiment, steps, window)
+  if len(losses) < 2:
+    raise errors.UserError(f"low: the loss is not finite at {low:g} already; use a lower rate")
+  curve = _analyze(low * factor ** np.arange(len(losses)), losses, window)
   folder = epath.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
-  (folder / "lr_range.json").write_text(json.dumps(found, indent=2) + "\n")
+  (folder / "lr_range.json").write_text(json.dumps(curve, indent=2) + "\n")
   title = f"Learning-rate range test: {config.model.name} on {experiment.dataset.name}"
-  _plot(found, title, folder / "lr_range.png")
-  if steepest is None:
-    log.warning("The loss falls nowhere between %g and %g: no rate can be suggested", low, high)
-  return found
+  _plot(curve, title, folder / "lr_range.png")
+  if curve["suggested"] is None:
+    log.warning("The loss falls nowhere between %g and %g: no rate to suggest", low, high)
+  return curve
 
 
 def smoothing_window(factor: float) -> int:
-  """How many steps half a decade takes when each multiplies the rate by `factor`; an odd number."""
-  return max(5, 2 * round(_SMOOTHED_OVER / math.log10(factor) / 2) + 1)
+  """Return the odd number of steps in half a decade of rates that grow by `factor` each step."""
+  return max(5, 2 * round(_WINDOW_DECADES / math.log10(factor) / 2) + 1)
 
 
 def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
-  """The losses [n] and their slope by step [n], out of a parabola through the steps around each.
+  """Return the smoothed losses [n] and their slope by step [n].
 
-  That is a filter of Savitzky and Golay, which does not lag behind as a moving average does.
+  Both come from a parabola fitted to the steps around each step (Savitzky and Golay's filter),
+  which does not lag behind as a moving average does.
 
   Args:
-    window: steps in each parabola; fewer, if there are fewer, and at least three.
+    window: number of steps in a fit; reduced to the number of losses, but at least three.
   """
   window = min(window, len(losses) - (len(losses) + 1) % 2)
   if window < 3:
@@ -120,37 +98,86 @@ def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fastest_fall(rates: np.ndarray, smoothed: np.ndarray, slope: np.ndarray) -> float | None:
-  """The rate [n] at which the loss [n] falls fastest before its low; None if it never falls."""
+  """Return the rate at which the loss falls fastest before its minimum; None if it never falls.
+
+  Args:
+    rates, smoothed, slope: [n] each.
+  """
   end = int(np.argmin(smoothed))
   return float(rates[np.argmin(slope[:end])]) if end else None
 
 
-def _diverged(losses: list[jax.Array], window: int) -> bool:
-  if len(losses) < 10 or len(losses) % 10:
+def _train(experiment: Experiment, steps: int, window: int) -> np.ndarray:
+  """Return the loss [n] of each training step, up to the first that is not finite.
+
+  Training ends early when the loss diverges.
+  """
+  config = experiment.config
+  state = compiled_steps.replicate(experiment.init(transfer.load(config.model.pretrained)))
+  programs = experiment.compile_steps(state)
+  losses: list[jax.Array] = []
+  with progress("learning rates", steps, "steps") as advance:
+    while len(losses) < steps and not _has_diverged(losses, window):
+      epoch = len(losses) // experiment.steps_per_epoch % config.num_epochs
+      num_steps = min(experiment.steps_per_epoch, steps - len(losses))
+      order = experiment.order(epoch)
+      for shard, data in programs.source.train(order, config.batch_size, 0, [1] * num_steps):
+        state, loss = programs.train(1, state, shard, data)
+        losses.append(loss)
+        if len(losses) % _CHECK_EVERY == 0:
+          advance(_CHECK_EVERY, loss=float(np.mean(loss)))
+          if _has_diverged(losses, window):
+            break
+  values = _means(losses)
+  bad = np.flatnonzero(~np.isfinite(values))
+  return values[: bad[0]] if len(bad) else values
+
+
+def _means(losses: list[jax.Array]) -> np.ndarray:
+  """Return the mean over seeds of each step's loss, as float64 [n]."""
+  return np.array([np.mean(loss) for loss in losses], np.float64)
+
+
+def _has_diverged(losses: list[jax.Array], window: int) -> bool:
+  """Return whether the loss has diverged; checked every tenth step, and False between."""
+  if not losses or len(losses) % _CHECK_EVERY:
     return False
-  values = np.array([np.mean(loss) for loss in losses], np.float64)
+  values = _means(losses)
   if not np.isfinite(values).all():
     return True
   smoothed, _ = smooth(values, window)
   return bool(smoothed[-1] > _DIVERGED * smoothed.min())
 
 
-def _first_bad(values: np.ndarray) -> int:
-  bad = np.flatnonzero(~np.isfinite(values))
-  return int(bad[0]) if len(bad) else len(values)
+def _analyze(rates: np.ndarray, losses: np.ndarray, window: int) -> dict[str, Any]:
+  """Return the contents of lr_range.json for rates [n] and losses [n]."""
+  smoothed, slope = smooth(losses, window)
+  steepest = fastest_fall(rates, smoothed, slope)
+  lowest = float(rates[np.argmin(smoothed)])
+  return {
+    "suggested": None if steepest is None else lowest / _BELOW_LOWEST,
+    "steepest": steepest,
+    "lowest": lowest,
+    "learning_rate": rates.tolist(),
+    "loss": losses.tolist(),
+    "smoothed": smoothed.tolist(),
+  }
 
 
-def _plot(found: dict[str, Any], title: str, path: epath.Path) -> None:
-  rates = found["learning_rate"]
+def _plot(curve: dict[str, Any], title: str, path: epath.Path) -> None:
+  rates = curve["learning_rate"]
+  lines = {
+    "suggested": ("tab:green", "-"),
+    "lowest": ("tab:gray", ":"),
+    "steepest": ("tab:gray", "--"),
+  }
   with plots.figure(path, 1, 1, figsize=(6, 3.6)) as (_, axis):
-    axis.plot(rates, found["loss"], color="tab:blue", alpha=0.25, lw=0.8, label="each step")
-    axis.plot(rates, found["smoothed"], color="tab:blue", label="smoothed")
-    marks = {"suggested": ("tab:green", "-"), "lowest": ("tab:gray", ":")}
-    marks["steepest"] = ("tab:gray", "--")
-    for name, (color, style) in marks.items():
-      if found[name] is not None:
-        axis.axvline(found[name], color=color, lw=1, ls=style, label=f"{name}: {found[name]:.2g}")
-    top = max(found["smoothed"][0], 1e-9)
+    axis.plot(rates, curve["loss"], color="tab:blue", alpha=0.25, lw=0.8, label="each step")
+    axis.plot(rates, curve["smoothed"], color="tab:blue", label="smoothed")
+    for name, (color, style) in lines.items():
+      if curve[name] is not None:
+        axis.axvline(curve[name], color=color, lw=1, ls=style, label=f"{name}: {curve[name]:.2g}")
+    top = max(curve["smoothed"][0], 1e-9)
     axis.set(xscale="log", xlabel="learning rate", ylabel="training loss", title=title)
-    axis.set_ylim(min(found["smoothed"]) * 0.8, top * 1.5)
+    axis.set_ylim(min(curve["smoothed"]) * 0.8, top * 1.5)
     axis.legend()

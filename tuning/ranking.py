@@ -1,4 +1,4 @@
-"""What the run folders of a sweep say: the state of each trial, the ranking, the best config."""
+"""The results of a sweep, read from its run folders: trial states, ranking, best config."""
 
 import json
 import math
@@ -12,114 +12,131 @@ from etils import epath
 
 from cifar_jax.config import changed_fields, flatten
 from cifar_jax.runs.run_folder import RunFolder
+from cifar_jax.types import Row
 from configs.sweeps import RANK_BY
 from tuning import table
 from tuning.trials import Trial, name_of
 
-_FIGURES = ("val_accuracy", "val_loss")
+_METRICS = ("val_accuracy", "val_loss")
 
 
-def state(trial: Trial) -> dict[str, Any]:
-  """What a trial's folder says: 'status', 'epochs' run, and its 'results' or its 'error'."""
-  folder, note = RunFolder(trial.path, writer=False), trial.path / "error.txt"
+def read_state(trial: Trial) -> Row:
+  """Return the state of a trial from its run folder.
+
+  Returns:
+    'status': 'finished', 'failed', 'unfinished' or 'waiting'; 'epochs' run; 'results' of a finished
+    trial; 'error' of a failed one.
+  """
+  folder, error_file = RunFolder(trial.path, writer=False), trial.path / "error.txt"
   epochs = len(folder.metrics())
   if (results := folder.results()) is not None:
     return {"status": "finished", "epochs": epochs, "results": results}
-  if note.exists():
-    return {"status": "failed", "epochs": epochs, "error": note.read_text().strip()}
+  if error_file.exists():
+    return {"status": "failed", "epochs": epochs, "error": error_file.read_text().strip()}
   return {"status": "unfinished" if epochs else "waiting", "epochs": epochs}
 
 
-def collect(
-  trials: Sequence[Trial], rank_by: str, start: ModuleType
-) -> tuple[dict[str, Any], str | None]:
-  """What sweep.json holds, and the best configuration as a config file, if there is one.
+def summarize(trials: Sequence[Trial], rank_by: str, base: ModuleType) -> tuple[Row, str | None]:
+  """Return the contents of sweep.json, and of best.py if a configuration has a rank.
 
   Args:
-    start: the module that the config file starts from.
+    rank_by: the metric that decides, one of RANK_BY.
+    base: the module whose get_config() best.py starts from.
   """
-  states = [state(trial) for trial in trials]
+  states = [read_state(trial) for trial in trials]
   entries = rank(trials, states, rank_by)
-  found: dict[str, Any] = {
+  summary: Row = {
     "rank_by": rank_by,
-    "trials": [_described(trial, said) for trial, said in zip(trials, states, strict=True)],
+    "trials": [_describe_trial(trial, state) for trial, state in zip(trials, states, strict=True)],
     "ranking": entries,
     "best": None,
   }
   if not (entries and entries[0]["rank"]):
-    return found, None
-  of_best = [
-    (trial, said)
-    for trial, said in zip(trials, states, strict=True)
+    return summary, None
+  best = [
+    (trial, state)
+    for trial, state in zip(trials, states, strict=True)
     if trial.name in entries[0]["trials"]
   ]
-  test = statistics.fmean(said["results"]["test_accuracy"] for _, said in of_best)
-  found["best"] = entries[0] | {"test_accuracy": test}
-  return found, _config_file(found, of_best[0][0], start)
+  test_accuracy = statistics.fmean(state["results"]["test_accuracy"] for _, state in best)
+  summary["best"] = entries[0] | {"test_accuracy": test_accuracy}
+  return summary, _config_file(summary, best[0][0], base)
 
 
-def rank(
-  trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: str
-) -> list[dict[str, Any]]:
-  """An entry for each configuration, the best first, those that have not finished last.
+def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: str) -> list[Row]:
+  """Return an entry for each configuration, the best first and unfinished ones last.
 
-  Trials that differ in the field 'seed' alone are one configuration, and count by their mean. It is
-  ranked when all of them have finished. Between equals the other validation figure decides.
+  Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
+  mean. A configuration has a rank once all of its trials have finished. Ties are broken by the
+  other validation metric.
   """
   by_fields: dict[str, list[int]] = {}
   for i, trial in enumerate(trials):
     by_fields.setdefault(repr(sorted(_without_seed(trial).items())), []).append(i)
   entries = [
-    _entry([trials[i] for i in numbers], [states[i] for i in numbers])
-    for numbers in by_fields.values()
+    _entry([trials[i] for i in indices], [states[i] for i in indices])
+    for indices in by_fields.values()
   ]
 
-  def order(entry: dict[str, Any]) -> tuple:
-    worths = []
-    for name in sorted(_FIGURES, key=lambda name: name != rank_by):
+  def sort_key(entry: Row) -> tuple[bool | float, ...]:
+    costs = []
+    for name in sorted(_METRICS, key=lambda name: name != rank_by):
       value = entry.get(name)
       sign = -1 if RANK_BY[name] == "max" else 1
-      worths.append(math.inf if value is None else sign * value)
-    return entry["status"] != "finished", *worths
+      costs.append(math.inf if value is None else sign * value)
+    return entry["status"] != "finished", *costs
 
-  entries.sort(key=order)
+  entries.sort(key=sort_key)
   for place, entry in enumerate(entries, start=1):
     entry["rank"] = place if entry["status"] == "finished" else None
   return entries
 
 
-def text(found: Mapping[str, Any]) -> str:
-  """The end of a sweep in lines to read."""
-  lines = [table.ranking(found)]
-  if best := found["best"]:
+def describe(summary: Mapping[str, Any]) -> str:
+  """Return a sweep's ranking, its best configuration and its failed trials as lines of text."""
+  lines = [table.ranking_table(summary)]
+  if best := summary["best"]:
     lines.append(
-      f"best: {best['name']}: {table.metric(found['rank_by'], best)}; "
+      f"best: {best['name']}: {table.named_metric(summary['rank_by'], best)}; "
       f"test accuracy {best['test_accuracy']:.2%}"
     )
   lines += [
     f"failed: {trial['name']}: {trial['error']}"
-    for trial in found["trials"]
+    for trial in summary["trials"]
     if trial["status"] == "failed"
   ]
-  finished = sum(trial["status"] == "finished" for trial in found["trials"])
-  lines.append(f"{finished} of {len(found['trials'])} trials finished")
+  num_finished = sum(trial["status"] == "finished" for trial in summary["trials"])
+  lines.append(f"{num_finished} of {len(summary['trials'])} trials finished")
   return "\n".join(lines)
 
 
-def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  statuses = [said["status"] for said in states]
-  same = statuses[0] if len(set(statuses)) == 1 else "unfinished"
-  entry: dict[str, Any] = {
+def write(folder: epath.Path, summary: Mapping[str, Any], config_file: str | None) -> list[str]:
+  """Write sweep.json, and best.py if there is one; return the names of the files written."""
+  files = {"sweep.json": json.dumps(summary, indent=2, default=repr) + "\n"}
+  if config_file:
+    files["best.py"] = config_file
+  for name, content in files.items():
+    temporary = folder / f".{name}.tmp"
+    temporary.write_text(content)
+    temporary.replace(folder / name)
+  return list(files)
+
+
+def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> Row:
+  """Return the entry of the configuration that `trials` belong to, without its rank."""
+  statuses = [state["status"] for state in states]
+  common_status = statuses[0] if len(set(statuses)) == 1 else "unfinished"
+  entry: Row = {
     "rank": None,
     "name": name_of(_without_seed(trials[0])),
-    "status": "failed" if "failed" in statuses else same,
+    "status": "failed" if "failed" in statuses else common_status,
     "fields": _without_seed(trials[0]),
     "trials": [trial.name for trial in trials],
   }
   if entry["status"] != "finished":
     return entry
-  results = [said["results"] for said in states]
-  for name in _FIGURES:
+  results = [state["results"] for state in states]
+  for name in _METRICS:
     values = [run[name] for result in results for run in result.get("per_seed", [result])]
     entry["runs"] = len(values)
     entry[name] = None if None in values else statistics.fmean(values)
@@ -130,37 +147,41 @@ def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> dict
   return entry
 
 
-def _described(trial: Trial, said: Mapping[str, Any]) -> dict[str, Any]:
-  """A trial as sweep.json has it: without test figures, for it is no place to choose by them."""
-  described = {"name": trial.name, "fields": dict(trial.fields), "status": said["status"]}
-  if "error" in said:
-    described["error"] = said["error"]
-  names = (*_FIGURES, "best_epoch", "epochs_run", "seconds_to_train", "trained_together")
-  results = said.get("results", {})
-  return described | {name: results[name] for name in names if name in results}
+def _describe_trial(trial: Trial, state: Mapping[str, Any]) -> Row:
+  """Return a trial's entry in sweep.json.
+
+  Test metrics are left out, so that nobody selects a trial by them.
+  """
+  entry = {"name": trial.name, "fields": dict(trial.fields), "status": state["status"]}
+  if "error" in state:
+    entry["error"] = state["error"]
+  names = (*_METRICS, "best_epoch", "epochs_run", "seconds_to_train", "trained_together")
+  results = state.get("results", {})
+  return entry | {name: results[name] for name in names if name in results}
 
 
-def _without_seed(trial: Trial) -> dict[str, Any]:
+def _without_seed(trial: Trial) -> Row:
   return {name: value for name, value in trial.fields.items() if name != "seed"}
 
 
-def _config_file(found: Mapping[str, Any], trial: Trial, start: ModuleType) -> str:
-  """A program whose get_config() is the trial's config, with the seed that `start` has."""
-  package, _, module = start.__name__.rpartition(".")
+def _config_file(summary: Mapping[str, Any], trial: Trial, base: ModuleType) -> str:
+  """Return a config file with the trial's config, but with the seed of `base`."""
+  package, _, module = base.__name__.rpartition(".")
   config: ml_collections.ConfigDict = trial.config.copy_and_resolve_references()
-  base = start.get_config()
+  base_config = base.get_config()
   if "seed" in trial.fields:
-    config.seed = base.seed
+    config.seed = base_config.seed
   lines = [
     f"  config.{name} = {value!r}"
-    for name, value in changed_fields(flatten(config), flatten(base)).items()
+    for name, value in changed_fields(flatten(config), flatten(base_config)).items()
   ]
-  best = found["best"]
+  best = summary["best"]
   return "\n".join(
     [
-      f'"""The best configuration of a sweep: {table.metric(found["rank_by"], best)}, of '
-      f"{len(found['ranking'])} configurations;",
-      f'test accuracy {best["test_accuracy"]:.2%}, which had no say in it."""',
+      '"""The best configuration of a sweep: '
+      f"{table.named_metric(summary['rank_by'], best)}, of "
+      f"{len(summary['ranking'])} configurations;",
+      f'test accuracy {best["test_accuracy"]:.2%}, which was not used to select it."""',
       "",
       "import ml_collections",
       "",
@@ -174,15 +195,3 @@ def _config_file(found: Mapping[str, Any], trial: Trial, start: ModuleType) -> s
       "",
     ]
   )
-
-
-def write(folder: epath.Path, found: Mapping[str, Any], config_file: str | None) -> list[str]:
-  """Writes sweep.json and best.py; returns the names of those written."""
-  files = {"sweep.json": json.dumps(found, indent=2, default=repr) + "\n"}
-  if config_file:
-    files["best.py"] = config_file
-  for name, content in files.items():
-    temporary = folder / f".{name}.tmp"
-    temporary.write_text(content)
-    temporary.replace(folder / name)
-  return list(files)

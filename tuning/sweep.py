@@ -1,17 +1,17 @@
-"""Sweeps: many trials of one config, each a run folder, ranked by validation.
+"""Sweeps: train many trials of one config, each in its run folder, and rank them by validation.
 
-  <workdir>/trials/<name>/   a run folder for each trial
-  <workdir>/sweep.json       every trial, and the configurations in their order
-  <workdir>/best.py          the best configuration, to be given to --config
-  <workdir>/together/        trials under way in one program (see sweep_together.py)
+  <workdir>/trials/<name>/   the run folder of each trial
+  <workdir>/sweep.json       all trials, and the ranking of the configurations
+  <workdir>/best.py          the best configuration, as a file for --config
+  <workdir>/together/        unfinished trials that train in one program (see together.py)
 
-Trials that differ in nothing but the field 'seed' are runs of one configuration, which is ranked by
-their mean. Test figures decide nothing: they are in every run's results.json, and told of the best
-configuration only, once it is known.
+Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
+mean. Test metrics never decide: each run's results.json has them, and the summary shows those of
+the best configuration after it is chosen.
 
-A second start leaves finished trials as they are, resumes those under way and tries failed ones
-again; a sweep may grow by further values in the same workdir. Several tasks may share a sweep, on
-one machine or many: each takes its share, and the last to end leaves the whole ranking.
+A second start skips finished trials, resumes unfinished ones and retries failed ones. A sweep may
+grow: add values and start it in the same workdir. Several tasks, on one machine or many, may share
+a sweep: each trains its share, and the last to end writes the complete ranking.
 """
 
 import os
@@ -27,12 +27,15 @@ import train
 from cifar_jax import errors
 from cifar_jax.runs.run_folder import RunFolder, hold
 from cifar_jax.runtime.console import log
-from configs import default
+from cifar_jax.types import Row
 from configs.sweeps import Sweep
 from tuning import ranking, table, together
-from tuning.trials import Trial, expand, parse
+from tuning.trials import Trial, base_of, expand, parse
 
 __all__ = ["parse", "run_sweep"]
+
+_HEADER = ("trial", "status", "epochs", "validation accuracy", "loss")
+_STATUSES = ("running", "unfinished", "finished", "failed", "waiting")  # in the table's order
 
 
 def run_sweep(
@@ -40,86 +43,90 @@ def run_sweep(
   base_config: ml_collections.ConfigDict | None,
   workdir: epath.PathLike,
   task: tuple[int, int] = (0, 1),
-) -> dict[str, Any]:
-  """Trains the trials of a sweep, or this task's share of them, and ranks all that have finished.
+) -> Row:
+  """Train the trials of a sweep, or one task's share of them, and rank all finished trials.
 
   Args:
-    base_config: what the trials start from; None for the sweep's own base.
-    workdir: the sweep's folder; made if it is not there.
-    task: (which, of how many) this is, counted from 0.
+    base_config: the config that the trials start from; None for the sweep's base.
+    workdir: the sweep's folder; created if needed.
+    task: (index, number of tasks), the index counted from 0.
 
   Returns:
-    What sweep.json holds, and 'text', which tells it in lines to read.
+    The contents of sweep.json, and 'text', a description of them.
 
   Raises:
-    UserError: a field or the folder stands in the way, or every trial of the share failed.
+    UserError: a field or the folder is invalid, or every trial of the share failed.
     Interrupted: SIGTERM or SIGINT came; the state is saved.
   """
-  index, count = task
-  if not 0 <= index < count:
-    raise errors.UserError(f"--task: {index}/{count} is no share; count from 0/{count}")
+  index, num_tasks = task
+  if not 0 <= index < num_tasks:
+    raise errors.UserError(
+      f"--task: task {index} of {num_tasks} does not exist; count the tasks from 0"
+    )
   folder = epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir))
   trials = expand(sweep, base_config, folder)
-  start = default if base_config is not None else sweep.base
-  own = together.share(trials, index, count)
-  running: list[Trial] = []
+  task_trials = together.share(trials, index, num_tasks)
 
-  def record() -> dict[str, Any]:
-    with _locked(folder, ".sweep.lock"):
-      found, config_file = ranking.collect(trials, sweep.rank_by, start)
-      written = []
+  def update_summary() -> Row:
+    base, _ = base_of(sweep, base_config)
+    with _lock(folder, ".sweep.lock"):
+      summary, config_file = ranking.summarize(trials, sweep.rank_by, base)
+      files = []
       if jax.process_index() == 0:
-        written = ranking.write(folder, found, config_file)
-    told = [ranking.text(found), *(f"wrote {folder / name}" for name in written)]
-    return found | {"text": "\n".join(told)}
+        files = ranking.write(folder, summary, config_file)
+    lines = [ranking.describe(summary), *(f"wrote {folder / name}" for name in files)]
+    return summary | {"text": "\n".join(lines)}
 
   busy = f"another sweep is writing to {folder}; wait for it, or give each its --task"
-  with _locked(folder, f".task-{index}-of-{count}.lock", busy):
-    todo = [trial for trial in own if ranking.state(trial)["status"] != "finished"]
-    if len(todo) < len(own):
-      log.info("%d of %d trials have finished already", len(own) - len(todo), len(own))
-    with table.followed(lambda: _lines(own, running, folder)):
+  with _lock(folder, f".task-{index}-of-{num_tasks}.lock", busy):
+    todo = [trial for trial in task_trials if ranking.read_state(trial)["status"] != "finished"]
+    num_done = len(task_trials) - len(todo)
+    if num_done:
+      log.info("%d of %d trials have already finished", num_done, len(task_trials))
+    running: list[Trial] = []
+    with table.live_table(_HEADER, lambda: _rows(task_trials, running, folder)):
       for group in together.groups(todo, folder, sweep.at_once):
         running[:] = group
         try:
           _run(group, folder)
         finally:
           running.clear()
-          found = record()
-        _tell(group, own, found)
-        jax.clear_caches()  # compiled programs of one trial are of no use to the next
-  found = record()
-  of_own = [trial for trial in found["trials"] if trial["name"] in {trial.name for trial in own}]
-  if of_own and all(trial["status"] == "failed" for trial in of_own):
-    raise errors.UserError(f"sweep: every trial failed; {of_own[0]['name']}: {of_own[0]['error']}")
-  return found
+          summary = update_summary()
+        _log_progress(group, task_trials, summary)
+        jax.clear_caches()  # the next trial cannot use the compiled programs of this one
+  summary = update_summary()
+  _raise_if_all_failed(task_trials, summary)
+  return summary
 
 
 def _run(group: Sequence[Trial], folder: epath.Path) -> None:
-  """Trains a group; what cannot be trained together is trained one after the other."""
+  """Train a group in one program, or its trials one after the other if that is impossible."""
   if len(group) > 1:
     try:
       if not together.train_together(group, folder):
-        log.warning("Too little memory for %d trials together; trying by halves", len(group))
+        log.warning(
+          "Too little memory for %d trials together: train half of them at a time", len(group)
+        )
         half = len(group) // 2
         _run(group[:half], folder)
         _run(group[half:], folder)
         return
     except errors.UserError as error:
-      log.warning("Not together: %s", error)
+      log.warning("Train the trials one after the other: %s", error)
   for trial in group:
-    if ranking.state(trial)["status"] != "finished":
+    if ranking.read_state(trial)["status"] != "finished":
       _run_alone(trial)
 
 
 def _run_alone(trial: Trial) -> None:
+  """Train a trial; write error.txt if it fails."""
   log.info("trial %s", trial.name)
-  note = trial.path / "error.txt"
-  writes = jax.process_index() == 0
+  error_file = trial.path / "error.txt"
+  is_writer = jax.process_index() == 0
   try:
     train.train_and_evaluate(trial.config, str(trial.path))
-    if writes:
-      note.unlink(missing_ok=True)
+    if is_writer:
+      error_file.unlink(missing_ok=True)
     return
   except errors.UserError as error:
     message = str(error)
@@ -128,52 +135,61 @@ def _run_alone(trial: Trial) -> None:
       raise
     message = "batch_size: too large for the device's memory; take a smaller one"
   log.warning("%s failed: %s", trial.name, message)
-  if writes:
+  if is_writer:
     trial.path.mkdir(parents=True, exist_ok=True)
-    note.write_text(message + "\n")
+    error_file.write_text(message + "\n")
 
 
-def _tell(group: Sequence[Trial], own: Sequence[Trial], found: dict[str, Any]) -> None:
-  """A line for each trial of a group that has ended."""
-  by_name = {trial["name"]: trial for trial in found["trials"]}
-  ended = sum(by_name[trial.name]["status"] in ("finished", "failed") for trial in own)
+def _raise_if_all_failed(task_trials: Sequence[Trial], summary: Row) -> None:
+  names = {trial.name for trial in task_trials}
+  entries = [entry for entry in summary["trials"] if entry["name"] in names]
+  if entries and all(entry["status"] == "failed" for entry in entries):
+    raise errors.UserError(
+      f"sweep: every trial failed; {entries[0]['name']}: {entries[0]['error']}"
+    )
+
+
+def _log_progress(group: Sequence[Trial], task_trials: Sequence[Trial], summary: Row) -> None:
+  """Log a line for each trial of a finished group, and one for the sweep."""
+  by_name = {entry["name"]: entry for entry in summary["trials"]}
   for trial in group:
-    said = by_name[trial.name]
-    if said["status"] == "finished":
-      log.info("%s: %s", trial.name, table.metric(found["rank_by"], said))
-  best = f"; best so far: {found['best']['name']}" if found["best"] else ""
-  log.info("%d of %d trials done%s", ended, len(own), best)
+    entry = by_name[trial.name]
+    if entry["status"] == "finished":
+      log.info("%s: %s", trial.name, table.named_metric(summary["rank_by"], entry))
+  num_done = sum(by_name[trial.name]["status"] in ("finished", "failed") for trial in task_trials)
+  best = f"; best so far: {summary['best']['name']}" if summary["best"] else ""
+  log.info("%d of %d trials done%s", num_done, len(task_trials), best)
 
 
-def _lines(own: Sequence[Trial], running: Sequence[Trial], folder: epath.Path) -> list[str]:
-  """The table of a sweep under way: first what runs, then what has ended, then what waits."""
+def _rows(
+  task_trials: Sequence[Trial], running: Sequence[Trial], folder: epath.Path
+) -> list[list[str]]:
+  """Return the rows of the live table: running trials first, waiting ones last."""
   running = list(running)
-  rows: list[list[str]] = []
-  order = {"running": 0, "unfinished": 1, "finished": 2, "failed": 3, "waiting": 4}
-  group_rows = []
+  group_rows: list[Row] = []
   if len(running) > 1:
     group_rows = RunFolder(together.folder_of(running, folder), writer=False).metrics()
-  for trial in own:
-    said = ranking.state(trial)
-    last = [{}, *RunFolder(trial.path, writer=False).metrics()][-1]
-    status, epochs = said["status"], said["epochs"]
+  rows: list[list[str]] = []
+  for trial in task_trials:
+    state = ranking.read_state(trial)
+    status, epochs = state["status"], state["epochs"]
+    metrics: dict[str, Any] = [{}, *RunFolder(trial.path, writer=False).metrics()][-1]
     if trial in running and status != "finished":
       status = "running"
       if group_rows:
-        last, epochs = group_rows[-1]["seeds"][running.index(trial)], len(group_rows)
-    figures = said.get("results", last)
+        metrics, epochs = group_rows[-1]["seeds"][running.index(trial)], len(group_rows)
+    metrics = state.get("results", metrics)
     rows.append(
       [
         trial.name,
         status,
         f"{epochs}/{trial.config.num_epochs}" if epochs else "",
-        *(table.spread(figures, name) for name in ("val_accuracy", "val_loss")),
+        *(table.with_error(metrics, name) for name in ("val_accuracy", "val_loss")),
       ]
     )
-  rows.sort(key=lambda row: order[row[1]])
-  return table.aligned([["trial", "status", "epochs", "validation accuracy", "loss"], *rows])
+  return sorted(rows, key=lambda row: _STATUSES.index(row[1]))
 
 
-def _locked(folder: epath.Path, name: str, busy: str | None = None) -> AbstractContextManager:
-  """Holds a lock of the sweep's folder, in the first of its processes."""
+def _lock(folder: epath.Path, name: str, busy: str | None = None) -> AbstractContextManager[None]:
+  """Return a context in which this sweep's first process holds a lock of `folder`."""
   return hold(folder, name, busy) if jax.process_index() == 0 else nullcontext()

@@ -1,71 +1,94 @@
-"""What a person sees of a sweep: a table that follows it on a terminal, the ranking at its end."""
+"""The tables of a sweep: a live one on a terminal while trials run, and the ranking at the end."""
 
 import contextlib
 import logging
-import shutil
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tqdm import tqdm
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
 
 from cifar_jax.runtime import console
+from cifar_jax.runtime.text_table import format_table
 
-_SECONDS = 1.0  # between two drawings
-_KEPT_FREE = 3  # lines of the terminal: the progress bar's, and some of what was there before
+_RESERVED_LINES = 3  # lines of the terminal that the live table leaves free
+_METRIC_NAMES = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}
 
 
-def ranking(found: Mapping[str, Any]) -> str:
-  """The table of what run_sweep returns: a line for each configuration, the best first."""
-  entries = found["ranking"]
+def ranking_table(summary: Mapping[str, Any]) -> str:
+  """Return the ranking of a sweep as text, one line for each configuration, the best first.
+
+  Args:
+    summary: the contents of sweep.json.
+  """
+  entries = summary["ranking"]
   fields = list(dict.fromkeys(name for entry in entries for name in entry["fields"]))
-  by = found["rank_by"]
-  figures = [by, *(name for name in ("val_accuracy", "val_loss") if name != by)]
-  rows = [["rank", *fields, *figures, "runs", "epochs", "seconds"]]
-  for entry in entries:
-    rows.append(
-      [
-        str(entry["rank"] or entry["status"]),
-        *(_number(entry["fields"], name, "{}") for name in fields),
-        *(spread(entry, name) for name in figures),
-        _number(entry, "runs", "{}"),
-        _number(entry, "epochs_run", "{:g}"),
-        _number(entry, "seconds_to_train", "{:.0f}"),
-      ]
-    )
-  lines = aligned(rows)
-  lines.insert(1, "-" * max(map(len, lines)))
-  return "\n".join(lines)
-
-
-def metric(name: str, values: Mapping[str, Any]) -> str:
-  """A validation figure with its name, and its standard error if there are several runs."""
-  said = {"val_accuracy": "validation accuracy", "val_loss": "validation loss"}[name]
-  return f"{said} {spread(values, name)}"
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-  """Rows of texts as lines with columns."""
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  return [
-    "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-    for row in rows
+  rank_by = summary["rank_by"]
+  metrics = [rank_by, *(name for name in _METRIC_NAMES if name != rank_by)]
+  rows = [
+    [
+      str(entry["rank"] or entry["status"]),
+      *(_format(entry["fields"], name, "{}") for name in fields),
+      *(with_error(entry, name) for name in metrics),
+      _format(entry, "runs", "{}"),
+      _format(entry, "epochs_run", "{:g}"),
+      _format(entry, "seconds_to_train", "{:.0f}"),
+    ]
+    for entry in entries
   ]
+  return format_table(["rank", *fields, *metrics, "runs", "epochs", "seconds"], rows)
+
+
+def named_metric(name: str, metrics: Mapping[str, Any]) -> str:
+  """Return a validation metric as text, with its name and, for several runs, its standard error."""
+  return f"{_METRIC_NAMES[name]} {with_error(metrics, name)}"
+
+
+def with_error(metrics: Mapping[str, Any], name: str) -> str:
+  """Return a metric as text, with its standard error if it has one."""
+  form = "{:.2%}" if name.endswith("accuracy") else "{:.4f}"
+  if (metrics.get(name) or 0) >= 1e4:  # the loss of a run that diverged
+    form = "{:.2e}"
+  text, error = _format(metrics, name, form), _format(metrics, f"{name}_standard_error", form)
+  return f"{text} ± {error}" if error else text
+
+
+def _format(values: Mapping[str, Any], name: str, form: str) -> str:
+  return "" if values.get(name) is None else form.format(values[name])
 
 
 @contextlib.contextmanager
-def followed(lines: Callable[[], list[str]]) -> Iterator[None]:
-  """On a terminal keeps the table of `lines()` in view, above the progress bar; else does nothing.
+def live_table(
+  header: Sequence[str], get_rows: Callable[[], Sequence[Sequence[str]]]
+) -> Iterator[None]:
+  """Keep a table in view while the context lasts, if standard error is a terminal.
 
-  Log lines of level INFO, which tell of each epoch, are left out meanwhile: the table does.
+  The table is redrawn every second, above the progress bar. Log lines below level WARNING are
+  dropped meanwhile, because the table shows the same; warnings are printed above the table.
   """
-  if not sys.stderr.isatty():
+  terminal = Console(stderr=True)
+  if not terminal.is_terminal:
     yield
     return
-  live = _Live(lines)
-  handlers, console.log.handlers = console.log.handlers, [live]
-  live.start()
+
+  def render() -> Group:
+    lines = format_table(header, get_rows()).splitlines()
+    room = max(terminal.height - _RESERVED_LINES, 1)
+    if len(lines) > room:
+      lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more"]
+    table = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
+    return Group(table, Text())  # the empty last line is that of the progress bar
+
+  live = Live(
+    get_renderable=render,
+    console=terminal,
+    refresh_per_second=1,
+    redirect_stdout=False,
+    redirect_stderr=False,  # the progress bar draws on standard error itself
+  )
+  handlers, console.log.handlers = console.log.handlers, [_AboveTable(terminal)]
+  live.start(refresh=True)
   try:
     yield
   finally:
@@ -73,55 +96,12 @@ def followed(lines: Callable[[], list[str]]) -> Iterator[None]:
     console.log.handlers = handlers
 
 
-class _Live(logging.Handler):
-  """Draws, and draws again over what it drew; messages are put above."""
+class _AboveTable(logging.Handler):
+  """Prints warnings and errors above the live table of a terminal."""
 
-  def __init__(self, lines: Callable[[], list[str]]):
+  def __init__(self, terminal: Console):
     super().__init__(logging.WARNING)
-    self._lines = lines
-    self._drawn = 0
-    self._over = threading.Event()
-    self._thread = threading.Thread(target=self._follow, daemon=True)
-
-  def start(self) -> None:
-    self._draw()
-    self._thread.start()
-
-  def stop(self) -> None:
-    self._over.set()
-    self._thread.join()
-    self._draw()
+    self._terminal = terminal
 
   def emit(self, record: logging.LogRecord) -> None:
-    self._draw(self.format(record))
-
-  def _follow(self) -> None:
-    while not self._over.wait(_SECONDS):
-      self._draw()
-
-  def _draw(self, above: str = "") -> None:
-    columns, rows = shutil.get_terminal_size()
-    lines = self._lines()
-    room = max(rows - _KEPT_FREE, 1)
-    if len(lines) > room:
-      lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more"]
-    text = "\r\033[J" if not self._drawn else f"\r\033[{self._drawn}A\033[J"
-    text += f"{above}\n" if above else ""
-    text += "".join(f"{line[: columns - 1]}\n" for line in lines)
-    with tqdm.get_lock():  # the bar is below, and comes back with its next step
-      sys.stderr.write(text)
-      sys.stderr.flush()
-      self._drawn = len(lines)
-
-
-def _number(entry: Mapping[str, Any], name: str, form: str) -> str:
-  return "" if entry.get(name) is None else form.format(entry[name])
-
-
-def spread(entry: Mapping[str, Any], name: str) -> str:
-  """A figure, with its standard error if there is one."""
-  form = "{:.2%}" if name.endswith("accuracy") else "{:.4f}"
-  if (entry.get(name) or 0) >= 1e4:  # the loss of a run that diverged
-    form = "{:.2e}"
-  text, error = _number(entry, name, form), _number(entry, f"{name}_standard_error", form)
-  return f"{text} ± {error}" if error else text
+    self._terminal.print(Text(self.format(record)))

@@ -1,16 +1,19 @@
-"""The learning-rate range test: its curve against NumPy, and a small run."""
+"""The learning-rate range test: its curve, and softmax regression, against NumPy."""
 
 import json
 
+import flax.linen as nn
 import numpy as np
 import pytest
 import small_runs
 
+import experiment
+import models
 from cifar_jax.errors import UserError
 from tuning import lr_range
 
 
-def test_a_parabola_is_not_changed_by_smoothing_and_has_its_own_slope():
+def test_smoothing_preserves_a_parabola_and_its_slope():
   step = np.arange(40.0)
   smoothed, slope = lr_range.smooth(3 - 0.2 * step + 0.01 * step**2, 9)
   np.testing.assert_allclose(smoothed, 3 - 0.2 * step + 0.01 * step**2, atol=1e-9)
@@ -26,37 +29,104 @@ def test_smoothing_is_the_parabola_that_numpy_fits():
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])
-def test_few_steps_are_smoothed_over_fewer(count):
+def test_window_shrinks_to_the_number_of_steps(count):
   losses = np.arange(count, dtype=float)
   smoothed, slope = lr_range.smooth(losses, 21)
   np.testing.assert_allclose(smoothed, losses, atol=1e-9)
   np.testing.assert_allclose(slope, np.ones(count), atol=1e-9)
 
 
-def test_the_window_is_half_a_decade_of_steps():
+def test_window_is_half_a_decade_of_steps():
   assert lr_range.smoothing_window(10 ** (1 / 40)) == 21
   assert lr_range.smoothing_window(10.0) == 5
 
 
-def test_the_fastest_fall_is_where_the_curve_is_steepest():
+def test_fastest_fall_is_where_the_curve_is_steepest():
   rates = np.logspace(-4, 0, 401)
-  # A fall in the middle of its S at 1e-2, then a rise.
+  # A fall whose middle is at 1e-2, then a rise.
   loss = 2 - np.tanh(4 * (np.log10(rates) + 2)) + np.maximum(0, np.log10(rates) + 0.5) * 9
   assert lr_range.fastest_fall(rates, *lr_range.smooth(loss, 21)) == pytest.approx(1e-2, rel=0.03)
   assert lr_range.fastest_fall(rates, *lr_range.smooth(np.linspace(1, 2, 401), 21)) is None
 
 
-def test_a_range_test_suggests_a_rate_that_trains(tmp_path):
-  config = small_runs.config(tmp_path / "data", augment="", lookahead__every=0)
-  found = lr_range.lr_range_test(config, tmp_path / "out", low=1e-5, high=1e5, steps=100)
-  rates = np.array(found["learning_rate"])
-  assert rates[0] == pytest.approx(1e-5)
-  np.testing.assert_allclose(rates[1:] / rates[:-1], 1e10 ** (1 / 99), rtol=1e-6)
-  assert len(rates) < 100  # it stopped when the loss had diverged
-  assert found["steepest"] < found["lowest"]
-  assert 1e-3 < found["lowest"] < 10
-  assert found["suggested"] == found["lowest"] / 10
-  assert json.loads((tmp_path / "out" / "lr_range.json").read_text()) == found
+# --- Softmax regression, trained here and by NumPy -----------------------------------------------
+
+
+class SoftmaxRegression(nn.Module):
+  num_classes: int
+
+  @nn.compact
+  def __call__(self, images, train):
+    return nn.Dense(self.num_classes, name="head")(images.reshape(len(images), -1))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  """A config whose model NumPy can train, on eight devices."""
+  with pytest.MonkeyPatch.context() as patch:
+    factory = lambda num_classes, **common: SoftmaxRegression(num_classes)  # noqa: E731
+    patch.setitem(models._REGISTRY, "softmax_regression", (factory, {}))
+    yield small_runs.config(
+      tmp_path_factory.mktemp("data"),
+      model__name="softmax_regression",
+      model__widths=None,
+      model__dense=None,
+      augment="",
+      lookahead__every=0,
+      loss__label_smoothing=0.0,
+      loss__l2=(),
+      optimizer__momentum=0.5,
+    )
+
+
+def train_with_numpy(config, rates):
+  """Return the loss of each training step at the given rates, computed in float64."""
+  parts = experiment.Experiment(experiment.resolve(config))
+  head = parts.init().params["head"]
+  weights = [np.asarray(head[name], np.float64) for name in ("kernel", "bias")]
+  velocity = [np.zeros_like(weight) for weight in weights]
+  orders = [np.asarray(parts.order(epoch)) for epoch in range(config.num_epochs)]
+  images, labels = parts.dataset.train.images, parts.dataset.train.labels
+  losses = []
+  for step, rate in enumerate(rates):
+    epoch, index = divmod(step, parts.steps_per_epoch)
+    order = orders[epoch % config.num_epochs]
+    rows = order[index * config.batch_size : (index + 1) * config.batch_size]
+    x = images[rows].reshape(len(rows), -1) / 255.0
+    logits = x @ weights[0] + weights[1]
+    logits -= logits.max(axis=1, keepdims=True)
+    log_probabilities = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    one_hot = np.eye(10)[labels[rows]]
+    losses.append(-(one_hot * log_probabilities).sum(axis=1).mean())
+    error = (np.exp(log_probabilities) - one_hot) / len(rows)
+    for i, gradient in enumerate((x.T @ error, error.sum(axis=0))):
+      velocity[i] = config.optimizer.momentum * velocity[i] - rate * gradient
+      weights[i] += velocity[i]
+  return np.array(losses)
+
+
+def test_range_test_finds_the_rates_that_numpy_finds(config, tmp_path):
+  curve = lr_range.lr_range_test(config, tmp_path / "out", low=1e-4, high=1e4, steps=100)
+  rates = np.array(curve["learning_rate"])
+  np.testing.assert_allclose(rates, 1e-4 * 10 ** (8 * np.arange(len(rates)) / 99), rtol=1e-6)
+  assert len(rates) < 100  # the test ended when the loss had diverged
+
+  losses = train_with_numpy(config, rates)
+  np.testing.assert_allclose(curve["loss"], losses, rtol=1e-5)
+  # A fit has seven steps, about half a decade: 99 steps are eight decades.
+  fits = np.array(
+    [
+      np.polyfit(np.arange(-3, 4), losses[middle - 3 : middle + 4], 2)
+      for middle in range(3, len(losses) - 3)
+    ]
+  )
+  lowest = np.argmin(fits[:, 2])
+  steepest = np.argmin(fits[:lowest, 1])
+  assert curve["lowest"] == rates[3 + lowest]
+  assert curve["steepest"] == rates[3 + steepest]
+  assert curve["suggested"] == curve["lowest"] / 10
+  np.testing.assert_allclose(curve["smoothed"][3:-3], fits[:, 2], rtol=1e-5)
+  assert json.loads((tmp_path / "out" / "lr_range.json").read_text()) == curve
   assert (tmp_path / "out" / "lr_range.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -65,9 +135,9 @@ def test_a_range_test_suggests_a_rate_that_trains(tmp_path):
   [
     ({"low": 1.0, "high": 0.1}, "low, high: 1 to 0.1 is no range"),
     ({"low": 0.0}, "low, high: 0 to 10 is no range"),
-    ({"steps": 3}, "steps: 3 are too few"),
+    ({"steps": 3}, "steps: 3 steps are too few"),
   ],
 )
-def test_what_is_no_range_is_refused(tmp_path, arguments, message):
+def test_invalid_ranges_are_errors(tmp_path, arguments, message):
   with pytest.raises(UserError, match=message):
     lr_range.lr_range_test(small_runs.config(tmp_path), tmp_path, **arguments)

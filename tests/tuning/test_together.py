@@ -17,12 +17,11 @@ from analysis.run import load_run
 from cifar_jax.runtime import signals
 from configs import sweeps
 from models import layers
-from tuning import sweep
-from tuning import together as tuning_together
+from tuning import sweep, together
 from tuning.trials import expand, name_of
 
 SMOOTH = {"model.name": "smooth", "model.widths": None, "model.dense": None}
-# Two steps an epoch. Plateau and early stopping come at another time for each trial.
+# Two steps an epoch. Plateau and early stopping act at another epoch in each trial.
 BASE = SMOOTH | {
   "lookahead.every": 0,
   "num_epochs": 4,
@@ -46,10 +45,10 @@ TRIALS = [
 
 
 class Smooth(nn.Module):
-  """Convolution, batch norm, dropout: a network with neither ReLU nor max-pooling.
+  """Convolution, batch norm and dropout, without ReLU and max-pooling.
 
-  Rounding decides at their kinks and ties, of which the digits have many, and the paths part: so
-  do those of one trial on eight devices and on one.
+  At the kink of a ReLU and at ties of max-pooling, of which the digits have many, rounding decides
+  the gradient, and runs diverge: those of one trial on eight devices and on one do, too.
   """
 
   num_classes: int
@@ -75,30 +74,45 @@ def smooth_is_a_model():
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-  """The same sweep with its trials together, stopped once and resumed, and one after the other."""
+def quick_compilation():
+  """Compile with fewer optimizations: these programs cost more to compile than to run."""
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, quick_compilation):
+  """A sweep with its trials together, stopped once and resumed, and with one after the other."""
   root = tmp_path_factory.mktemp("sweeps")
   config = small_runs.config(root / "data", **BASE)
-  answers = iter([False, True])  # whether a signal has come, asked after each epoch
+  answers = iter([False, True])  # after each epoch: whether a signal has come
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(train, "any_process", lambda stop: next(answers))
     with pytest.raises(signals.Interrupted):
       sweep.run_sweep(sweeps.listed(TRIALS, at_once=4), config, root / "together")
-  gc.collect()  # and with it the stopped run's lock
+  gc.collect()  # releases the lock of the stopped run
   (group,) = (root / "together" / "together").glob("*/metrics.jsonl")
   assert len(group.read_text().splitlines()) == 2
   assert not (root / "together" / "trials").exists()
-  together = sweep.run_sweep(sweeps.listed(TRIALS, at_once=4), config, root / "together")
-  alone = sweep.run_sweep(sweeps.listed(TRIALS, at_once=1), config, root / "alone")
-  return root, together, alone
+  summaries = [
+    sweep.run_sweep(sweeps.listed(TRIALS, at_once=at_once), config, root / way)
+    for way, at_once in (("together", 4), ("alone", 1))
+  ]
+  return root, *summaries
 
 
-def test_they_are_ranked_alike(folders):
-  _, together, alone = folders
-  assert [e["name"] for e in together["ranking"]] == [e["name"] for e in alone["ranking"]]
-  assert [e["status"] for e in together["ranking"]] == ["finished"] * 3 + ["failed"]
-  assert together["best"]["test_accuracy"] == alone["best"]["test_accuracy"]
-  for one, other in zip(together["trials"], alone["trials"], strict=True):
+def read_rows(run):
+  """Return the rows of a run's metrics.jsonl."""
+  return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rankings_agree(folders):
+  _, summary, expected = folders
+  assert [e["name"] for e in summary["ranking"]] == [e["name"] for e in expected["ranking"]]
+  assert [e["status"] for e in summary["ranking"]] == ["finished"] * 3 + ["failed"]
+  assert summary["best"]["test_accuracy"] == expected["best"]["test_accuracy"]
+  for one, other in zip(summary["trials"], expected["trials"], strict=True):
     assert one["status"] == other["status"]
     if one["status"] == "failed":
       assert one["error"].replace("together", "alone") == other["error"].replace(
@@ -107,33 +121,27 @@ def test_they_are_ranked_alike(folders):
 
 
 @pytest.mark.parametrize("fields", TRIALS[:-1], ids=name_of)
-def test_a_trial_is_the_same_together_and_alone(folders, fields):
+def test_run_folders_agree(folders, fields):
   root, _, _ = folders
-  name = name_of(fields)
-  one, other = (root / way / "trials" / name for way in ("together", "alone"))
+  one, other = (root / way / "trials" / name_of(fields) for way in ("together", "alone"))
   for file in ("config.json", "dataset.json"):
     assert (one / file).read_text() == (other / file).read_text()
-  rows, expected = (
-    [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    for path in (one, other)
-  )
-  assert len(rows) == len(expected)
-  for row, wanted in zip(rows, expected, strict=True):
-    assert list(row) == list(wanted)
+  for row, expected in zip(read_rows(one), read_rows(other), strict=True):
+    assert list(row) == list(expected)
     for name in row.keys() - {"seconds", "images_per_second"}:
-      assert row[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
-  found, wanted = (json.loads((path / "results.json").read_text()) for path in (one, other))
-  assert found.pop("trained_together") == 4
-  assert found.keys() == wanted.keys()
-  for name in found.keys() - {"seconds_to_train", "compile_seconds", "finished", "memory"}:
-    if isinstance(found[name], float):
-      assert found[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-6), name
+      assert row[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
+  results, expected = (json.loads((run / "results.json").read_text()) for run in (one, other))
+  assert results.pop("trained_together") == 4
+  assert results.keys() == expected.keys()
+  for name in results.keys() - {"seconds_to_train", "compile_seconds", "finished", "memory"}:
+    if isinstance(results[name], float):
+      assert results[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
     else:
-      assert found[name] == wanted[name], name
+      assert results[name] == expected[name], name
   assert (one / "plots" / "learning_curves.png").exists() and list((one / "tensorboard").iterdir())
 
 
-def test_the_run_folders_open(folders):
+def test_run_folders_load(folders):
   root, _, _ = folders
   for fields in TRIALS[:-1]:
     name = name_of(fields)
@@ -143,15 +151,12 @@ def test_the_run_folders_open(folders):
     np.testing.assert_allclose(one.logits(images), other.logits(images), rtol=1e-4, atol=1e-5)
 
 
-def test_the_trials_really_differ_and_stop_on_their_own(folders):
+def test_trials_differ_and_stop_early_at_different_epochs(folders):
   root, _, _ = folders
-  rows = [
-    (root / "together" / "trials" / name_of(fields) / "metrics.jsonl").read_text()
-    for fields in TRIALS[:-1]
-  ]
-  assert len({json.loads(text.splitlines()[0])["val_loss"] for text in rows}) == 3
-  assert [len(text.splitlines()) for text in rows] == [3, 4, 3]
-  rates = [[json.loads(line)["learning_rate"] for line in text.splitlines()] for text in rows]
+  rows = [read_rows(root / "together" / "trials" / name_of(fields)) for fields in TRIALS[:-1]]
+  assert len({trial_rows[0]["val_loss"] for trial_rows in rows}) == 3
+  assert [len(trial_rows) for trial_rows in rows] == [3, 4, 3]
+  rates = [[row["learning_rate"] for row in trial_rows] for trial_rows in rows]
   np.testing.assert_allclose(rates[0], [0.01, 0.01, 0.005], rtol=1e-6)
   np.testing.assert_allclose(rates[1][:2], [0.05, 0.05], rtol=1e-6)
   assert not list((root / "together" / "together").iterdir())
@@ -163,11 +168,11 @@ def test_the_trials_really_differ_and_stop_on_their_own(folders):
 def grouped(tmp_path, trials, at_once=0, **base):
   config = small_runs.config(tmp_path / "data", **base)
   expanded = expand(sweeps.listed(trials), config, epath.Path(tmp_path))
-  found = tuning_together.groups(expanded, epath.Path(tmp_path), at_once)
-  return [[trials[expanded.index(trial)] for trial in group] for group in found]
+  groups = together.groups(expanded, epath.Path(tmp_path), at_once)
+  return [[trials[expanded.index(trial)] for trial in group] for group in groups]
 
 
-def test_what_differs_in_numbers_and_seeds_only_trains_together(tmp_path):
+def test_trials_that_differ_in_numbers_and_seeds_train_together(tmp_path):
   same = [
     {},
     {RATE: 0.1},
@@ -192,22 +197,22 @@ def test_what_differs_in_numbers_and_seeds_only_trains_together(tmp_path):
     {"loss.l2": ()},
   ],
 )
-def test_what_changes_the_program_does_not(tmp_path, fields):
+def test_trials_with_different_programs_train_apart(tmp_path, fields):
   assert grouped(tmp_path, [{}, fields], 9) == [[{}], [fields]]
 
 
-def test_rates_do_not_share_a_plateaus_lowest_rate(tmp_path):
+def test_trials_with_a_plateaus_min_lr_share_their_rate(tmp_path):
   trials = [{}, {RATE: 0.1}, {"seed": 1}]
   plateau = {"plateau__monitor": "val_loss", "plateau__min_lr": 1e-3}
   assert grouped(tmp_path, trials, 9, **plateau) == [[{}, {"seed": 1}], [{RATE: 0.1}]]
 
 
-def test_what_a_loss_spike_may_end_trains_alone(tmp_path):
+def test_trials_that_stop_on_a_loss_spike_train_alone(tmp_path):
   trials = [{}, {RATE: 0.1}, {"seed": 1}]
   assert grouped(tmp_path, trials, 9, stop_on_spike__factor=2.0) == [[trial] for trial in trials]
 
 
-def test_together_is_for_accelerators_unless_asked_for(tmp_path, monkeypatch):
+def test_by_default_only_accelerators_and_one_process_train_together(tmp_path, monkeypatch):
   trials = [{"seed": seed} for seed in range(3)]
   assert grouped(tmp_path, trials) == [[trial] for trial in trials]
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
@@ -216,17 +221,17 @@ def test_together_is_for_accelerators_unless_asked_for(tmp_path, monkeypatch):
   assert grouped(tmp_path, trials, 3) == [[trial] for trial in trials]
 
 
-def test_with_too_little_memory_the_halves_are_tried(tmp_path, monkeypatch):
-  tried = []
+def test_too_large_groups_are_halved(tmp_path, monkeypatch):
+  tried = []  # group sizes
 
   def fit_two(group, folder):
     tried.append(len(group))
     return len(group) <= 2
 
-  monkeypatch.setattr(tuning_together, "train_together", fit_two)
+  monkeypatch.setattr(together, "train_together", fit_two)
   monkeypatch.setattr(sweep, "_run_alone", lambda trial: tried.append(trial.name))
   monkeypatch.setattr(
-    sweep.sweep_results, "state", lambda trial: {"status": "finished" if tried else "waiting"}
+    sweep.ranking, "read_state", lambda trial: {"status": "finished" if tried else "waiting"}
   )
   config = small_runs.config(tmp_path / "data")
   text = "seed=0,1,2,3,4"
@@ -235,7 +240,7 @@ def test_with_too_little_memory_the_halves_are_tried(tmp_path, monkeypatch):
   assert tried == [5, 2, 3, 2]
 
 
-def test_memory_that_runs_out_leaves_no_group_behind(tmp_path, monkeypatch):
+def test_a_group_that_is_out_of_memory_leaves_no_folder(tmp_path, monkeypatch):
   def too_large(*_):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
@@ -243,15 +248,17 @@ def test_memory_that_runs_out_leaves_no_group_behind(tmp_path, monkeypatch):
   config = small_runs.config(tmp_path / "data")
   folder = epath.Path(tmp_path)
   trials = expand(sweep.parse("seed=0,1"), config, folder)
-  assert not tuning_together.train_together(trials, folder)
-  assert not tuning_together.folder_of(trials, folder).exists()
+  assert not together.train_together(trials, folder)
+  assert not together.folder_of(trials, folder).exists()
 
 
-def test_what_cannot_be_trained_together_is_trained_alone(tmp_path, monkeypatch, log_lines):
+def test_a_group_that_is_an_error_trains_alone(tmp_path, monkeypatch, log_lines):
   alone = []
   monkeypatch.setattr(sweep, "_run_alone", lambda trial: alone.append(trial.name))
   # Images that are streamed serve one seed at a time.
   config = small_runs.config(tmp_path / "data", data__resident_bytes=0, **SMOOTH)
   sweep.run_sweep(sweep.parse("seed=0,1 at_once=2"), config, tmp_path / "out")
   assert alone == ["seed=0", "seed=1"]
-  assert any(line.startswith("Not together: num_seeds: several seeds need") for line in log_lines)
+  assert any(
+    line.startswith("Train the trials one after the other: num_seeds:") for line in log_lines
+  )
