@@ -1,41 +1,43 @@
-"""What `--mode` names: each function is called with what the command line said.
+"""What `--mode` names: one function for each mode, called with the command line.
 
-What a mode needs is imported when it is used, so that each start pays for itself alone.
+Each mode imports its dependencies lazily, to keep start-up fast.
 """
 
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from cifar_jax import errors
 
 
 class Call(NamedTuple):
-  """What the command line said.
+  """The command line of one call.
 
   Attributes:
-    config: the experiment, None if there is none.
+    config: the experiment, None without --config.
     workdirs: the run folders.
-    paths: further arguments, which are files and folders.
-    options: the other flags by name.
+    paths: the files and folders that follow the flags.
+    options: the values of the other flags by name.
   """
 
-  config: Any
+  config: ml_collections.ConfigDict | None
   workdirs: list[str]
   paths: list[str]
   options: Mapping[str, Any]
 
 
 class Mode(NamedTuple):
-  """A mode: what it does, and what it cannot do without.
+  """A mode and its requirements.
 
   Attributes:
-    run: does it, and returns the exit code; None is 0.
-    needs_config: whether --config must be there.
-    workdirs: how many run folders: 0 (none is used), 1 or 2 (any number).
-    takes_paths: whether files and folders may follow.
-    needs_jax: whether anything is computed.
-    in_parallel: whether several processes may do it together.
+    run: runs the mode and returns the exit code; None stands for 0.
+    needs_config: whether --config is required.
+    workdirs: the number of run folders: 0, 1, or 2 for one or more.
+    takes_paths: whether files and folders may follow the flags.
+    needs_jax: whether the mode computes anything.
+    in_parallel: whether several processes may run the mode together.
   """
 
   run: Callable[[Call], int | None]
@@ -54,14 +56,14 @@ def _train(call: Call) -> None:
   from cifar_jax.runtime import monitoring
 
   (workdir,) = call.workdirs
-  found = train.train_and_evaluate(
+  metrics = train.train_and_evaluate(
     call.config,
     workdir,
     heartbeat=call.options["heartbeat"],
     profile=monitoring.parse_steps(call.options["profile"]),
   )
   if jax.process_index() == 0:
-    print(results.summary(found))
+    print(results.summary(metrics))
     print(f"wrote {os.path.join(workdir, 'results.json')}")
 
 
@@ -70,6 +72,7 @@ def _prepare(call: Call) -> None:
   from cifar_jax.data import datasets
   from configs import default
 
+  assert call.config is not None  # main.py requires it for this mode
   check_config(call.config, default.get_config())
   data = call.config.data
   dataset = datasets.prepare(data.name, data.dir or None, data.source or None, data.options)
@@ -93,11 +96,11 @@ def _lr_range(call: Call) -> None:
 
   (workdir,) = call.workdirs
   low, high, steps = (call.options[name] for name in ("low", "high", "steps"))
-  found = lr_range.lr_range_test(call.config, workdir, low, high, steps)
-  if found["suggested"] is not None:
+  rates = lr_range.lr_range_test(call.config, workdir, low, high, steps)
+  if rates["suggested"] is not None:
     print(
-      f"suggested learning rate: {found['suggested']:.2g} (the loss is lowest at "
-      f"{found['lowest']:.2g}, and falls fastest at {found['steepest']:.2g})"
+      f"suggested learning rate: {rates['suggested']:.2g} (the loss is lowest at "
+      f"{rates['lowest']:.2g}, and falls fastest at {rates['steepest']:.2g})"
     )
   for name in ("lr_range.json", "lr_range.png"):
     print(f"wrote {os.path.join(workdir, name)}")
@@ -111,15 +114,16 @@ def _sweep(call: Call) -> None:
   text, (workdir,) = call.options["sweep"], call.workdirs
   if not text:
     raise errors.UserError(
-      "--sweep: missing; name a file of configs/sweeps/, or fields, such as "
+      "--sweep: missing; name a file in configs/sweeps/, or fields, such as "
       "'optimizer.learning_rate=0.1,0.01 seed=0,1'"
     )
   parts = call.options["task"].split("/")
   if len(parts) != 2 or not all(part.isdigit() for part in parts):
-    raise errors.UserError(f"--task: {call.options['task']!r} is not of the form 0/8")
-  found = sweep.run_sweep(sweep.parse(text), call.config, workdir, tuple(map(int, parts)))
+    raise errors.UserError(f"--task: {call.options['task']!r} must be of the form 0/8")
+  index, num_tasks = map(int, parts)
+  ranking = sweep.run_sweep(sweep.parse(text), call.config, workdir, (index, num_tasks))
   if jax.process_index() == 0:
-    print(found["text"])
+    print(ranking["text"])
 
 
 def _evaluate(call: Call) -> None:
@@ -133,7 +137,7 @@ def _predict(call: Call) -> int:
   from analysis import predict
 
   if not call.paths:
-    raise errors.UserError("--mode=predict: name the image files or folders after the options")
+    raise errors.UserError("--mode=predict: no images; name the files or folders after the options")
   text, code = predict.predict(
     call.workdirs, call.paths, as_json=call.options["json"], seed=call.options["seed"]
   )

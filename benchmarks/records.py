@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-import main as main_program
 from cifar_jax.data import cache
 from cifar_jax.data.datasets import REGISTRY
+from cifar_jax.runtime import startup
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed"
@@ -85,15 +85,14 @@ def side_environment(devices: int = 0, **extra: str) -> dict[str, str]:
   TensorFlow leave the memory of a GPU to the others, and XLA's programs are kept where main.py
   keeps them. `devices`: virtual CPU devices.
   """
-  environment = main_program.cpu_environment(os.environ) or dict(os.environ)
+  environment = startup.cpu_environment(os.environ)
   environment |= {
     "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))),
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
   }
-  cache_folder = os.path.expanduser("~/.cache/cifar-jax")
-  environment.setdefault("JAX_COMPILATION_CACHE_DIR", cache_folder)
+  environment["JAX_COMPILATION_CACHE_DIR"] = startup.compilation_cache(environment)
   environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
   if devices:
     flags = environment.get("XLA_FLAGS", "")

@@ -1,4 +1,4 @@
-"""Small runs for tests: the digits data set and a network that compiles in seconds."""
+"""Small runs for tests: the digits dataset and a network that compiles in seconds."""
 
 import os
 import pathlib
@@ -9,10 +9,11 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
+from cifar_jax.runtime import startup
 from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What the tests of the training program share: 1,293 digits to train on, 16 steps an epoch.
+# The run that end-to-end tests share: 1,293 digits to train on, 16 steps per epoch.
 FIELDS = {
   "data.name": "digits",
   "data.normalize": "unit",
@@ -35,62 +36,69 @@ FIELDS = {
 
 
 def config(data_dir: pathlib.Path, **fields: object) -> ml_collections.ConfigDict:
-  """The config of a small run; `fields` are given as model__widths=(8, 8)."""
-  made = default.get_config()
-  changes = FIELDS | {"data.dir": str(data_dir)}
-  changes |= {name.replace("__", "."): value for name, value in fields.items()}
-  for name, value in changes.items():
+  """Return the config of a small run; `fields` are given as model__widths=(8, 8)."""
+  small_config = default.get_config()
+  for name, value in _merge_fields(data_dir, fields).items():
     *parents, leaf = name.split(".")
-    section = made
+    section = small_config
     for parent in parents:
       section = section[parent]
     section[leaf] = value
-  return made
+  return small_config
 
 
-def command(data_dir: pathlib.Path, workdir: pathlib.Path, **fields: object) -> list[str]:
-  """The same run as a command line."""
-  changes = FIELDS | {"data.dir": str(data_dir)}
-  changes |= {name.replace("__", "."): value for name, value in fields.items()}
+def command(data_dir: pathlib.Path, workdir: pathlib.Path | str, **fields: object) -> list[str]:
+  """Return the command line of the same run."""
+  changes = _merge_fields(data_dir, fields)
   overrides = [f"--config.{name}={value}" for name, value in changes.items()]
   main = str(ROOT / "main.py")
   config_file = f"--config={ROOT / 'configs' / 'default.py'}"
   return [sys.executable, main, config_file, *overrides, f"--workdir={workdir}"]
 
 
+def _merge_fields(data_dir: pathlib.Path, fields: dict[str, object]) -> dict[str, object]:
+  changes = {name.replace("__", "."): value for name, value in fields.items()}
+  return FIELDS | {"data.dir": str(data_dir)} | changes
+
+
 def environment(devices: int = 1) -> dict[str, str]:
-  """Variables for a process of its own with so many CPU devices."""
+  """Return the variables for a process with this number of CPU devices."""
   flags = f"--xla_force_host_platform_device_count={devices}"
   return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
 
 
 def run(
   arguments: list[str], devices: int = 1, cwd: pathlib.Path = ROOT
-) -> subprocess.CompletedProcess:
-  """Runs a command line to its end and returns its output."""
+) -> subprocess.CompletedProcess[str]:
+  """Run a command line to its end and return its output; main.py need not restart."""
   return subprocess.run(
-    arguments, env=environment(devices), capture_output=True, text=True, timeout=300, cwd=cwd
+    arguments,
+    env=startup.cpu_environment(environment(devices)),
+    capture_output=True,
+    text=True,
+    timeout=300,
+    cwd=cwd,
   )
 
 
 def run_together(
   arguments: list[str], processes: int = 2, devices: int = 4
-) -> subprocess.CompletedProcess:
-  """Likewise as several processes, each with so many CPU devices."""
+) -> subprocess.CompletedProcess[str]:
+  """Run a command line as several processes, each with this number of CPU devices."""
   launcher = [sys.executable, str(ROOT / "launch" / "local.py")]
   counts = [f"--processes={processes}", f"--devices={devices}"]
   return run([*launcher, *counts, "--", *arguments])
 
 
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
-  """Every array of the newest checkpoint by path, but for the clock."""
-  found = checkpoint(workdir / "checkpoints" / "latest")
-  del found["seconds"]
-  return found
+  """Return every array of the newest checkpoint by path, except the seconds of training."""
+  arrays = checkpoint(workdir / "checkpoints" / "latest")
+  del arrays["seconds"]
+  return arrays
 
 
 def checkpoint(directory: pathlib.Path) -> dict[str, np.ndarray]:
-  """The newest checkpoint in a directory, read without knowing its structure."""
+  """Return the arrays of the newest checkpoint in a directory, by path."""
   newest = max(path for path in directory.iterdir() if path.name.isdigit())
   with ocp.StandardCheckpointer() as checkpointer:
     return {
@@ -99,7 +107,7 @@ def checkpoint(directory: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
-  """Bit for bit."""
+  """Assert that the arrays are equal, bit for bit."""
   assert a.keys() == b.keys()
   for name, value in a.items():
     np.testing.assert_array_equal(value, b[name], err_msg=name)

@@ -13,15 +13,14 @@ strict bound: inside the step XLA may choose another layout, or fuse what stands
 """
 
 import functools
-import os
 import statistics
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 
-import main as main_program
 from benchmarks import records
+from cifar_jax.runtime import startup
 
 
 def main() -> None:
@@ -128,7 +127,5 @@ def _step(trainer) -> float:
 
 
 if __name__ == "__main__":
-  # Here the measured programs run in this process, which then starts as main.py does.
-  if (environment := main_program.cpu_environment(os.environ)) is not None:
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+  startup.restart_if_needed(sys.argv)  # as main.py does, because this process measures
   sys.exit(main())

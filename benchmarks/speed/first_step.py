@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import main
+from cifar_jax.runtime import startup
 
 
 def run() -> None:
@@ -28,6 +29,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-  if (environment := main.cpu_environment(os.environ)) is not None:  # as main.py does
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+  startup.restart_if_needed(sys.argv)  # as main.py does
   run()

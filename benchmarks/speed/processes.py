@@ -57,7 +57,7 @@ def one_side(
   """What each process of a side has printed."""
   command = [sys.executable, "-m", "benchmarks.speed.processes", "--side", source]
   command += [f"--data_dir={folder}", f"--batch={options.batch}", f"--examples={options.examples}"]
-  os.environ |= {"NPROC": "64"}  # see main.py
+  os.environ |= {"NPROC": "64"}  # see cifar_jax/runtime/startup.py
   running = local.start(command, distributed, devices)
   found = []
   for process in running:
@@ -77,12 +77,12 @@ def side() -> None:
   for name in ("batch", "examples", "num_processes", "process_id"):
     parser.add_argument(f"--{name}", type=int)
   options = parser.parse_args()
-  from cifar_jax.runtime import distributed
+  from cifar_jax.runtime import distributed, process_group
 
-  group = distributed.described(
+  group = process_group.resolve_process_group(
     options.coordinator_address, options.num_processes, options.process_id
   )
-  if group.count > 1:
+  if group is not None:
     distributed.join(group)
   import jax
 

@@ -1,138 +1,70 @@
-"""Several processes as one run: joining them, noticing that one is gone, and leaving together.
+"""Several processes as one run: they join, notice when one of them dies, and leave together.
 
-JAX's distributed runtime does the work: it introduces the processes to each other, watches their
-heartbeats and carries barriers. What is added here is how a run ends when one of them dies. Left
-alone the runtime aborts the others with a C++ stack trace. Here the first process keeps its service
-in the mode in which it only takes note of the dead (`jax_enable_recoverability`), and every process
-asks it now and then who is alive. The service's own end aborts a client at once, whatever the mode,
-so the others reach it through a relay of their own, which sees the connection end before JAX does.
+JAX's distributed runtime introduces the processes to each other, watches their heartbeats and
+carries barriers. When a process dies, the runtime aborts all others with a C++ stack trace. This
+module ends them with one line instead:
+
+- The first process runs the runtime's service in the mode that only records dead processes
+  (`jax_enable_recoverability`), and every process regularly asks it which are alive.
+- The end of the service itself aborts its clients in any mode. The other processes therefore reach
+  it through a local relay, which notices the end of the connection before JAX does.
 """
 
 import collections
 import contextlib
-import importlib.util
 import os
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NoReturn, Protocol
 
 from cifar_jax import errors
+from cifar_jax.runtime.process_group import Group
 
-# A process is gone when nothing was heard of it for so long.
+# A process that sends no heartbeat for this long counts as dead.
 HEARTBEAT_TIMEOUT_SECONDS = 40
-# Likewise the first, of which the others hear every few seconds. JAX waits for its answer to a
-# heartbeat for half of the time, and then aborts; this is less, so that it is told of here.
+# The first process counts as dead after this share of the timeout without an answer. JAX waits for
+# an answer to a heartbeat for half of the timeout and then aborts; this is less.
 _SILENCE = 0.45
 _ASK_SECONDS = 2.0
 _LAST_WORDS_SECONDS = 5.0
-# Read when JAX is imported: no warning of C++ that the mode above is experimental.
-_QUIET = ("TF_CPP_MIN_LOG_LEVEL", "2")
-_DAY_MILLISECONDS = 24 * 3600 * 1000  # preparing a data set takes its time; the dead are noticed
+_DAY_MILLISECONDS = 24 * 3600 * 1000  # preparing a dataset is slow; deaths are noticed anyway
 _uses: collections.Counter[str] = collections.Counter()
 _leaving = threading.Event()
 _alone = threading.Event()
 _threads: list[threading.Thread] = []
-_group: "Group | None" = None
+_group: Group | None = None
 
 
-class Group(NamedTuple):
-  """The processes of a run.
+class Client(Protocol):
+  """The methods of JAX's client of the coordination service that this module needs.
 
-  Attributes:
-    address: host:port of the first, where the others meet.
-    count: how many there are.
-    index: which this is, from 0.
-    local_devices: the accelerators of this host that are this process's; None for all.
+  They are private in JAX, which has no public key-value store or barrier without a device.
+  tests/cifar_jax/runtime/test_distributed.py names the method that a new version of JAX lacks.
   """
 
-  address: str
-  count: int
-  index: int
-  local_devices: Sequence[int] | None = None
-
-
-def described(
-  address: str | None, count: int | None, index: int | None, ask_cluster: bool = True
-) -> Group | None:
-  """The group that the command line describes, or else the cluster; None for a lone process.
-
-  Args:
-    address, count, index: --coordinator_address, --num_processes and --process_id.
-    ask_cluster: whether JAX may look for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes.
-
-  Raises:
-    UserError: some of the three are missing or impossible, or the cluster cannot be understood.
-  """
-  given = {"coordinator_address": address, "num_processes": count, "process_id": index}
-  missing = [f"--{name}" for name, value in given.items() if value is None]
-  if len(missing) == len(given):
-    return _of_cluster() if ask_cluster else None
-  if missing:
-    raise errors.UserError(
-      f"{', '.join(missing)}: missing; --coordinator_address, --num_processes and --process_id go "
-      "together"
-    )
-  host, _, port = address.rpartition(":")
-  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-    raise errors.UserError(f"--coordinator_address: {address!r} is not host:port")
-  if count < 1:
-    raise errors.UserError(f"--num_processes: {count} must be at least 1")
-  if not 0 <= index < count:
-    raise errors.UserError(f"--process_id: {index} is none of 0 ... {count - 1}")
-  os.environ.setdefault(*_QUIET)
-  devices = os.environ.get("JAX_LOCAL_DEVICE_IDS")  # as jax.distributed.initialize reads it
-  return Group(address, count, index, devices and list(map(int, devices.split(","))))
-
-
-def _of_cluster() -> Group | None:
-  """What JAX's cluster detection finds, where it may find more than one process."""
-  tasks = max(int(os.environ.get(name) or 1) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-  # Asking Kubernetes takes its client and the right to list pods; launch/jobset.yaml needs neither.
-  pods = "JOB_COMPLETION_INDEX" in os.environ and importlib.util.find_spec("kubernetes")
-  if tasks > 1 or pods:
-    os.environ.setdefault(*_QUIET)
-  from jax._src import cloud_tpu_init, clusters
-
-  on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm and not os.environ.get(
-    "JAX_PLATFORMS", ""
-  ).startswith("cpu")
-  if not (on_tpu or tasks > 1 or pods):
-    return None
-  try:
-    found = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-      None, None, None, None, None, initialization_timeout=300
-    )
-  except (RuntimeError, OSError, KeyError, ValueError) as error:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
-    raise errors.UserError(
-      f"--coordinator_address: JAX cannot read this cluster ({reason}); give the address, "
-      "--num_processes and --process_id"
-    ) from error
-  address, count, index, devices = found
-  if count is None and int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
-    raise errors.UserError(
-      "--coordinator_address: JAX does not read this version of Open MPI; give "
-      "--coordinator_address=host:port --num_processes=$OMPI_COMM_WORLD_SIZE "
-      "--process_id=$OMPI_COMM_WORLD_RANK"
-    )
-  return Group(address, count, index, devices) if count and count > 1 else None
+  def key_value_set(self, key: str, value: str) -> None: ...
+  def key_value_dir_get(self, key: str) -> Sequence[tuple[str, str]]: ...
+  def key_value_try_get(self, key: str) -> str: ...
+  def blocking_key_value_get(self, key: str, timeout_in_ms: int) -> str: ...
+  def wait_at_barrier(self, barrier_id: str, timeout_in_ms: int) -> None: ...
+  def get_live_nodes(self, process_ids: Sequence[int]) -> Mapping[int, int]: ...
 
 
 def join(group: Group) -> None:
-  """Joins the other processes, and from now on ends this one when one of them is gone.
+  """Join the other processes, and start to watch them: this process ends when one of them dies.
 
   Raises:
-    UserError: they did not all come.
+    UserError: not all processes met in time.
   """
   global _group
   import jax
 
   jax.config.update("jax_enable_recoverability", True)
-  jax.config.update("jax_enable_preemption_service", False)  # interruption.py answers SIGTERM
-  address = group.address if group.index == 0 else _relay(group)
+  jax.config.update("jax_enable_preemption_service", False)  # signals.py handles SIGTERM
+  address = group.address if group.index == 0 else _start_relay(group)
   try:
     jax.distributed.initialize(
       address,
@@ -145,61 +77,61 @@ def join(group: Group) -> None:
   except RuntimeError as error:
     raise errors.UserError(
       f"--coordinator_address: not all {group.count} processes met at {group.address} "
-      f"({str(error).splitlines()[0]})"
+      f"({str(error).splitlines()[0]}); start the same command in each of them"
     ) from error
   _group = group
   client = _client()
   client.key_value_set(f"host/{group.index}", socket.gethostname())
-  client.wait_at_barrier("joined", 300_000)  # every host's name is there
+  client.wait_at_barrier("joined", 300_000)  # after it every host's name is set
   hosts = dict(client.key_value_dir_get("host/"))
-  for work, args in ((_watch, (client, group, hosts)), (_keep_talking, (client, group))):
-    thread = threading.Thread(target=work, args=args, daemon=True)
+  for target, args in ((_watch, (client, group, hosts)), (_keep_talking, (client, group))):
+    thread = threading.Thread(target=target, args=args, daemon=True)
     thread.start()
     _threads.append(thread)
 
 
 def joined() -> bool:
-  """Whether this process is one of several."""
+  """Return whether this process is one of several."""
   return _group is not None
 
 
 def leave() -> None:
-  """Waits for the others to come to their end; to be called when everything is saved.
+  """Wait for the other processes to finish; call this when everything is saved.
 
-  The first process stays until the others have gone, for it holds the service.
+  The first process stays until the others have left, because it holds the service.
   """
   if _group is None:
     return
   import jax
 
-  _leaving.set()  # before the barrier: who has passed it may go, since all have set this
-  with contextlib.suppress(RuntimeError, ValueError):  # one died, of which the watch has told
+  _leaving.set()  # before the barrier: a process that has passed it may go, since all have set this
+  with contextlib.suppress(RuntimeError, ValueError):  # one died, which the watch has reported
     _client().wait_at_barrier("leaving", 600_000)
   if _group.index == 0:
     _alone.wait(timeout=20)
   jax.distributed.shutdown()
-  for thread in _threads:  # Python ends badly while one of them waits in C++
+  for thread in _threads:  # Python crashes at exit if one of them still waits in C++
     thread.join(timeout=10)
 
 
 @contextlib.contextmanager
 def first_goes_first(name: str) -> Iterator[None]:
-  """Lets the first process through a block before the others enter theirs."""
+  """Let the first process finish a block before the other processes enter theirs."""
   if _group is None:
     yield
     return
   if _group.index == 0:
     yield
-  _client().wait_at_barrier(_nth(f"after/{name}"), _DAY_MILLISECONDS)
+  _client().wait_at_barrier(_unique(f"after/{name}"), _DAY_MILLISECONDS)
   if _group.index:
     yield
 
 
 def same_as_first(name: str, value: Callable[[], str]) -> bool:
-  """Whether this process has the first one's `value`, which the others ask for after the first."""
+  """Return whether `value()` is equal here and in the first process, which calls it first."""
   if _group is None:
     return True
-  key = _nth(f"value/{name}")
+  key = _unique(f"value/{name}")
   if _group.index == 0:
     _client().key_value_set(key, value())
     return True
@@ -207,33 +139,35 @@ def same_as_first(name: str, value: Callable[[], str]) -> bool:
 
 
 def await_verdict() -> None:
-  """Gives the watch time to end this process, whose work failed perhaps because a peer is gone."""
+  """Give the watch time to end this process, whose error may mean that another process died."""
   time.sleep(HEARTBEAT_TIMEOUT_SECONDS + 15)
 
 
-def abandon(code: int) -> None:
-  """Ends this process at once: an ordinary exit would wait for work that the others never join."""
+def abandon(code: int) -> NoReturn:
+  """End this process at once; an ordinary exit would wait for the other processes' work."""
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(code)
 
 
-def _client():
-  from jax._src import distributed
+def _client() -> Client:
+  from jax._src import distributed  # see Client
 
-  return distributed.global_state.client
+  client: Client | None = distributed.global_state.client
+  assert client is not None, "join() has not been called"
+  return client
 
 
-def _nth(name: str) -> str:
-  """A name for the next use of `name`: a sweep trains several runs."""
+def _unique(name: str) -> str:
+  """Return a new name for each use of `name`, because a sweep trains several runs."""
   _uses[name] += 1
   return f"{name}/{_uses[name]}"
 
 
-def _watch(client, group: Group, hosts: dict[str, str]) -> None:
-  """Asks again and again who is alive; each answer comes when all that are have asked."""
+def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
+  """Ask repeatedly which processes live; an answer comes once every live process has asked."""
   everyone = list(range(group.count))
-  first = None
+  first: Mapping[int, int] | None = None
   try:
     while True:
       live = client.get_live_nodes(everyone)
@@ -242,34 +176,35 @@ def _watch(client, group: Group, hosts: dict[str, str]) -> None:
         if live.keys() <= {0}:
           _alone.set()
           return
+      # A process that was restarted answers with another number than at first.
       elif lost := [i for i in everyone if i not in live or live[i] != first.get(i)]:
         _end(group, lost[0], hosts[f"host/{lost[0]}"])
       _leaving.wait(_ASK_SECONDS)
       if _leaving.is_set():
         time.sleep(0.1)
   except (RuntimeError, ValueError):
-    return  # the service does not answer: so says the relay, or it is over
+    return  # the service has ended: the relay reports that, or the run is over
 
 
-def _keep_talking(client, group: Group) -> None:
-  """Has the first process answer every few seconds, since `_watch` may wait long for the others."""
+def _keep_talking(client: Client, group: Group) -> None:
+  """Ask the first process something every few seconds, since `_watch` may wait for long."""
   with contextlib.suppress(RuntimeError, ValueError):
     while not _leaving.wait(_ASK_SECONDS):
       client.key_value_try_get(f"host/{group.index}")
 
 
-def _end(group: Group, index: int, host: str) -> None:
-  who = f"process {index} of {group.count}, on {host}, is gone"
-  if index == group.index:  # it was frozen, say, and the others have given it up
-    who = f"this process, {index} of {group.count}, was silent for too long"
-  print(f"error: {who}; the same command, on all of them again, resumes", file=sys.stderr)
-  if group.index == 0:  # with the service gone at once, the others would take this one for the lost
+def _end(group: Group, index: int, host: str) -> NoReturn:
+  lost = f"process {index} of {group.count}, on {host}, is gone"
+  if index == group.index:  # this process was frozen, say, and counts as dead
+    lost = f"this process, {index} of {group.count}, was silent for too long"
+  print(f"error: {lost}; start the same command in every process to resume", file=sys.stderr)
+  if group.index == 0:  # the others need the service to learn which process died
     time.sleep(_LAST_WORDS_SECONDS)
   abandon(1)
 
 
-def _relay(group: Group) -> str:
-  """Starts passing connections on to the first process; returns the address to connect to."""
+def _start_relay(group: Group) -> str:
+  """Start to pass connections on to the first process; return the address to connect to."""
   host, port = group.address.rsplit(":", 1)
   listener = socket.create_server(("127.0.0.1", 0))
 
@@ -278,14 +213,14 @@ def _relay(group: Group) -> str:
       near, _ = listener.accept()
       try:
         far = socket.create_connection((host.strip("[]"), int(port)), timeout=10)
-      except OSError:  # not there yet: JAX tries again
+      except OSError:  # the first process has not started; JAX tries again
         near.close()
         continue
       far.settimeout(_SILENCE * HEARTBEAT_TIMEOUT_SECONDS)
       threading.Thread(target=_pump, args=(near, far), daemon=True).start()
-      threading.Thread(target=from_first, args=(far, near), daemon=True).start()
+      threading.Thread(target=pump_answers, args=(far, near), daemon=True).start()
 
-  def from_first(far: socket.socket, near: socket.socket) -> None:
+  def pump_answers(far: socket.socket, near: socket.socket) -> None:
     _pump(far, near)
     if _group is not None and not _leaving.is_set():
       _end(group, 0, host)
@@ -296,7 +231,7 @@ def _relay(group: Group) -> str:
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-  """Copies bytes until either side ends, or `source` has been silent for its timeout."""
+  """Copy bytes until either side ends, or `source` has been silent for its timeout."""
   with contextlib.suppress(OSError):
     while data := source.recv(1 << 16):
       sink.sendall(data)

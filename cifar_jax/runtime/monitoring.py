@@ -1,4 +1,4 @@
-"""Watching a run: heartbeat lines, a trace of chosen steps, memory, and a stop at loss spikes."""
+"""Monitoring of a run: heartbeat lines, traces of steps, peak memory and loss spikes."""
 
 import datetime
 import pathlib
@@ -10,25 +10,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import ml_collections
 from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.runtime.console import log
 
-HEARTBEAT_SECONDS = 60.0  # where there is no terminal, and so no progress bar
+HEARTBEAT_SECONDS = 60.0  # if there is no terminal, and therefore no progress bar
 
 
 class Heartbeat:
-  """A line in the log now and then: where the run stands, how fast it is, when it will end.
+  """Log a line regularly: the position of the run, its speed and the time left.
 
-  It is told of steps that are done and waits for none, so it is as fine as dispatches are.
+  Never blocks on the device, so it reports at most once per dispatch.
 
   Args:
-    seconds: between two lines; 0 means none, and None 60 where there is no terminal, else none.
-    step: steps done before; those of a resumed run count for no speed.
-    total_steps, steps_per_epoch: of the run.
-    images_per_step: over all devices and seeds.
-    clock: seconds; those that it leaves out, such as compiling, are in no figure.
+    seconds: seconds between two lines; 0 for none, None for 60 if there is no terminal, else none.
+    step: the number of steps before this start; a resumed run excludes them from the speed.
+    total_steps: the number of steps of the run.
+    steps_per_epoch: the number of steps of an epoch.
+    images_per_step: the number of images of a step, over all devices and seeds.
+    clock: returns seconds; the speed and the time left exclude what it excludes, such as compiling.
   """
 
   def __init__(
@@ -45,33 +47,33 @@ class Heartbeat:
     self._seconds, self._clock, self._images_per_step = seconds, clock, images_per_step
     self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
     self._step = step
-    self._start = self._told = (step, clock())
+    self._start = self._last_line = (step, clock())
 
   def advance(self, steps: int, loss: float) -> None:
-    """`steps` more steps are done, the last with the loss `loss`."""
+    """Record finished steps, the last with the loss `loss`; log a line if one is due."""
     self._step += steps
     now = self._clock()
-    step_told, time_told = self._told
-    if not self._seconds or now - time_told < self._seconds or self._step == self._total_steps:
+    last_step, last_time = self._last_line
+    if not self._seconds or now - last_time < self._seconds or self._step == self._total_steps:
       return
-    speed = (self._step - step_told) * self._images_per_step / (now - time_told)
-    step_first, time_first = self._start
-    seconds_a_step = (now - time_first) / (self._step - step_first)  # validation is in it
-    left = datetime.timedelta(seconds=round((self._total_steps - self._step) * seconds_a_step))
-    epoch, epochs = (-(-n // self._steps_per_epoch) for n in (self._step, self._total_steps))
+    speed = (self._step - last_step) * self._images_per_step / (now - last_time)
+    first_step, first_time = self._start
+    seconds_per_step = (now - first_time) / (self._step - first_step)  # includes validation
+    left = datetime.timedelta(seconds=round((self._total_steps - self._step) * seconds_per_step))
+    epoch, num_epochs = (-(-n // self._steps_per_epoch) for n in (self._step, self._total_steps))
     log.info(
       "%s",
-      f"step {self._step:,} of {self._total_steps:,}, epoch {epoch} of {epochs}, "
+      f"step {self._step:,} of {self._total_steps:,}, epoch {epoch} of {num_epochs}, "
       f"{speed:,.0f} images/s, loss {loss:.4f}, {left} left",
     )
-    self._told = (self._step, now)
+    self._last_line = (self._step, now)
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-  """The steps first:last that --profile names, counted from 1, both included; None for ''.
+  """Return the first and the last step that --profile names, counted from 1; None for ''.
 
   Raises:
-    UserError: it names none.
+    UserError: the text is not of the form first:last.
   """
   if not text:
     return None
@@ -85,78 +87,87 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 
 
 class Trace:
-  """A trace of chosen steps by JAX's profiler. It begins and ends between dispatches.
+  """Trace steps with JAX's profiler, from the start of one dispatch to the end of another.
 
-  The device is waited for at both ends, so that the trace has whole dispatches and no others.
+  Blocks on the device at both ends, so that the trace holds whole dispatches and no others.
 
   Args:
-    steps: first and last, from 1, both included; None for no trace.
-    folder: where it is written; made if it is not there.
-    total_steps: of the run.
+    steps: the first and the last step, counted from 1; None for no trace.
+    folder: the folder of the trace; created if needed.
+    total_steps: the number of steps of the run.
 
   Raises:
-    UserError: the run has no such steps.
+    UserError: the run has fewer steps.
   """
 
   def __init__(self, steps: tuple[int, int] | None, folder: epath.Path, total_steps: int):
     if steps and steps[1] > total_steps:
       raise errors.UserError(
-        f"--profile: {steps[0]}:{steps[1]} is beyond the {total_steps} steps of the run"
+        f"--profile: {steps[0]}:{steps[1]} is beyond the {total_steps} steps of the run; trace "
+        "earlier steps"
       )
     self._steps, self._folder = steps, folder
-    self._began: int | None = None  # the step before the first that is traced, while tracing
-    self._at = 0
+    self._start: int | None = None  # while tracing, the number of steps before the trace
+    self._end = 0
 
   def before(self, step: int, count: int, state: Any) -> None:
-    """Steps `step` + 1 to `step` + `count` are next; `state` is what they start from."""
-    if self._steps is None or self._began is not None or step + count < self._steps[0]:
+    """Start the trace if it must include a step of the next dispatch.
+
+    Args:
+      step: the number of steps before the dispatch.
+      count: the number of steps in the dispatch.
+      state: the state that the dispatch starts from.
+    """
+    if self._steps is None or self._start is not None or step + count < self._steps[0]:
       return
     first, last = self._steps
     if step >= last:
-      log.warning("--profile: steps %d to %d were done before; nothing is traced", first, last)
+      log.warning(
+        "--profile: steps %d to %d ran before the run was resumed; nothing is traced", first, last
+      )
       self._steps = None
       return
     jax.block_until_ready(state)
-    # Perfetto's file is written by means that know local folders only.
+    # JAX writes Perfetto's file to local folders only.
     jax.profiler.start_trace(self._folder, create_perfetto_trace="://" not in str(self._folder))
-    self._began = self._at = step
+    self._start = self._end = step
 
   def after(self, step: int, state: Any) -> None:
-    """`step` steps are dispatched, and `state` is what they lead to."""
-    if self._began is None:
+    """End the trace if `step` steps, which lead to `state`, include its last one."""
+    if self._steps is None or self._start is None:
       return
-    self._at = step
+    self._end = step
     if step >= self._steps[1]:
       jax.block_until_ready(state)
       self.close()
 
   def close(self) -> None:
-    """Ends the trace, if there is one, and says where it is."""
-    if self._began is None:
+    """End the trace, if there is one, and log its folder."""
+    if self._steps is None or self._start is None:
       return
     jax.profiler.stop_trace()
     log.info(
       "traced steps %d to %d (whole dispatches; asked for %d:%d) in %s; open its "
       "perfetto_trace.json.gz at https://ui.perfetto.dev, or pip install xprof; xprof --logdir=%s",
-      self._began + 1,
-      self._at,
+      self._start + 1,
+      self._end,
       *self._steps,
       self._folder,
       self._folder,
     )
-    self._began = self._steps = None
+    self._start = self._steps = None
 
 
 def loss_spike(
   before: Sequence[float | None], loss: float, factor: float, epochs: int
 ) -> float | None:
-  """The median that an epoch's training loss exceeds `factor` times; None if it does not.
+  """Return the median that an epoch's training loss exceeds `factor` times; None if it does not.
 
   Args:
-    before: the training losses of the epochs before, from the first; None or NaN are not counted.
-    loss: of this epoch.
-    factor: 0 means never.
-    epochs: the median is over so many of the last.
+    before: the training losses of the epochs before, from the first; None and NaN are skipped.
+    loss: the training loss of this epoch.
+    factor: 0 for never.
+    epochs: the number of last epochs that the median is over.
   """
   known = [value for value in before[-epochs:] if value is not None and value == value]
   if not factor or not known:
@@ -165,58 +176,67 @@ def loss_spike(
   return median if loss > factor * median else None
 
 
-def refuse_spike(before: Sequence[float | None], loss: float, config: Any, folder: Any) -> None:
-  """Ends the run if `config.stop_on_spike` says so.
+def refuse_spike(
+  before: Sequence[float | None],
+  loss: float,
+  config: ml_collections.ConfigDict,
+  folder: epath.Path,
+) -> None:
+  """Raise UserError if a training loss is a spike by `config`.
 
-  Raises:
-    UserError: `loss`, of the epoch after `before`, is a spike.
+  Args:
+    before: the training losses of the epochs before, from the first.
+    loss: the training loss of this epoch.
+    config: the section `stop_on_spike` of the config.
+    folder: the folder of the checkpoints, for the message.
   """
   factor, epochs = config.factor, config.epochs
   if (median := loss_spike(before, loss, factor, epochs)) is not None:
     raise errors.UserError(
       f"loss: {loss:.4g} in epoch {len(before) + 1} is more than {factor:g} times {median:.4g}, "
-      f"the median of the last {min(epochs, len(before))} epochs, at which stop_on_spike ends a "
-      "run; lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the "
-      f"last good checkpoint stays in {folder}"
+      f"the median of the last {min(epochs, len(before))} epochs, and stop_on_spike ends the run; "
+      "lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "
+      f"good checkpoint stays in {folder}"
     )
 
 
 def memory() -> dict[str, Any]:
-  """The most memory used since this process started, in bytes.
+  """Return the peak memory since this process started, in bytes.
 
   Returns:
-    'process_peak_bytes', None where the system does not tell, and of devices that tell (no CPU
-    does) 'device_peak_bytes', a list over the local ones, and 'device_limit_bytes' of one.
+    'process_peak_bytes' (None if the system does not report it) and, if the devices report them
+    (CPUs do not), 'device_peak_bytes', a list over the local devices, and 'device_limit_bytes' of
+    one device.
   """
-  found: dict[str, Any] = {"process_peak_bytes": _process_peak()}
+  peaks: dict[str, Any] = {"process_peak_bytes": _process_peak()}
   stats = [device.memory_stats() for device in jax.local_devices()]
   if all(s and "peak_bytes_in_use" in s for s in stats):
-    found["device_peak_bytes"] = [s["peak_bytes_in_use"] for s in stats]
-    found["device_limit_bytes"] = stats[0].get("bytes_limit")
-  return found
+    peaks["device_peak_bytes"] = [s["peak_bytes_in_use"] for s in stats]
+    peaks["device_limit_bytes"] = stats[0].get("bytes_limit")
+  return peaks
 
 
-def memory_line(found: dict[str, Any]) -> str:
-  """What `memory` returns, to read; '' if nothing is known."""
+def memory_line(peaks: dict[str, Any]) -> str:
+  """Return the result of `memory` as text; '' if nothing is known."""
   parts = []
-  if "device_peak_bytes" in found:
-    text = f"at most {max(found['device_peak_bytes']) / 2**30:.2f} GiB"
-    if limit := found["device_limit_bytes"]:
+  if "device_peak_bytes" in peaks:
+    text = f"at most {max(peaks['device_peak_bytes']) / 2**30:.2f} GiB"
+    if limit := peaks["device_limit_bytes"]:
       text += f" of {limit / 2**30:.2f} GiB"
     parts.append(f"{text} on a device")
-  if found["process_peak_bytes"]:
-    parts.append(f"at most {found['process_peak_bytes'] / 2**30:.2f} GiB in the process")
+  if peaks["process_peak_bytes"]:
+    parts.append(f"at most {peaks['process_peak_bytes'] / 2**30:.2f} GiB in the process")
   return ", ".join(parts)
 
 
 def _process_peak() -> int | None:
-  # Linux' ru_maxrss can be that of the program which started this one; VmHWM cannot.
+  # On Linux ru_maxrss can be the peak of the program that started this one; VmHWM cannot.
   try:
     status = pathlib.Path("/proc/self/status").read_text()
   except OSError:
     status = ""
-  if found := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
-    return int(found[1]) * 1024
+  if match := re.search(r"^VmHWM:\s*(\d+) kB", status, re.MULTILINE):
+    return int(match[1]) * 1024
   try:
     import resource
   except ImportError:  # Windows

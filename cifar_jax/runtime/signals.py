@@ -1,17 +1,18 @@
-"""Being asked to stop: SIGTERM and SIGINT are noted, and the run saves and ends where it can."""
+"""Graceful shutdown: on SIGTERM or SIGINT, save and exit at the next safe point."""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any
-
-import jax
-import numpy as np
+from types import FrameType
 
 
 class Interrupted(Exception):
-  """A signal asked the run to stop; everything is saved and the same command resumes."""
+  """A signal stopped the run; everything is saved, and the same command resumes.
+
+  Attributes:
+    signum: the number of the signal.
+  """
 
   def __init__(self, signum: int):
     super().__init__(signal.Signals(signum).name)
@@ -20,28 +21,31 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-  """Collects SIGTERM and SIGINT in a list instead of dying; a second one of them does kill."""
+  """Collect the numbers of SIGTERM and SIGINT in a list; the second signal ends the process."""
   received: list[int] = []
-  if threading.current_thread() is not threading.main_thread():
+  if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
     yield received
     return
 
-  def note(signum: int, _: Any) -> None:
+  def note(signum: int, _: FrameType | None) -> None:
     received.append(signum)
     signal.signal(signum, signal.SIG_DFL)
 
-  before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+  previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
   try:
     yield received
   finally:
-    for signum, handler in before.items():
+    for signum, handler in previous.items():
       signal.signal(signum, handler)
 
 
-def any_process(stop: list[int]) -> bool:
-  """Whether any process was asked to stop, so that all stop after the same epoch."""
+def any_process(received: list[int]) -> bool:
+  """Return whether any process received a signal, so that all stop after the same epoch."""
+  import jax  # here, so that main.py can report a wrong flag without it
+
   if jax.process_count() == 1:
-    return bool(stop)
+    return bool(received)
+  import numpy as np
   from jax.experimental import multihost_utils
 
-  return bool(multihost_utils.process_allgather(np.array(len(stop))).any())
+  return bool(multihost_utils.process_allgather(np.array(len(received))).any())

@@ -168,11 +168,11 @@ def test_a_run_that_is_watched_traced_and_ended_by_a_spike(tmp_path, log_lines):
   assert line.startswith("traced steps 17 to 20 (whole dispatches; asked for 18:20) in ")
   (file,) = (workdir / "profile").rglob("perfetto_trace.json.gz")
   events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-  dispatched = [e for e in events if re.fullmatch(r"\$programs\.py:\d+ train", e.get("name", ""))]
+  dispatched = [e for e in events if re.fullmatch(r"\$compiled_steps\.py:\d+ train", e.get("name", ""))]
   assert len(dispatched) == 2
 
   # The same command comes to the same end.
   with pytest.raises(errors.UserError) as again:
     train.train_and_evaluate(config, str(workdir), heartbeat=0, profile=(18, 20))
   assert str(again.value) == str(raised.value)
-  assert "--profile: steps 18 to 20 were done before; nothing is traced" in log_lines
+  assert "--profile: steps 18 to 20 ran before the run was resumed; nothing is traced" in log_lines

@@ -1,0 +1,104 @@
+"""Which processes form a run: from the command line, or from the cluster that started them."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
+
+from cifar_jax import errors
+
+# JAX reads this when it is imported. It hides C++ warnings, of which one says that the mode in
+# which `distributed` runs the coordination service is experimental.
+_QUIET = ("TF_CPP_MIN_LOG_LEVEL", "2")
+_DETECTION_TIMEOUT_SECONDS = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """The processes of a run, of which there are at least two.
+
+  Attributes:
+    address: host:port of the first process, where the processes meet.
+    count: the number of processes.
+    index: the number of this process, from 0.
+    local_devices: the accelerators of this host that belong to this process; None for all.
+  """
+
+  address: str
+  count: int
+  index: int
+  local_devices: Sequence[int] | None = None
+
+
+def resolve_process_group(
+  address: str | None, count: int | None, index: int | None, ask_cluster: bool = True
+) -> Group | None:
+  """Return the group from the command line or the cluster, or None for a single process.
+
+  Args:
+    address, count, index: --coordinator_address, --num_processes and --process_id.
+    ask_cluster: whether JAX may look for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes.
+
+  Raises:
+    UserError: only some of the three flags are given, one is invalid, or JAX cannot read the
+      cluster.
+  """
+  if address is None and count is None and index is None:
+    return _detect_cluster() if ask_cluster else None
+  if address is None or count is None or index is None:
+    values = {"coordinator_address": address, "num_processes": count, "process_id": index}
+    missing = ", ".join(f"--{name}" for name, value in values.items() if value is None)
+    raise errors.UserError(
+      f"{missing}: missing; pass --coordinator_address, --num_processes and --process_id together"
+    )
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise errors.UserError(f"--coordinator_address: {address!r} must be host:port")
+  if count < 1:
+    raise errors.UserError(f"--num_processes: {count} must be at least 1")
+  if not 0 <= index < count:
+    raise errors.UserError(f"--process_id: {index} must be in 0 ... {count - 1}")
+  if count == 1:
+    return None
+  os.environ.setdefault(*_QUIET)
+  devices = os.environ.get("JAX_LOCAL_DEVICE_IDS")  # as jax.distributed.initialize reads it
+  return Group(address, count, index, [int(i) for i in devices.split(",")] if devices else None)
+
+
+def _detect_cluster() -> Group | None:
+  """Return the group that JAX's cluster detection finds, if it has more than one process."""
+  num_tasks = max(
+    int(os.environ.get(name) or 1) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
+  )
+  # JAX asks Kubernetes through the package `kubernetes`, which needs the right to list pods.
+  # launch/jobset.yaml passes the three flags and needs neither.
+  has_pods = "JOB_COMPLETION_INDEX" in os.environ and importlib.util.find_spec("kubernetes")
+  if num_tasks > 1 or has_pods:
+    os.environ.setdefault(*_QUIET)
+  # Private modules, since the public jax.distributed.initialize detects the cluster and joins it in
+  # one step, without returning the address. test_process_group.py tests what this function needs.
+  from jax._src import cloud_tpu_init, clusters
+
+  on_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+  on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm and not on_cpu
+  if not (on_tpu or num_tasks > 1 or has_pods):
+    return None
+  try:
+    address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+      None, None, None, None, None, initialization_timeout=_DETECTION_TIMEOUT_SECONDS
+    )
+  except (RuntimeError, OSError, KeyError, ValueError) as error:
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    raise errors.UserError(
+      f"--coordinator_address: JAX cannot read this cluster ({reason}); pass "
+      "--coordinator_address, --num_processes and --process_id"
+    ) from error
+  if count is None and int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:
+    raise errors.UserError(
+      "--coordinator_address: JAX cannot read this version of Open MPI; pass "
+      "--coordinator_address=host:port --num_processes=$OMPI_COMM_WORLD_SIZE "
+      "--process_id=$OMPI_COMM_WORLD_RANK"
+    )
+  if address is None or count is None or count < 2:
+    return None
+  return Group(address, count, index or 0, devices)

@@ -1,0 +1,129 @@
+"""Start-up: the environment XLA:CPU is fastest in, the compilation cache, other processes."""
+
+import importlib.metadata
+import importlib.util
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+
+from cifar_jax import errors
+from cifar_jax.runtime import distributed, process_group
+from cifar_jax.runtime.console import log
+
+# XLA ends a program whose XLA_FLAGS name an unknown flag, so the flag is for tested versions only.
+_JAXLIB_WITH_YNNPACK = ("0.10.", "0.12.")
+_EIGEN_CONVOLUTIONS = (
+  "--xla_cpu_experimental_ynn_fusion_type",
+  "=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
+)
+# Other projects use these names for their modules too.
+_CHECKOUT_MODULES = ("configs", "experiment", "input_pipeline", "models")
+
+
+def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
+  """Return the environment variables with those added that make XLA:CPU fastest.
+
+  On Linux, glibc allocates memory in huge pages. On a machine without an accelerator glibc also
+  keeps freed memory for the next step, and XLA convolves with Eigen instead of YNNPACK. Settings
+  that `environment` already holds keep their value. docs/measurements.md has the figures.
+  """
+  changed = dict(environment)
+  on_cpu = environment.get("JAX_PLATFORMS") == "cpu" or not any(
+    importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
+  )
+  if sys.platform == "linux":
+    _append(changed, "GLIBC_TUNABLES", "glibc.malloc.hugetlb", "=1", ":")
+    if on_cpu:
+      _append(changed, "GLIBC_TUNABLES", "glibc.malloc.arena_max", "=1", ":")
+      for threshold in ("mmap_threshold", "trim_threshold"):
+        _append(changed, "GLIBC_TUNABLES", f"glibc.malloc.{threshold}", f"={2**32}", ":")
+  if on_cpu and importlib.metadata.version("jaxlib").startswith(_JAXLIB_WITH_YNNPACK):
+    _append(changed, "XLA_FLAGS", *_EIGEN_CONVOLUTIONS, " ")
+  return changed
+
+
+def restart_if_needed(arguments: Sequence[str]) -> None:
+  """Restart this program, in the same process, with `cpu_environment` if it has another one.
+
+  glibc reads its settings only when a program starts. Call this from `if __name__ == "__main__":`
+  only, since the restart loses all state. A debugger would lose the program, so under one, or with
+  --norestart among the arguments, only XLA_FLAGS are set, which take effect without a restart.
+  """
+  environment = cpu_environment(os.environ)
+  if environment == dict(os.environ):
+    return
+  if "--norestart" in arguments or "--restart=false" in arguments or has_debugger():
+    if "XLA_FLAGS" in environment:
+      os.environ["XLA_FLAGS"] = environment["XLA_FLAGS"]
+    return
+  os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def has_debugger() -> bool:
+  """Return whether a debugger, or another tool that traces each line, runs this program."""
+  monitor = getattr(sys, "monitoring", None)  # Python 3.12 added it; newer debuggers use it
+  return (
+    sys.gettrace() is not None
+    or (monitor is not None and monitor.get_tool(monitor.DEBUGGER_ID) is not None)
+    or not sys.modules.keys().isdisjoint({"debugpy", "pydevd"})
+    # pdb stops tracing after `continue`. Its module is no sign of it, because absl imports that.
+    or any(frame.f_globals.get("__name__") == "bdb" for frame, _ in traceback.walk_stack(None))
+  )
+
+
+def start_jax(group: process_group.Group | None) -> None:
+  """Import JAX, cache compiled programs across runs and join the other processes, if any.
+
+  Args:
+    group: the processes of the run; None for a single process.
+  """
+  import jax
+
+  # With more virtual devices than threads, XLA:CPU's collectives block every thread and never end.
+  # NPROC sets the number of threads; XLA reads it at the first use of a device.
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", "64")
+  jax.config.update("jax_compilation_cache_dir", compilation_cache(os.environ))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  if group is not None:
+    distributed.join(group)
+    if group.index:
+      log.setLevel("WARNING")  # the first process logs for all of them
+
+
+def compilation_cache(environment: Mapping[str, str]) -> str:
+  """Return the folder of compiled programs: JAX_COMPILATION_CACHE_DIR or ~/.cache/cifar-jax."""
+  return environment.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/cifar-jax")
+
+
+def raise_if_shadowed(checkout: pathlib.Path) -> None:
+  """Raise UserError, naming both paths, if a module of the checkout is imported from elsewhere.
+
+  A notebook's folder, or an installed package, may hold a module of the same name, such as
+  `models`.
+
+  Args:
+    checkout: the folder that holds `models`.
+  """
+  for name in _CHECKOUT_MODULES:
+    try:
+      spec = importlib.util.find_spec(name)
+    except ValueError:  # a module that was made by hand has no spec
+      continue
+    if spec is None or spec.origin is None:
+      continue
+    origin = pathlib.Path(spec.origin).resolve()
+    if checkout.resolve() not in origin.parents:
+      raise errors.UserError(
+        f"{name}: imported from {origin}, not from {checkout.resolve()}; start Python in another "
+        f"folder, or put the checkout first: sys.path.insert(0, {str(checkout.resolve())!r})"
+      )
+
+
+def _append(environment: dict[str, str], variable: str, name: str, value: str, by: str) -> None:
+  """Add name + value to a variable that does not contain the name."""
+  current = environment.get(variable, "")
+  if name not in current:
+    environment[variable] = by.join(filter(None, (current, name + value)))
