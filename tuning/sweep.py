@@ -25,7 +25,8 @@ from etils import epath
 
 import train
 from cifar_jax import errors
-from cifar_jax.runs.run_folder import RunFolder, hold
+from cifar_jax.runs.locks import lock_folder
+from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
 from configs.sweeps import Sweep
@@ -192,4 +193,4 @@ def _rows(
 
 def _lock(folder: epath.Path, name: str, busy: str | None = None) -> AbstractContextManager[None]:
   """Return a context in which this sweep's first process holds a lock of `folder`."""
-  return hold(folder, name, busy) if jax.process_index() == 0 else nullcontext()
+  return lock_folder(folder, name, busy) if jax.process_index() == 0 else nullcontext()

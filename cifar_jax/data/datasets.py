@@ -173,7 +173,7 @@ def prepare(
     home.mkdir(parents=True, exist_ok=True)
     lock = home / "prepare.lock"
     waiting = "another process is preparing %s; waiting for it (%s)"
-    with locks.held(lock, lambda: log.info(waiting, name, lock)):
+    with locks.hold_lock(lock, lambda: log.info(waiting, name, lock)):
       try:
         return cache.read(cache_folder, name, entry.label)
       except cache.Unusable as reason:

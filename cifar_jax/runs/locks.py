@@ -1,4 +1,4 @@
-"""Lock files, and what is done where the file system has no locks."""
+"""Locks on folders, also where the file system has none."""
 
 import contextlib
 import errno
@@ -7,35 +7,71 @@ from collections.abc import Callable, Iterator
 import filelock
 from etils import epath
 
+from cifar_jax import errors
 from cifar_jax.runtime.console import log
 
-# As on NFS without its lock service, or on Lustre mounted without -o flock.
+# NFS without its lock service, or Lustre mounted without `-o flock`, raises one of these.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
-def held(path: epath.Path, busy: Callable[[], None]) -> Iterator[None]:
-  """Holds the lock file at `path`; where there are no locks that is said, and the work goes on.
+def lock_folder(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[None]:
+  """Hold the lock file `name` of a folder, which is created if needed.
+
+  Object stores have no locks: in a bucket this does nothing.
 
   Args:
-    busy: called if another process holds it. It may raise; if it returns, that process is awaited.
+    busy: the message of the UserError if another process holds the lock; None to wait for that
+      process.
 
   Raises:
-    OSError: the lock file cannot be made.
+    UserError: another process holds the lock, or the folder cannot be written.
   """
-  # A lock by mere existence, filelock's way out, would outlive a killed run and shut out the next.
+  if "://" in str(folder):
+    yield
+    return
+
+  def refuse() -> None:
+    if busy is not None:
+      raise errors.UserError(f"workdir: {busy}")
+
+  with contextlib.ExitStack() as stack:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      stack.enter_context(hold_lock(folder / name, refuse))
+    except OSError as error:
+      raise errors.UserError(
+        f"workdir: {folder} cannot be written ({error.strerror or error}); use another folder"
+      ) from None
+    yield
+
+
+@contextlib.contextmanager
+def hold_lock(path: epath.Path, on_busy: Callable[[], None]) -> Iterator[None]:
+  """Hold the lock file at `path`.
+
+  If the file system has no locks, log a warning and continue without one.
+
+  Args:
+    on_busy: called if another process holds the lock. It may raise; if it returns, wait for that
+      process.
+
+  Raises:
+    OSError: the lock file cannot be created.
+  """
+  # filelock's fallback is a lock by mere existence, which would outlive a killed run.
   lock = filelock.FileLock(path, fallback_to_soft=False)
   try:
     try:
       lock.acquire(timeout=0)
     except filelock.Timeout:
-      busy()
+      on_busy()
       lock.acquire()
   except OSError as error:
     if error.errno not in _NO_LOCKS:
       raise
     log.warning(
-      "%s: this file system has no locks (%s); see to it that nothing else writes there",
+      "%s: this file system has no locks (%s); let nothing else write there",
       path.parent,
       error.strerror,
     )

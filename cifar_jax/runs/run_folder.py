@@ -1,7 +1,7 @@
-"""A run folder: config.json, dataset.json, metrics.jsonl, results.json and folders beside them.
+"""A run folder: config.json, dataset.json, metrics.jsonl, results.json and the folders of a run.
 
-Every file is written beside and renamed into place, so a reader, or the next start, finds the old
-one or the new one and never a part.
+Every file is written under another name and then renamed, so that a reader finds the old file or
+the new one and never a part.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import json
 import math
 import os
 import secrets
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,42 +17,45 @@ from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.config import as_json, changed_fields, flatten
-from cifar_jax.runs import locks
+from cifar_jax.runs import locks, tensorboard
 from cifar_jax.runtime import distributed
+from cifar_jax.types import Row
 
 
 class RunFolder:
-  """The files of one run that are not checkpoints.
+  """The files of one run, except its checkpoints.
 
   Args:
-    workdir: where the run lives; made if it is not there.
-    writer: False in all processes but the first: such a folder is read and never written.
+    workdir: the folder of the run; created if needed.
+    writer: False in all processes but the first, which alone writes.
+
+  Raises:
+    UserError: the folder cannot be written.
   """
 
   def __init__(self, workdir: epath.PathLike, writer: bool = True):
     self.path = epath.Path(workdir)
     if "://" not in str(workdir):
-      self.path = epath.Path(os.path.abspath(workdir))  # which Orbax insists on
+      self.path = epath.Path(os.path.abspath(workdir))  # Orbax needs absolute paths
     self.writer = writer
-    self._tensorboard = None
-    self._in_tensorboard = 0  # rows
+    self._events = tensorboard.EventWriter(self.path / "tensorboard")
     if writer:
       try:
         (self.path / "plots").mkdir(parents=True, exist_ok=True)
       except OSError as error:
         raise errors.UserError(
-          f"workdir: {workdir} cannot be written ({error.strerror or error}); name another folder"
+          f"workdir: {workdir} cannot be written ({error.strerror or error}); use another folder"
         ) from None
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
-    """Holds the folder for this process alone; UserError if another run holds it."""
-    busy = f"another run is writing to {self.path}; wait for it or name another folder"
-    with hold(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
+    """Hold the folder for this process alone; raise UserError if another run holds it."""
+    busy = f"another run is writing to {self.path}; wait for it or use another folder"
+    with locks.lock_folder(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
       yield
 
   def refuse_unshared(self) -> None:
-    """UserError in a process that does not see what the first one writes here."""
+    """Raise UserError in a process that does not see what the first process writes here."""
     if not distributed.joined():
       return
     token = self.path / ".processes"
@@ -63,8 +65,8 @@ class RunFolder:
       "workdir", lambda: token.read_text() if token.exists() else ""
     ):
       raise errors.UserError(
-        f"workdir: {self.path} is not the folder of that name which the first process writes to; "
-        "name one that all hosts share, or a gs:// path"
+        f"workdir: {self.path} is not the folder that the first process writes to; use a folder "
+        "that all hosts share, or a gs:// path"
       )
 
   def refuse_other_config(
@@ -80,7 +82,7 @@ class RunFolder:
     file = self.path / "config.json"
     if not file.exists():
       return
-    saved = flatten(as_json(defaults)) | flatten(read_json(file, "name another workdir"))
+    saved = flatten(as_json(defaults)) | flatten(read_json(file, "use another workdir"))
     fields = flatten(as_json(config))
     differing = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
     if differing:
@@ -94,18 +96,18 @@ class RunFolder:
       )
 
   def write_config(self, config: ml_collections.ConfigDict) -> None:
-    """Writes config.json, which makes the folder this run's."""
+    """Write config.json, which reserves the folder for this run."""
     self._write_json("config.json", as_json(config))
 
-  def write_dataset(self, description: dict[str, Any]) -> None:
-    """Writes dataset.json: what a trained network needs to know of the data, but the images."""
+  def write_dataset(self, description: Row) -> None:
+    """Write dataset.json, which describes the dataset to later users of the network."""
     self._write_json("dataset.json", description)
 
-  def metrics(self) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, one for each finished epoch.
+  def metrics(self) -> list[Row]:
+    """Return the rows of metrics.jsonl, one for each finished epoch.
 
     Raises:
-      UserError: a line is no row, or an epoch is missing or there twice.
+      UserError: a line is not JSON, or the epochs are not 1, 2, and so on.
     """
     file = self.path / "metrics.jsonl"
     if not file.exists():
@@ -113,77 +115,48 @@ class RunFolder:
     try:
       rows = [json.loads(line) for line in file.read_text().splitlines()]
     except (ValueError, RecursionError):
-      raise errors.UserError(f"{file}: a line is not JSON; name another workdir") from None
+      raise errors.UserError(f"{file}: a line is not JSON; use another workdir") from None
     if [isinstance(row, dict) and row.get("epoch") for row in rows] != [*range(1, len(rows) + 1)]:
       raise errors.UserError(
-        f"{file}: its lines are not those of epochs 1, 2, …; put it back as it was, or name "
-        "another workdir"
+        f"{file}: the lines are not those of epochs 1, 2, …; restore the file, or use another "
+        "workdir"
       )
     return rows
 
-  def metrics_until(self, step: int, epochs: int) -> list[dict[str, Any]]:
-    """The rows of the epochs that ended by `step`, of which there must be so many."""
+  def metrics_until(self, step: int, epochs: int) -> list[Row]:
+    """Return the rows up to `step`; raise UserError unless there are exactly `epochs`."""
     with reading(self.path / "metrics.jsonl"):
       rows = [row for row in self.metrics() if row["step"] <= step]
     if len(rows) != epochs:
       raise errors.UserError(
         f"{self.path / 'metrics.jsonl'}: has {len(rows)} of the {epochs} epochs before the "
-        f"checkpoint of step {step}; put it back as it was, or name another workdir"
+        f"checkpoint of step {step}; restore the file, or use another workdir"
       )
     return rows
 
-  def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-    """Makes metrics.jsonl hold exactly `rows`."""
+  def write_metrics(self, rows: list[Row]) -> None:
+    """Replace the content of metrics.jsonl with `rows`."""
     self._write("metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in rows))
 
-  def write_scalars(self, rows: list[dict[str, Any]]) -> None:
-    """Adds the numbers of new rows to the TensorBoard events.
+  def write_scalars(self, rows: list[Row]) -> None:
+    """Add the numbers of new rows to the TensorBoard events; folders in buckets have none."""
+    if self.writer and "://" not in str(self.path):
+      self._events.write(rows)
 
-    A resumed run writes those of all its epochs again, for a killed one may not have written its
-    last. Written here and now, not by SummaryWriter: its thread dies of a full disk, and then
-    whoever gives it more numbers waits for ever.
-    """
-    if not self.writer or "://" in str(self.path):
-      return
-    from tensorboardX import event_file_writer, summary
-    from tensorboardX.proto import event_pb2
-
-    folder = self.path / "tensorboard"
-    try:
-      if self._tensorboard is None:
-        folder.mkdir(exist_ok=True)
-        self._tensorboard = event_file_writer.EventsWriter(str(folder / "events"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # replaces what was there
-        event = event_pb2.Event(wall_time=time.time(), step=rows[0]["step"], session_log=start)
-        self._tensorboard.write_event(event)
-      for row in rows[self._in_tensorboard :]:
-        for name, value in row.items():
-          if isinstance(value, int | float) and name != "step":
-            event = event_pb2.Event(wall_time=time.time(), step=row["step"])
-            event.summary.CopyFrom(summary.scalar(name, value))
-            self._tensorboard.write_event(event)
-      self._tensorboard.flush()
-    except OSError as error:
-      raise errors.UserError(
-        f"{folder}: cannot be written ({error.strerror or error}); mend that, and the same command "
-        "resumes"
-      ) from error
-    self._in_tensorboard = len(rows)
-
-  def results(self) -> dict[str, Any] | None:
-    """What results.json holds, or None if the run has not finished."""
+  def results(self) -> Row | None:
+    """Return the content of results.json, or None if the run has not finished."""
     file = self.path / "results.json"
-    return read_json(file, "put it right, or remove it") if file.exists() else None
+    return read_json(file, "restore the file, or remove it") if file.exists() else None
 
-  def write_results(self, results: dict[str, Any]) -> None:
+  def write_results(self, results: Row) -> None:
+    """Write results.json, which marks the run as finished."""
     self._write_json("results.json", results)
 
   def close(self) -> None:
-    if self._tensorboard is not None:
-      with contextlib.suppress(OSError):  # of rows that could not be written, which has been told
-        self._tensorboard.close()
+    """Close the TensorBoard events."""
+    self._events.close()
 
-  def _write_json(self, name: str, value: Any) -> None:
+  def _write_json(self, name: str, value: Row) -> None:
     self._write(name, json.dumps(_finite(value), indent=2) + "\n")
 
   def _write(self, name: str, text: str) -> None:
@@ -195,62 +168,36 @@ class RunFolder:
       temporary.replace(self.path / name)
     except OSError as error:
       raise errors.UserError(
-        f"{self.path / name}: cannot be written ({error.strerror or error}); mend that, and the "
-        "same command resumes"
+        f"{self.path / name}: cannot be written ({error.strerror or error}); fix this, then rerun "
+        "the same command to resume"
       ) from error
 
 
-def read_json(file: epath.Path, remedy: str) -> dict[str, Any]:
-  """The object in a file; UserError, with the remedy, if it holds no JSON object."""
+def read_json(file: epath.Path, remedy: str) -> Row:
+  """Return the object in a JSON file; raise UserError, with the remedy, if there is none."""
   try:
-    found = json.loads(file.read_text())
-    if not isinstance(found, dict):
+    content = json.loads(file.read_text())
+    if not isinstance(content, dict):
       raise ValueError
   except (ValueError, RecursionError):
-    raise errors.UserError(f"{file}: holds no object of JSON; {remedy}") from None
-  return found
+    raise errors.UserError(f"{file}: not a JSON object; {remedy}") from None
+  return content
 
 
 @contextlib.contextmanager
-def reading(path: epath.PathLike) -> Iterator[None]:
-  """Turns what a file that nobody's run wrote makes fail, in any way, into one line."""
+def reading(path: epath.PathLike | str) -> Iterator[None]:
+  """Convert any error from reading a corrupt file into a one-line `UserError`."""
   try:
     yield
   except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
     why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise errors.UserError(
-      f"{path}: holds what no run writes ({why}); put it back as it was; --debug shows where"
+      f"{path}: corrupt ({why}); restore the file; --debug shows where"
     ) from error
 
 
-@contextlib.contextmanager
-def hold(folder: epath.Path, name: str, busy: str | None = None) -> Iterator[None]:
-  """Holds the lock file `name` of a folder, which is made if it is not there.
-
-  Args:
-    busy: what a UserError says if another process holds it; None to wait for that process.
-  """
-  if "://" in str(folder):  # object stores have no locks
-    yield
-    return
-
-  def refuse() -> None:
-    if busy is not None:
-      raise errors.UserError(f"workdir: {busy}")
-
-  with contextlib.ExitStack() as stack:
-    try:
-      folder.mkdir(parents=True, exist_ok=True)
-      stack.enter_context(locks.held(folder / name, refuse))
-    except OSError as error:
-      raise errors.UserError(
-        f"workdir: {folder} cannot be written ({error.strerror or error}); name another folder"
-      ) from None
-    yield
-
-
 def _finite(value: Any) -> Any:
-  """JSON has no NaN and no infinity: null stands for both."""
+  """Return `value` with None for NaN and infinity, which JSON lacks."""
   if isinstance(value, dict):
     return {key: _finite(item) for key, item in value.items()}
   if isinstance(value, list | tuple):

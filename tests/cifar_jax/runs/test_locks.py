@@ -10,27 +10,27 @@ from cifar_jax.runs import locks
 
 
 @pytest.mark.parametrize("number", locks._NO_LOCKS)
-def test_where_there_are_no_locks_that_is_said_and_work_goes_on(
+def test_without_locks_a_warning_is_logged_and_work_continues(
   number, tmp_path, monkeypatch, log_lines
 ):
   def flock(descriptor, operation):
     raise OSError(number, "No locks available")
 
   monkeypatch.setattr(fcntl, "flock", flock)
-  with locks.held(tmp_path / ".lock", pytest.fail):
+  with locks.hold_lock(tmp_path / ".lock", pytest.fail):
     assert log_lines == [
-      f"{tmp_path}: this file system has no locks (No locks available); see to it that nothing "
-      "else writes there"
+      f"{tmp_path}: this file system has no locks (No locks available); let nothing else write "
+      "there"
     ]
 
 
-def test_a_lock_that_is_held_is_waited_for_or_not(tmp_path):
+def test_a_busy_lock_is_refused_or_awaited(tmp_path):
   def refuse():
     raise errors.UserError("busy")
 
   other = filelock.FileLock(tmp_path / ".lock")
   other.acquire()
-  with pytest.raises(errors.UserError), locks.held(tmp_path / ".lock", refuse):
+  with pytest.raises(errors.UserError), locks.hold_lock(tmp_path / ".lock", refuse):
     pass
-  with locks.held(tmp_path / ".lock", other.release):  # freed while it waits
+  with locks.hold_lock(tmp_path / ".lock", other.release):  # released while the lock waits
     pass

@@ -94,7 +94,7 @@ time.sleep(100)
 """
   (code0, _, err0), (code1, _, err1) = outputs(start_processes(code))
   assert (code0, code1) == (1, 1)
-  assert err1.startswith(f"workdir: {tmp_path}/1 is not the folder of that name which the first")
+  assert err1.startswith(f"workdir: {tmp_path}/1 is not the folder that the first")
   assert re.fullmatch(r"error: process 1 of 2, on \S+, is gone; start the same command .*\n", err0)
 
 

@@ -168,7 +168,9 @@ def test_a_run_that_is_watched_traced_and_ended_by_a_spike(tmp_path, log_lines):
   assert line.startswith("traced steps 17 to 20 (whole dispatches; asked for 18:20) in ")
   (file,) = (workdir / "profile").rglob("perfetto_trace.json.gz")
   events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-  dispatched = [e for e in events if re.fullmatch(r"\$compiled_steps\.py:\d+ train", e.get("name", ""))]
+  dispatched = [
+    e for e in events if re.fullmatch(r"\$compiled_steps\.py:\d+ train", e.get("name", ""))
+  ]
   assert len(dispatched) == 2
 
   # The same command comes to the same end.
