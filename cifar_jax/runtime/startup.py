@@ -3,12 +3,10 @@
 import importlib.metadata
 import importlib.util
 import os
-import pathlib
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 
-from cifar_jax import errors
 from cifar_jax.runtime import distributed, process_group
 from cifar_jax.runtime.console import log
 
@@ -18,8 +16,6 @@ _EIGEN_CONVOLUTIONS = (
   "--xla_cpu_experimental_ynn_fusion_type",
   "=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
 )
-# Other projects use these names for their modules too.
-_CHECKOUT_MODULES = ("configs", "experiment", "input_pipeline", "models")
 
 
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -96,30 +92,6 @@ def start_jax(group: process_group.Group | None) -> None:
 def compilation_cache(environment: Mapping[str, str]) -> str:
   """Return the folder of compiled programs: JAX_COMPILATION_CACHE_DIR or ~/.cache/cifar-jax."""
   return environment.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/cifar-jax")
-
-
-def raise_if_shadowed(checkout: pathlib.Path) -> None:
-  """Raise UserError, naming both paths, if a module of the checkout is imported from elsewhere.
-
-  A notebook's folder, or an installed package, may hold a module of the same name, such as
-  `models`.
-
-  Args:
-    checkout: the folder that holds `models`.
-  """
-  for name in _CHECKOUT_MODULES:
-    try:
-      spec = importlib.util.find_spec(name)
-    except ValueError:  # a module that was made by hand has no spec
-      continue
-    if spec is None or spec.origin is None:
-      continue
-    origin = pathlib.Path(spec.origin).resolve()
-    if checkout.resolve() not in origin.parents:
-      raise errors.UserError(
-        f"{name}: imported from {origin}, not from {checkout.resolve()}; start Python in another "
-        f"folder, or put the checkout first: sys.path.insert(0, {str(checkout.resolve())!r})"
-      )
 
 
 def _append(environment: dict[str, str], variable: str, name: str, value: str, by: str) -> None:

@@ -45,8 +45,6 @@ def test_a_resumed_run_writes_every_epoch(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
   (tmp_path / "tensorboard").write_text("a file")
   writer = EventWriter(epath.Path(tmp_path) / "tensorboard")
-  with pytest.raises(
-    errors.UserError, match=r"tensorboard: cannot be written \(.*; fix"
-  ):
+  with pytest.raises(errors.UserError, match=r"tensorboard: cannot be written \(.*; fix"):
     writer.write(ROWS)
   writer.close()

@@ -1,4 +1,4 @@
-"""Start-up: the environment for CPUs, when main.py restarts, and modules of other projects."""
+"""Start-up: the environment for CPUs, and when main.py restarts."""
 
 import importlib.metadata
 import importlib.util
@@ -10,7 +10,6 @@ import types
 import pytest
 import small_runs
 
-from cifar_jax import errors
 from cifar_jax.runtime import startup
 
 YNNPACK = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
@@ -119,18 +118,3 @@ def test_importing_main_does_not_restart():
   code = "import os; before = dict(os.environ); import main; assert dict(os.environ) == before"
   environment = {name: v for name, v in os.environ.items() if name != "GLIBC_TUNABLES"}
   subprocess.run([sys.executable, "-c", code], check=True, cwd=small_runs.ROOT, env=environment)
-
-
-# --- Modules of other projects -------------------------------------------------------------------
-
-
-def test_a_module_from_elsewhere_is_named_with_both_paths(tmp_path, monkeypatch):
-  startup.raise_if_shadowed(small_runs.ROOT)
-  (tmp_path / "models.py").write_text("")
-  monkeypatch.syspath_prepend(tmp_path)
-  monkeypatch.delitem(sys.modules, "models", raising=False)
-  with pytest.raises(errors.UserError) as raised:
-    startup.raise_if_shadowed(small_runs.ROOT)
-  message = str(raised.value)
-  assert message.startswith(f"models: imported from {tmp_path / 'models.py'}, not from")
-  assert str(small_runs.ROOT) in message and "\n" not in message
