@@ -1,32 +1,41 @@
-"""What a config describes, built: data, splits, model, schedule, optimiser, programs.
+"""What a config describes, built: dataset, splits, model, schedule, optimiser, compiled steps.
 
-Training starts from here, and so does everything that works on a trained network.
+Training starts here, and so does everything that works on a trained network.
 """
 
+import copy
+import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Self
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+import optax
 
 import input_pipeline
 import models
 from cifar_jax import errors
 from cifar_jax.config import check_config
+from cifar_jax.data import sources, splits
 from cifar_jax.optim import optimizers, schedules
+from cifar_jax.runs import results
 from cifar_jax.training import compiled_steps, hard_examples, steps
-from cifar_jax.types import Variables
+from cifar_jax.training.compiled_steps import CompiledSteps
+from cifar_jax.types import ResidentData, TrainShard, Variables
 from configs import default
 from models import transfer
 
-PyTree = Any
-
 
 def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Fills in what depends on the machine ('auto'), after checking every field."""
+  """Check every field, and return a copy with the fields that depend on the machine ('auto') set.
+
+  Raises:
+    UserError: a field is unknown or impossible, or a batch does not divide over the devices.
+  """
   check_config(config, default.get_config())
   config = config.copy_and_resolve_references()
   if config.dtype == "auto":
@@ -41,125 +50,169 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 class Experiment:
-  """The parts of a run that do not change while it trains.
+  """The parts of a run that training does not change.
 
   Args:
     config: as `resolve` returns it.
-    schedule: learning rate by step, to take instead of the one that `config.schedule` names.
+    schedule: learning rate by step, to use instead of the one that `config.schedule` names.
 
   Attributes:
     config: as given.
-    dataset: that `config.data` names.
+    dataset: the dataset that `config.data` names.
+    inputs: what batches are gathered from: `dataset`, or its features (`precompute_base`).
     splits: example numbers of each split.
-    stages: training examples of each stage of the run, as input_pipeline.training_stages has them.
+    stages: training examples of each stage of the run (splits.training_stages).
     steps_per_epoch, total_steps: training steps in an epoch and in the run.
     seeds: the seeds trained together.
-    model, schedule, tx: as models, schedules and optimizers create them.
+    model: the network; `network` is the part of it that trains on `inputs`.
+    schedule, tx: the learning rate by step and the optimiser.
     proxy, proxy_tx: the proxy network and its optimiser, None unless `config.proxy.keep`.
+    preprocess: normalisation and augmentation.
     parameters: numbers of trainable parameters and of batch statistics.
 
   Raises:
-    UserError: a field, a file or the data stand in the way.
+    UserError: the config, a file or the dataset is invalid or unavailable.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, schedule: schedules.Schedule | None = None):
     self.config = config
-    self.dataset = input_pipeline.load(config)
-    self.splits = input_pipeline.make_splits(self.dataset, config.data)
-    self.stages = input_pipeline.training_stages(self.dataset, self.splits, config.data)
+    self.dataset = self.inputs = input_pipeline.load(config)
+    self.splits = splits.make_splits(self.dataset, config.data)
+    self.stages = splits.training_stages(self.dataset, self.splits, config.data)
     self.steps_per_epoch = len(self.stages[0]) // config.batch_size
     if not self.steps_per_epoch:
       raise errors.UserError(
         f"batch_size: {config.batch_size} is more than the {len(self.stages[0])} training examples"
       )
-    # Rounded first, since 1.1 epochs of 10 steps are 11.000000000000002.
-    epochs = config.num_epochs - 1 + config.last_epoch
-    self.total_steps = math.ceil(round(epochs * self.steps_per_epoch, 6))
+    # Rounded first, because 1.1 epochs of 10 steps are 11.000000000000002.
+    num_epochs = config.num_epochs - 1 + config.last_epoch
+    self.total_steps = math.ceil(round(num_epochs * self.steps_per_epoch, 6))
     self.seeds = list(range(config.seed, config.seed + config.num_seeds))
-    self.model = models.create(
-      config.model,
-      len(self.dataset.class_names),
-      dtype=jnp.dtype(config.dtype),
-      axis_name=compiled_steps.AXIS,
-    )
+    self.model = self.network = self._create_model(config.model)
     self.schedule = schedule or schedules.create(
-      config.schedule,
-      config.optimizer.learning_rate,
-      self.steps_per_epoch,
-      self.total_steps,
+      config.schedule, config.optimizer.learning_rate, self.steps_per_epoch, self.total_steps
     )
     self.tx = optimizers.create(config.optimizer, self.schedule, self.steps_per_epoch)
-    self.proxy = self.proxy_tx = None
+    self.proxy: nn.Module | None = None
+    self.proxy_tx: optax.GradientTransformationExtraArgs | None = None
     if config.proxy.keep:
-      self.proxy = hard_examples.create(
-        config, len(self.dataset.class_names), jnp.dtype(config.dtype), compiled_steps.AXIS
-      )
-      self.proxy_tx = hard_examples.optimizer(config, self.schedule, self.steps_per_epoch)
+      self.proxy = self._create_proxy()
+      self.proxy_tx = hard_examples.make_optimizer(config, self.schedule, self.steps_per_epoch)
+    self.preprocess = input_pipeline.make_preprocess(config, self.dataset, self.steps_per_epoch)
     one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
     self.parameters = models.count_parameters(one_seed)
-    # Patterns that match no parameter are told of now.
+    # Fail now if a pattern matches no parameter.
     jax.eval_shape(lambda: optimizers.l2_penalty(one_seed["params"], config.loss.l2))
 
   def over_seeds(self, function: Callable, in_axes: Any = 0) -> Callable:
-    """`function` mapped over a leading axis of seeds, if there are several."""
+    """Return `function` mapped over a leading axis of seeds, if there are several."""
     return jax.vmap(function, in_axes) if len(self.seeds) > 1 else function
 
   def seed_array(self) -> jax.Array:
-    """The seeds as [] or, if there are several, [seeds] int32."""
+    """Return the seeds as [] or, if there are several, [seeds] int32."""
     return jnp.array(self.seeds if len(self.seeds) > 1 else self.seeds[0], jnp.int32)
 
   def init(self, weights: Variables | None = None) -> steps.TrainState:
-    """The state before the first step, starting from `weights` where those say so."""
-    # It runs once, so that on CPU a program that is made sooner is worth more than a quick one:
-    # ResNet-18's is compiled in 1.6 s instead of 4.4 s, for the same bits.
+    """Return the state before the first step; `weights` replace initial ones where they fit."""
+    # This program runs once, so on CPU compile time matters more than speed: ResNet-18's compiles
+    # in 1.6 s instead of 4.4 s, with the same bits.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
     init = jax.jit(self.over_seeds(self._init, (0, None, None)), compiler_options=options)
     return init(self.seed_array(), self._init_images(), weights)
 
-  def train_step(self, model: Any) -> Callable[[steps.TrainState, dict], tuple]:
-    """What training compiles for one step of `model`, as steps.make_train_step returns it.
+  def train_step(self, model: nn.Module) -> steps.TrainStep:
+    """Return what training compiles for one step of `model`.
 
-    With a proxy it is told of the whole batch, and its metrics are those of the examples kept.
+    With a proxy, the step receives the whole batch, and its metrics cover the examples kept.
     """
     step = steps.make_train_step(self.config, model, self.tx, compiled_steps.AXIS, self.total_steps)
-    if self.proxy is None:
+    if self.proxy is None or self.proxy_tx is None:
       return step
     choose = hard_examples.make_choose(self.config, self.proxy, self.proxy_tx, compiled_steps.AXIS)
     return lambda state, batch: step(*choose(state, batch))
 
-  def compile_steps(self, state: steps.TrainState) -> compiled_steps.Programs:
-    """Compiled training and evaluation, for states like `state`.
+  def precompute_base(self, state: steps.TrainState) -> Self:
+    """Return this experiment with a frozen base's features in the place of the images.
 
-    If the network begins with a base that stays as it is and the images are not augmented, what
-    the base makes of them is computed now, once, and takes the images' place.
+    If the base of the network stays as it is and the images are not augmented, its features are
+    computed now, once, and only the rest of the network trains. Otherwise return this experiment.
     """
-    config, model, dataset = self.config, self.model, self.dataset
-    preprocess = input_pipeline.make_preprocess(config, dataset, self.steps_per_epoch)
-    model, dataset = transfer.precompute_fixed_base(
-      config, model, dataset, state.variables(), preprocess[1]
+    network, inputs = transfer.precompute_fixed_base(
+      self.config, self.model, self.dataset, state.variables(), self.preprocess.evaluate
     )
-    source = input_pipeline.make_source(dataset, config.data, compiled_steps.replicate)
-    streamed = isinstance(source, input_pipeline.StreamedSource)
-    if streamed and len(self.seeds) > 1:
-      raise errors.UserError(
-        "num_seeds: several seeds need the data set on the device; raise data.resident_bytes"
-      )
-    on_cpu = jax.default_backend() == "cpu"
-    largest = max(len(self.splits.validation), len(self.splits.test))
-    return compiled_steps.Programs(
-      config,
-      self.train_step(model),
-      steps.make_eval_step(model, compiled_steps.AXIS),
-      preprocess,
-      source,
+    experiment = copy.copy(self)
+    experiment.network, experiment.inputs = network, inputs
+    return experiment
+
+  def compile_steps(self) -> CompiledSteps:
+    """Return training and evaluation steps, to be compiled by their first calls."""
+    config = self.config
+    return CompiledSteps(
+      self.train_step(self.network),
+      steps.make_eval_step(self.network, compiled_steps.AXIS),
+      input_pipeline.make_train_batch(
+        self.preprocess, config.batch_size, self.steps_per_epoch, compiled_steps.AXIS
+      ),
+      input_pipeline.make_eval_batch(self.preprocess),
+      config.num_seeds,
       self.steps_per_epoch,
-      evaluation_batches=1 if on_cpu else -(-largest // config.eval_batch_size),
-      steps_at_once=config.steps_per_dispatch
-      or (1 if on_cpu or streamed else self.steps_per_epoch),
     )
+
+  @functools.cached_property
+  def source(self) -> sources.Source:
+    """Where batches come from, made when first used.
+
+    Raises:
+      UserError: several seeds, and a dataset too large to be resident.
+    """
+    source = sources.make_source(self.inputs, self.config.data, compiled_steps.replicate)
+    if isinstance(source, sources.StreamedSource) and len(self.seeds) > 1:
+      raise errors.UserError(
+        "num_seeds: several seeds need the dataset on the device; raise data.resident_bytes"
+      )
+    return source
+
+  @property
+  def steps_per_dispatch(self) -> int:
+    """How many training steps one dispatch should take."""
+    if self.config.steps_per_dispatch:
+      return self.config.steps_per_dispatch
+    is_streamed = isinstance(self.source, sources.StreamedSource)
+    # XLA:CPU runs convolutions in a loop about 100 times slower.
+    is_single = jax.default_backend() == "cpu" or is_streamed
+    return 1 if is_single else self.steps_per_epoch
+
+  def train_shards(
+    self, epoch: int, dispatches: Sequence[int], first_step: int = 0
+  ) -> Iterator[tuple[TrainShard, ResidentData]]:
+    """Yield what each dispatch of an epoch (from 0) trains on.
+
+    Args:
+      dispatches: the number of steps of each dispatch.
+      first_step: the step of the epoch to begin at.
+    """
+    return self.source.train(self.order(epoch), self.config.batch_size, first_step, dispatches)
+
+  def evaluate(
+    self, compiled: CompiledSteps, variables: Variables, examples: np.ndarray, tta: str = ""
+  ) -> dict[str, np.ndarray]:
+    """Return mean 'loss', 'accuracy' and 'top5' over `examples`, each counted once.
+
+    Args:
+      examples: their numbers.
+      tta: a kind of test-time augmentation, '' for none.
+
+    Returns:
+      float64 scalars, or [seeds] with several seeds.
+    """
+    batch_size = self.config.eval_batch_size
+    largest = max(len(self.splits.validation), len(self.splits.test))
+    num_batches = 1 if jax.default_backend() == "cpu" else -(-largest // batch_size)
+    shards = self.source.evaluate(examples, batch_size, num_batches)
+    return compiled.evaluate(variables, shards, tta)
 
   def order(self, epoch: int) -> jax.Array:
-    """The training examples in the order of an epoch (from 0): [n], with several seeds [seeds, n].
+    """Return the training examples in the order of an epoch (from 0): [n], or [seeds, n].
 
     The stages divide the run's epochs among themselves.
     """
@@ -168,7 +221,7 @@ class Experiment:
     return self.over_seeds(input_pipeline.epoch_order, (0, None, None))(keys, epoch, stage)
 
   def describe_data(self) -> dict[str, Any]:
-    """What the run folder tells of the data."""
+    """Return the content of dataset.json."""
     dataset = self.dataset
     return {
       "name": dataset.name,
@@ -183,20 +236,41 @@ class Experiment:
       "std": list(map(float, dataset.std)),
     }
 
+  def summary(self) -> results.RunSummary:
+    """Return what results.json says of the experiment itself."""
+    return results.RunSummary(self.config, self.seeds, self.parameters, self.describe_data())
+
+  def _create_model(self, section: ml_collections.ConfigDict) -> nn.Module:
+    return models.create(
+      section,
+      len(self.dataset.class_names),
+      dtype=jnp.dtype(self.config.dtype),
+      axis_name=compiled_steps.AXIS,
+    )
+
+  def _create_proxy(self) -> nn.Module:
+    """Return the network that `proxy.model` describes, with the model's choice of `sync_bn`."""
+    section = dict(self.config.proxy.model) | {"sync_bn": self.config.model.sync_bn}
+    try:
+      return self._create_model(section)
+    except errors.UserError as error:
+      raise errors.UserError(f"proxy.{error}") from None
+
   def _init_images(self) -> np.ndarray:
-    """The images [n, h, w, c] uint8 that the model is initialised with: the first to train on."""
+    """Return the images [n, h, w, c] uint8 to initialise with: the first training images."""
     count = max(getattr(model, "INIT_IMAGES", 1) for model in (self.model, self.proxy))
-    examples = self.splits.train[:count]
-    return np.asarray(self.dataset.train.images[examples])
+    return np.asarray(self.dataset.train.images[self.splits.train[:count]])
 
   def _init(
     self, seed: jax.Array, images: jax.Array, weights: Variables | None
   ) -> steps.TrainState:
-    # Compiled, the network's pass over these images is left out, for only variables are asked for.
-    _, normalize = input_pipeline.make_preprocess(self.config, self.dataset, self.steps_per_epoch)
-    images = normalize(images)
-    state = steps.init_state(self.config, self.model, self.tx, seed, images, weights)
-    if self.proxy is not None:
-      own = hard_examples.init(self.config, self.proxy, self.proxy_tx, seed, images)
-      state = state.replace(proxy=own)
+    # Only variables are asked for, so the compiled program leaves out the network's forward pass.
+    images = self.preprocess.evaluate(images)
+    insert = None
+    if weights is not None:
+      insert = functools.partial(transfer.insert, weights=weights)
+    state = steps.init_state(self.config, self.model, self.tx, seed, images, insert)
+    if self.proxy is not None and self.proxy_tx is not None:
+      proxy_state = hard_examples.init_proxy(self.config, self.proxy, self.proxy_tx, seed, images)
+      state = state.replace(proxy=proxy_state)
     return state

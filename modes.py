@@ -63,7 +63,7 @@ def _train(call: Call) -> None:
     profile=monitoring.parse_steps(call.options["profile"]),
   )
   if jax.process_index() == 0:
-    print(results.summary(metrics))
+    print(results.summarize(metrics))
     print(f"wrote {os.path.join(workdir, 'results.json')}")
 
 

@@ -1,10 +1,11 @@
-"""The training program, from a config to a run folder: `train_and_evaluate`, in named sections.
+"""The training program, from a config to a run folder: `train_and_evaluate`.
 
-What one step computes (`TrainState`, `make_train_step`, `make_eval_step`) is in steps.py, and how
-steps become compiled, parallel programs in programs.py.
+`Trainer.run` is the loop. What one step computes is in cifar_jax/training/steps.py, and how steps
+become compiled, parallel programs in cifar_jax/training/compiled_steps.py.
 """
 
 import contextlib
+import dataclasses
 import signal
 import time
 from collections import deque
@@ -23,14 +24,13 @@ from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
 from cifar_jax.training import compiled_steps
-from cifar_jax.training.controls import Controls
-from cifar_jax.training.steps import Sums
+from cifar_jax.training.callbacks import Callbacks
+from cifar_jax.types import Row, Variables
 from configs import default
 from experiment import Experiment, resolve
 from models import transfer
 
-PyTree = Any
-_IN_FLIGHT = 4  # dispatches that may be queued before the host waits for the oldest
+_MAX_QUEUED = 4  # dispatches that may be queued before the host waits for the oldest
 
 
 def train_and_evaluate(
@@ -39,26 +39,26 @@ def train_and_evaluate(
   make_experiment: Callable[[ml_collections.ConfigDict], Experiment] = Experiment,
   heartbeat: float | None = None,
   profile: tuple[int, int] | None = None,
-) -> dict[str, Any]:
-  """Trains as `config` says, in the run folder `workdir`, and tests the selected weights once.
+) -> Row:
+  """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
-  A folder with an unfinished run of the same config is resumed, bit for bit as if it had never
-  been interrupted; a finished one is left as it is.
+  An unfinished run of the same config is resumed, bit for bit as if it had never been interrupted.
+  A finished run is left unchanged.
 
   Args:
-    config: the experiment, as configs/ have it.
-    workdir: the run folder; made if it is not there.
+    config: the experiment, as a file of configs/ returns it.
+    workdir: the run folder; created if needed.
     make_experiment: builds what the resolved config describes.
-    heartbeat: seconds between lines that tell how far it is, as monitoring.Heartbeat takes them.
+    heartbeat: seconds between progress lines, as for monitoring.Heartbeat.
     profile: the first and the last step to trace, into the folder `profile`; None for none.
 
   Returns:
-    What results.json holds.
+    The content of results.json.
 
   Raises:
-    UserError: a field, a file or the data stand in the way, the loss became NaN, or it
-      jumped (config.stop_on_spike).
-    Interrupted: SIGTERM or SIGINT came; the state is saved.
+    UserError: the config, a file or the dataset is invalid or unavailable, the loss became NaN, or
+      the loss jumped (config.stop_on_spike).
+    Interrupted: SIGTERM or SIGINT arrived; the state is saved.
   """
   config = resolve(config)
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
@@ -76,212 +76,325 @@ def train_and_evaluate(
       steps = profile if folder.writer else None
       trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
       with contextlib.closing(trace):
-        return _train(experiment, folder, stop, trace, heartbeat if folder.writer else 0)
+        trainer = Trainer(experiment, folder, stop, trace)
+        return trainer.run(heartbeat if folder.writer else 0)
 
 
-def _train(
-  experiment: Experiment,
-  folder: run_folder.RunFolder,
-  stop: list[int],
-  trace: monitoring.Trace,
-  heartbeat_seconds: float | None,
-) -> dict[str, Any]:
-  # Callbacks, and the state before the first step.
-  config = experiment.config
-  splits, steps_per_epoch = experiment.splits, experiment.steps_per_epoch
-  total_steps = experiment.total_steps
-  controls = Controls(config)
-  over_seeds = experiment.over_seeds
-  update_control = jax.jit(over_seeds(controls.update, (0, None, 0)))
-  keep_best = jax.jit(over_seeds(_keep_best), donate_argnums=2)
-  penalty_of = jax.jit(
-    over_seeds(lambda variables: optimizers.l2_penalty(variables["params"], config.loss.l2))
-  )
-  store = checkpoints.Checkpoints(folder.path)
-  state = experiment.init(transfer.load(config.model.pretrained) if store.is_empty() else None)
-  control = jax.jit(over_seeds(lambda seed: controls.init()))(experiment.seed_array())
+@dataclasses.dataclass
+class _Clock:
+  """Seconds of training, without those spent compiling.
 
-  # Resume.
-  rows: list[dict[str, Any]] = []
-  step, seconds, epoch_seconds = 0, 0.0, 0.0
-  best = state.variables()
-  run = {"state": state, "control": control, "seconds": np.zeros(2), "best": best}
-  if (found := store.restore_latest(run)) is not None:
-    step, run = found
-    state, control, best = run["state"], run["control"], run["best"]
-    seconds, epoch_seconds = run["seconds"].tolist()
-    ended = -(-step // steps_per_epoch) if step == total_steps else step // steps_per_epoch
-    rows = folder.metrics_until(step, ended)
-    if any(controls.best_epochs(control)):
-      store.keep_best(step, best)
-    log.info("Resuming %s at step %d, after epoch %d", folder.path, step, len(rows))
-  state = compiled_steps.replicate(state)
-  copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-  best = copy(compiled_steps.replicate(best))  # apart from `state`, which is donated
+  Attributes:
+    compile_seconds: returns the seconds spent compiling so far.
+    finished: seconds of the finished epochs.
+    current: seconds of the current epoch, when last read.
+  """
 
-  # Programs.
-  program = experiment.compile_steps(state)
-  log.info(
-    "%s on %s: %s parameters, %d training, %d validation and %d test examples, %d steps an epoch, "
-    "%d × %s, %s",
-    config.model.name,
-    experiment.dataset.name,
-    f"{sum(experiment.parameters):,}",
-    len(splits.train),
-    len(splits.validation),
-    len(splits.test),
-    steps_per_epoch,
-    jax.device_count(),
-    jax.devices()[0].device_kind,
-    config.dtype,
-  )
+  compile_seconds: Callable[[], float]
+  finished: float = 0.0
+  current: float = 0.0
+  _start: float = 0.0
 
-  def save(best_too: bool) -> None:
-    if best_too:
-      store.save_best(step, best)
-    times = np.array([seconds, epoch_seconds])
-    run = {"state": state, "control": control, "seconds": times, "best": best}
-    store.save_latest(step, run)
+  def start(self) -> None:
+    """Begin an epoch, or continue the current one."""
+    self._start = time.monotonic() - self.current - self.compile_seconds()
 
-  # Epochs. From here on the folder is this run's: what was wrong in the config would be known.
-  folder.write_config(config)
-  folder.write_dataset(experiment.describe_data())
-  best_is_new = False
-  heartbeat = monitoring.Heartbeat(
-    heartbeat_seconds,
-    step,
-    total_steps,
-    steps_per_epoch,
-    config.batch_size * config.num_seeds,
-    clock=lambda: time.monotonic() - program.compile_seconds,
-  )
-  memory_told = False
-  curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
-  while step < total_steps and not controls.stopped(control):
-    epoch, done = divmod(step, steps_per_epoch)
-    end = min((epoch + 1) * steps_per_epoch, total_steps)
-    clock = _Clock(program, epoch_seconds)
-    dispatches = _dispatches(end - step, program.steps_at_once)
-    title = f"epoch {epoch + 1}/{config.num_epochs}"
-    shards = program.source.train(experiment.order(epoch), config.batch_size, done, dispatches)
-    with progress(title, done + end - step, "steps", done, lines=False) as advance:
-      queue: deque[tuple[int, jax.Array]] = deque()
-      for count, (shard, data) in zip(dispatches, shards, strict=True):
-        trace.before(step, count, state)
-        state, loss = program.train(count, state, shard, data)
-        step += count
-        trace.after(step, state)
+  def read(self) -> float:
+    """Return the seconds of the current epoch."""
+    self.current = time.monotonic() - self._start - self.compile_seconds()
+    return self.current
+
+  def end_epoch(self) -> float:
+    """Return the seconds of the current epoch, and count it as finished."""
+    seconds = self.read()
+    self.finished, self.current = self.finished + seconds, 0.0
+    return seconds
+
+  def to_array(self) -> np.ndarray:
+    """Return what checkpoints hold: [seconds of finished epochs, of the current epoch]."""
+    return np.array([self.finished, self.current])
+
+
+class Trainer:
+  """One run, from its newest checkpoint to results.json.
+
+  Args:
+    experiment: what to train.
+    folder: the run folder, locked.
+    stop: receives the number of a signal that asks the run to stop.
+    trace: traces chosen steps.
+
+  Raises:
+    UserError: a checkpoint or a file of the folder does not fit the config.
+  """
+
+  def __init__(
+    self,
+    experiment: Experiment,
+    folder: run_folder.RunFolder,
+    stop: list[int],
+    trace: monitoring.Trace,
+  ):
+    config = experiment.config
+    self._config, self._folder, self._stop, self._trace = config, folder, stop, trace
+    self._callbacks = Callbacks(config)
+    over_seeds = experiment.over_seeds
+    self._update_callbacks = jax.jit(over_seeds(self._callbacks.update, (0, None, 0)))
+    self._keep_improved = jax.jit(over_seeds(_keep_improved), donate_argnums=2)
+    self._penalty = jax.jit(
+      over_seeds(lambda variables: optimizers.l2_penalty(variables["params"], config.loss.l2))
+    )
+    self._checkpoints = checkpoints.Checkpoints(folder.path)
+    is_new = self._checkpoints.is_empty()
+    self._state = experiment.init(transfer.load(config.model.pretrained) if is_new else None)
+    self._callbacks_state = jax.jit(over_seeds(lambda seed: self._callbacks.init()))(
+      experiment.seed_array()
+    )
+    self._best = self._state.variables()
+    self._best_is_new = False
+    self._step = 0
+    self._rows: list[Row] = []
+    # Both are replaced here, where the initial or restored state is known, and nowhere else.
+    clock = self._restore(experiment)
+    self._experiment = experiment.precompute_base(self._state)
+    self._compiled = self._experiment.compile_steps()
+    self._clock = _Clock(lambda: self._compiled.compile_seconds, *clock)
+    self._curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
+
+  def run(self, heartbeat_seconds: float | None = None) -> Row:
+    """Train until the last step or early stopping, test, and return the content of results.json.
+
+    Raises:
+      UserError: the loss became NaN or jumped, or a file cannot be written.
+      Interrupted: SIGTERM or SIGINT arrived; the state is saved.
+    """
+    self._begin(heartbeat_seconds)
+    while not self._is_finished():
+      self._train_epoch()
+      row = self._end_epoch()
+      is_stopping = any_process(self._stop)
+      self._save_if_due(is_stopping)
+      self._show(row)
+      if is_stopping and not self._is_finished():
+        self._interrupt()
+    return self._test()
+
+  def _restore(self, experiment: Experiment) -> tuple[float, float]:
+    """Continue from the newest checkpoint, if there is one; return the clock's two times."""
+    template = self._checkpoint(np.zeros(2))
+    seconds = (0.0, 0.0)
+    if (restored := self._checkpoints.restore_latest(template)) is not None:
+      self._step, tree = restored
+      self._state, self._callbacks_state = tree["state"], tree["control"]
+      self._best = tree["best"]
+      seconds = tuple(tree["seconds"].tolist())
+      num_epochs = self._step // experiment.steps_per_epoch
+      if self._step == experiment.total_steps:  # the last epoch may be a part of one
+        num_epochs = -(-self._step // experiment.steps_per_epoch)
+      self._rows = self._folder.metrics_until(self._step, num_epochs)
+      if any(self._callbacks.best_epochs(self._callbacks_state)):
+        self._checkpoints.keep_best(self._step, self._best)
+      log.info(
+        "Resuming %s at step %d, after epoch %d", self._folder.path, self._step, len(self._rows)
+      )
+    self._state = compiled_steps.replicate(self._state)
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    self._best = copy(
+      compiled_steps.replicate(self._best)
+    )  # apart from the state, which is donated
+    return seconds
+
+  def _begin(self, heartbeat_seconds: float | None) -> None:
+    """Describe the run in the log and in the folder, which from now on belongs to this config."""
+    config, experiment = self._config, self._experiment
+    log.info(
+      "%s on %s: %s parameters, %d training, %d validation and %d test examples, "
+      "%d steps an epoch, %d × %s, %s",
+      config.model.name,
+      experiment.dataset.name,
+      f"{sum(experiment.parameters):,}",
+      len(experiment.splits.train),
+      len(experiment.splits.validation),
+      len(experiment.splits.test),
+      experiment.steps_per_epoch,
+      jax.device_count(),
+      jax.devices()[0].device_kind,
+      config.dtype,
+    )
+    self._folder.write_config(config)
+    self._folder.write_dataset(experiment.describe_data())
+    self._heartbeat = monitoring.Heartbeat(
+      heartbeat_seconds,
+      self._step,
+      experiment.total_steps,
+      experiment.steps_per_epoch,
+      config.batch_size * config.num_seeds,
+      clock=lambda: time.monotonic() - self._compiled.compile_seconds,
+    )
+    self._has_shown_memory = False
+
+  def _is_finished(self) -> bool:
+    is_stopped = self._callbacks.is_stopped(self._callbacks_state)
+    return self._step >= self._experiment.total_steps or is_stopped
+
+  def _train_epoch(self) -> None:
+    """Take the epoch's remaining steps; raise if the loss is NaN or the run is to stop."""
+    experiment = self._experiment
+    steps_per_epoch = experiment.steps_per_epoch
+    epoch, first_step = divmod(self._step, steps_per_epoch)
+    end = min((epoch + 1) * steps_per_epoch, experiment.total_steps)
+    self._clock.start()
+    dispatches = _dispatches(end - self._step, experiment.steps_per_dispatch)
+    shards = experiment.train_shards(epoch, dispatches, first_step)
+    title, num_steps = f"epoch {epoch + 1}/{self._config.num_epochs}", first_step + end - self._step
+    queue: deque[tuple[int, jax.Array]] = deque()
+    with progress(title, num_steps, "steps", first_step, lines=False) as advance:
+      for count, (shard, resident) in zip(dispatches, shards, strict=True):
+        self._trace.before(self._step, count, self._state)
+        self._state, loss = self._compiled.train(count, self._state, shard, resident)
+        self._step += count
+        self._trace.after(self._step, self._state)
         queue.append((count, loss))
-        if len(queue) > _IN_FLIGHT:
-          taken, loss = queue.popleft()
-          advance(taken, loss=float(np.mean(loss)))
-          heartbeat.advance(taken, float(np.mean(loss)))
+        if len(queue) > _MAX_QUEUED:
+          num_done, loss = queue.popleft()
+          advance(num_done, loss=float(np.mean(loss)))
+          self._heartbeat.advance(num_done, float(np.mean(loss)))
           if not np.isfinite(loss).any():
             break
-        if stop and jax.process_count() == 1 and step < end:
+        if self._stop and jax.process_count() == 1 and self._step < end:
           break
-    sums = jax.device_get(state.sums)
+    self._sums = jax.device_get(self._state.sums)
     if queue:
-      heartbeat.advance(sum(taken for taken, _ in queue), float(np.mean(queue[-1][1])))
-    _refuse_nan(sums, steps_per_epoch, folder)
-    train_seconds = clock.seconds()
-    if step < end:  # interrupted in mid-epoch
-      epoch_seconds = train_seconds
-      save(best_is_new)
-      store.close()
-      raise Interrupted(stop[0])
-    monitoring.refuse_spike(
-      [row["train_loss"] for row in rows],
-      float(np.mean(sums.loss / sums.examples)),
-      config.stop_on_spike,
-      folder.path / "checkpoints",
-    )
+      self._heartbeat.advance(sum(count for count, _ in queue), float(np.mean(queue[-1][1])))
+    _raise_if_nan(self._sums.bad_step, steps_per_epoch, self._folder)
+    self._train_seconds = self._clock.read()
+    if self._step < end:
+      self._save()
+      self._interrupt()
 
-    # Validation, callbacks, records.
-    variables = state.variables()
-    values = {
+  def _end_epoch(self) -> Row:
+    """Validate, update the callbacks and the best weights, and write the epoch's row."""
+    experiment, epoch = self._experiment, len(self._rows)
+    train_loss = self._sums.loss / self._sums.examples
+    monitoring.refuse_spike(
+      [row["train_loss"] for row in self._rows],
+      float(np.mean(train_loss)),
+      self._config.stop_on_spike,
+      self._folder.path / "checkpoints",
+    )
+    variables = self._state.variables()
+    metrics = self._measure_epoch(variables)
+    self._callbacks_state = jax.device_get(
+      self._update_callbacks(self._callbacks_state, epoch, metrics)
+    )
+    lr_scale = self._callbacks.lr_scale(self._callbacks_state)
+    self._state = self._state.replace(lr_scale=compiled_steps.replicate(lr_scale))
+    is_improved = self._callbacks.is_improved(self._callbacks_state)
+    if np.any(is_improved):
+      self._best = self._keep_improved(is_improved, variables, self._best)
+      self._best_is_new = True
+    row = results.epoch_row(self._step, epoch + 1, metrics, experiment.seeds)
+    num_steps = self._step - epoch * experiment.steps_per_epoch
+    num_images = num_steps * self._config.batch_size * self._config.num_seeds
+    row["images_per_second"] = num_images / self._train_seconds
+    row["seconds"] = self._clock.end_epoch()
+    self._rows.append(row)
+    # Write the metrics before the checkpoint, so that every checkpointed epoch has a row.
+    self._folder.write_metrics(self._rows)
+    return row
+
+  def _measure_epoch(self, variables: Variables) -> dict[str, np.ndarray]:
+    """Return the epoch's metrics by name: float64 scalars, or [seeds]."""
+    sums, validation = self._sums, self._experiment.splits.validation
+    metrics: dict[str, Any] = {
       "train_loss": sums.loss / sums.examples,
       "train_accuracy": sums.correct / sums.examples,
     }
-    if len(splits.validation):
-      found = program.evaluate(variables, splits.validation)
-      values |= {f"val_{name}": value for name, value in found.items()}
-    if config.loss.l2:
-      values["train_objective"] = values["train_loss"] + sums.penalty / sums.examples
-      if len(splits.validation):
-        values["val_objective"] = values["val_loss"] + np.asarray(penalty_of(variables))
-    rate = np.asarray(experiment.schedule(step - 1)) * np.asarray(state.lr_scale)
-    values["learning_rate"] = rate
-    values = {name: np.asarray(value, np.float64) for name, value in values.items()}
-    control = jax.device_get(update_control(control, epoch, values))
-    state = state.replace(lr_scale=compiled_steps.replicate(controls.lr_scale(control)))
-    if np.any(controls.improved(control)):
-      best = keep_best(controls.improved(control), variables, best)
-      best_is_new = True
-    epoch_seconds = clock.seconds()
-    row = results.epoch_row(step, epoch + 1, values, experiment.seeds)
-    trained = (end - epoch * steps_per_epoch) * config.batch_size * config.num_seeds
-    row["images_per_second"] = trained / train_seconds
-    row["seconds"] = epoch_seconds
-    rows.append(row)
-    seconds, epoch_seconds = seconds + epoch_seconds, 0.0
-    last = step == total_steps or controls.stopped(control)
-    stopping = any_process(stop)
-    folder.write_metrics(rows)  # before the checkpoint, so that it never speaks of a missing row
-    if last or stopping or (epoch + 1) % config.checkpoint_every == 0:
-      save(best_is_new)
-      best_is_new = False
-    folder.write_scalars(rows)
-    if folder.writer:
-      curves.draw(rows, f"{config.model.name} on {experiment.dataset.name}", at_once=last)
-    log.info("%s", results.epoch_line(row, config.num_epochs))
-    if not memory_told and (line := monitoring.memory_line(monitoring.memory())):
+    if len(validation):
+      val_metrics = self._experiment.evaluate(self._compiled, variables, validation)
+      metrics |= {f"val_{name}": value for name, value in val_metrics.items()}
+    if self._config.loss.l2:
+      metrics["train_objective"] = metrics["train_loss"] + sums.penalty / sums.examples
+      if len(validation):
+        metrics["val_objective"] = metrics["val_loss"] + np.asarray(self._penalty(variables))
+    rate = self._experiment.schedule(self._step - 1)
+    metrics["learning_rate"] = np.asarray(rate) * np.asarray(self._state.lr_scale)
+    return {name: np.asarray(value, np.float64) for name, value in metrics.items()}
+
+  def _save_if_due(self, is_stopping: bool) -> None:
+    is_due = len(self._rows) % self._config.checkpoint_every == 0
+    if is_due or is_stopping or self._is_finished():
+      self._save()
+
+  def _save(self) -> None:
+    """Write `best`, if it changed since the last save, then start writing `latest`."""
+    if self._best_is_new:
+      self._checkpoints.save_best(self._step, self._best)
+      self._best_is_new = False
+    self._checkpoints.save_latest(self._step, self._checkpoint(self._clock.to_array()))
+
+  def _checkpoint(self, seconds: np.ndarray) -> dict[str, Any]:
+    """Return the tree that `latest` holds."""
+    return {
+      "state": self._state,
+      "control": self._callbacks_state,
+      "seconds": seconds,
+      "best": self._best,
+    }
+
+  def _show(self, row: Row) -> None:
+    """Show an epoch in TensorBoard, in the learning curves and in the log."""
+    self._folder.write_scalars(self._rows)
+    if self._folder.writer:
+      title = f"{self._config.model.name} on {self._experiment.dataset.name}"
+      self._curves.draw(self._rows, title, at_once=self._is_finished())
+    log.info("%s", results.epoch_line(row, self._config.num_epochs))
+    if not self._has_shown_memory and (line := monitoring.memory_line(monitoring.memory())):
       log.info("memory: %s", line)
-    memory_told = True
-    if stopping and not last:
-      store.close()
-      raise Interrupted(stop[0] if stop else signal.SIGTERM)
+    self._has_shown_memory = True
 
-  # The selected weights, and the test set, once.
-  measured = {"test": program.evaluate(best, splits.test)}
-  if config.tta:
-    measured["test_tta"] = program.evaluate(best, splits.test, config.tta)
-  if config.evaluate_train:
-    measured["train"] = program.evaluate(best, splits.train)
-  store.close()
-  found = results.collect(experiment, rows, controls.best_epochs(control), measured)
-  found["seconds_to_train"] = seconds
-  found["compile_seconds"] = program.compile_seconds
-  found["memory"] = monitoring.memory()
-  folder.write_results(found)
-  return found
+  def _interrupt(self) -> None:
+    """Wait for the checkpoint and raise Interrupted."""
+    self._checkpoints.close()
+    raise Interrupted(self._stop[0] if self._stop else signal.SIGTERM)
 
-
-class _Clock:
-  """Seconds since it was made, plus those before, without the time spent compiling."""
-
-  def __init__(self, program: compiled_steps.Programs, before: float):
-    self._program = program
-    self._start = time.monotonic() - before - program.compile_seconds
-
-  def seconds(self) -> float:
-    return time.monotonic() - self._start - self._program.compile_seconds
+  def _test(self) -> Row:
+    """Test the selected weights, once, and write results.json."""
+    splits, evaluate = self._experiment.splits, self._experiment.evaluate
+    metrics = {"test": evaluate(self._compiled, self._best, splits.test)}
+    if self._config.tta:
+      tta = self._config.tta
+      metrics["test_tta"] = evaluate(self._compiled, self._best, splits.test, tta)
+    if self._config.evaluate_train:
+      metrics["train"] = evaluate(self._compiled, self._best, splits.train)
+    self._checkpoints.close()
+    best_epochs = self._callbacks.best_epochs(self._callbacks_state)
+    content = results.collect(self._experiment.summary(), self._rows, best_epochs, metrics)
+    content["seconds_to_train"] = self._clock.finished
+    content["compile_seconds"] = self._compiled.compile_seconds
+    content["memory"] = monitoring.memory()
+    self._folder.write_results(content)
+    return content
 
 
-def _dispatches(steps: int, at_once: int) -> list[int]:
-  """Numbers of steps that add up to `steps`, none above `at_once`."""
-  whole, rest = divmod(steps, at_once)
-  return [at_once] * whole + [rest] * (rest > 0)
+def _dispatches(num_steps: int, size: int) -> list[int]:
+  """Return numbers of steps that add up to `num_steps`, none above `size`."""
+  num_full, rest = divmod(num_steps, size)
+  return [size] * num_full + [rest] * (rest > 0)
 
 
-def _keep_best(improved: jax.Array, new: PyTree, best: PyTree) -> PyTree:
-  return jax.tree.map(lambda n, b: jnp.where(improved, n, b), new, best)
+def _keep_improved(is_improved: jax.Array, new: Variables, best: Variables) -> Variables:
+  return jax.tree.map(lambda n, b: jnp.where(is_improved, n, b), new, best)
 
 
-def _refuse_nan(sums: Sums, steps_per_epoch: int, folder: run_folder.RunFolder) -> None:
-  bad = np.atleast_1d(sums.bad_step)
-  if (bad >= 0).all():
-    step = int(bad.min())
+def _raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, folder: run_folder.RunFolder) -> None:
+  """Raise UserError if the loss of every seed has become NaN or infinite.
+
+  bad_step: [] or [seeds], the first such step, or -1.
+  """
+  bad_steps = np.atleast_1d(bad_step)
+  if (bad_steps >= 0).all():
+    step = int(bad_steps.min())
     raise errors.UserError(
       f"loss: became NaN or infinite at step {step + 1} (epoch {step // steps_per_epoch + 1}); "
       f"lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "

@@ -26,7 +26,7 @@ import models
 from analysis import run_record
 from cifar_jax import errors
 from cifar_jax.augment import transforms
-from cifar_jax.data import datasets
+from cifar_jax.data import datasets, splits
 from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.types import Array, Row, Variables
 
@@ -129,7 +129,7 @@ class Run:
     """
     return np.asarray(jax.nn.softmax(self.logits(images)))
 
-  def load_data(self) -> tuple[datasets.Dataset, input_pipeline.Splits]:
+  def load_data(self) -> tuple[datasets.Dataset, splits.Splits]:
     """Load the dataset that the run was trained on, and its splits.
 
     Raises:
@@ -142,7 +142,7 @@ class Run:
         f"{dataset.fingerprint[:12]}…, not {self.description['fingerprint'][:12]}…); restore the "
         "original files"
       )
-    return dataset, input_pipeline.make_splits(dataset, self.config.data)
+    return dataset, splits.make_splits(dataset, self.config.data)
 
   @functools.cached_property
   def _compiled(self) -> Callable[[Variables, Array], jax.Array]:

@@ -35,9 +35,8 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-import input_pipeline
 from cifar_jax import errors
-from cifar_jax.data import cache, datasets
+from cifar_jax.data import cache, datasets, splits
 from models import vgg
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -195,7 +194,7 @@ class _Runs:
     sizes = {"train": EXAMPLES + HELD_OUT, "test": HELD_OUT}
     for split, size in sizes.items():
       of = getattr(whole, split)
-      chosen = input_pipeline.stratified(of.labels, of.ids, size, rng)
+      chosen = splits.draw_stratified(of.labels, of.ids, size, rng)
       images[split], labels[split] = of.images[chosen], {entry.label: of.labels[chosen]}
     folder.parent.mkdir(parents=True)
     cache.write(folder, cache.Decoded(images, labels, {entry.label: whole.class_names}))

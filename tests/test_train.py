@@ -17,6 +17,7 @@ import input_pipeline
 import models
 import train
 from cifar_jax import errors
+from cifar_jax.data.splits import make_splits
 from cifar_jax.optim import averages, optimizers, schedules
 from cifar_jax.runs import results
 from cifar_jax.training import steps
@@ -418,7 +419,7 @@ def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_pat
     np.testing.assert_array_equal(value, state[f"state.{path}"])
     np.testing.assert_array_equal(value, state[f"state.slow.{path}"])
   assert found["tta"] == "flip" and found["test_tta_loss"] != found["test_loss"]
-  assert f"augmentation flip: {found['test_tta_accuracy']:.2%}" in results.summary(found)
+  assert f"augmentation flip: {found['test_tta_accuracy']:.2%}" in results.summarize(found)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
@@ -474,6 +475,6 @@ def test_selecting_on_the_test_set_is_said(data_dir, tmp_path):
 
 def test_order_of_an_epoch_uses_only_training_examples(data_dir):
   dataset = input_pipeline.load(small_runs.config(data_dir))
-  splits = input_pipeline.make_splits(dataset, small_runs.config(data_dir).data)
+  splits = make_splits(dataset, small_runs.config(data_dir).data)
   order = np.asarray(input_pipeline.epoch_order(jax.random.key(0), 0, splits.train))
   assert not np.isin(order, splits.validation).any() and not np.isin(order, splits.test).any()

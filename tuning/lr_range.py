@@ -114,15 +114,15 @@ def _train(experiment: Experiment, steps: int, window: int) -> np.ndarray:
   """
   config = experiment.config
   state = compiled_steps.replicate(experiment.init(transfer.load(config.model.pretrained)))
-  programs = experiment.compile_steps(state)
+  experiment = experiment.precompute_base(state)
+  compiled = experiment.compile_steps()
   losses: list[jax.Array] = []
   with progress("learning rates", steps, "steps") as advance:
     while len(losses) < steps and not _has_diverged(losses, window):
       epoch = len(losses) // experiment.steps_per_epoch % config.num_epochs
       num_steps = min(experiment.steps_per_epoch, steps - len(losses))
-      order = experiment.order(epoch)
-      for shard, data in programs.source.train(order, config.batch_size, 0, [1] * num_steps):
-        state, loss = programs.train(1, state, shard, data)
+      for shard, resident in experiment.train_shards(epoch, [1] * num_steps):
+        state, loss = compiled.train(1, state, shard, resident)
         losses.append(loss)
         if len(losses) % _CHECK_EVERY == 0:
           advance(_CHECK_EVERY, loss=float(np.mean(loss)))

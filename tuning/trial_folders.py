@@ -7,7 +7,7 @@ from etils import epath
 
 from cifar_jax.runs import checkpoints, plots
 from cifar_jax.runs.run_folder import RunFolder
-from cifar_jax.training.controls import Controls
+from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row
 from tuning.trials import Trial
 
@@ -87,11 +87,11 @@ def _trial_row(row: Row, i: int) -> Row:
 
 def _epochs_run(config: ml_collections.ConfigDict, rows: list[Row]) -> int:
   """Return the number of epochs until early stopping ends the trial, which its group ignores."""
-  controls = Controls(config)
-  update, state = jax.jit(controls.update), controls.init()
+  callbacks = Callbacks(config)
+  update, state = jax.jit(callbacks.update), callbacks.init()
   for epoch, row in enumerate(rows):
     values = {name: np.float32(np.nan if v is None else v) for name, v in row.items()}
     state = update(state, epoch, values)
-    if controls.stopped(state):
+    if callbacks.is_stopped(state):
       return epoch + 1
   return len(rows)

@@ -21,7 +21,6 @@ import jax
 import numpy as np
 from etils import epath
 
-import input_pipeline
 from analysis import images
 from analysis.run import Run, load_run
 from analysis.visualize import gradients, pictures
@@ -30,6 +29,7 @@ from cifar_jax import errors
 from cifar_jax.augment import chain
 from cifar_jax.runs import plots, run_folder
 from cifar_jax.runtime.console import log, progress
+from cifar_jax.training import rng
 
 MAX_IMAGES = 16  # more would make one figure's images too small to see
 _TEST_IMAGES = 8  # shown when none are given
@@ -115,13 +115,13 @@ def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -
   pipeline = chain.parse(run.config.augment)
   apply = jax.jit(pipeline)
   numbers = np.arange(len(examples))
-  of_examples = input_pipeline.purpose_key(key, input_pipeline.EXAMPLE, 0)
-  example_keys = input_pipeline.number_keys(of_examples, numbers)
+  of_examples = rng.purpose_key(key, rng.EXAMPLE, 0)
+  example_keys = rng.number_keys(of_examples, numbers)
   draws = []
   for epoch in range(_DRAWS):
-    of_epoch = input_pipeline.purpose_key(key, input_pipeline.AUGMENT, epoch)
-    keys = input_pipeline.number_keys(of_epoch, numbers)
-    mix_key = input_pipeline.purpose_key(key, input_pipeline.MIX, epoch)
+    of_epoch = rng.purpose_key(key, rng.AUGMENT, epoch)
+    keys = rng.number_keys(of_epoch, numbers)
+    mix_key = rng.purpose_key(key, rng.MIX, epoch)
     # In place of labels each image's share of itself, 1, which mixing mixes.
     shares = np.eye(len(examples))
     images = run.normalize(pixels)

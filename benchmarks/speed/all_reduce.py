@@ -66,9 +66,9 @@ def of_step(config: Any) -> tuple[tuple[int, int], list[int]]:
 
   experiment = Experiment(resolve(config))
   state = experiment.init()
-  made = experiment.compile_steps(state)
-  shards = made.source.train(experiment.order(0), config.batch_size, 0, [1])
-  compiled = made.lower_train(1, state, *next(iter(shards))).compile()
+  shards = experiment.train_shards(0, [1])
+  lowered = experiment.compile_steps().lower_train(1, state, *next(iter(shards)))
+  compiled = lowered.compile()
   return experiment.parameters, all_reduces(compiled.as_text())
 
 

@@ -5,7 +5,7 @@
 The network's convolutions are found by tracing it (flops.py). Each is timed alone, as a
 compiled program of its own on random arrays: forward, gradient of the input (dx), gradient of the
 weights (dw); the first one's input is the images and needs no gradient. The whole step (forward,
-backward, update) is `Programs.train` on a constant batch. Single convolutions and the step are
+backward, update) is `CompiledSteps.train` on a constant batch. Single convolutions and the step are
 measured in turn, `--rounds` times, in one process; figures are medians of the rounds.
 
 'layers' counts convolutions with equal shapes, whose times are in the sum as often. The sum is no

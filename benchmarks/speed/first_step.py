@@ -15,7 +15,7 @@ def run() -> None:
 
   from cifar_jax.training import compiled_steps
 
-  train = compiled_steps.Programs.train
+  train = compiled_steps.CompiledSteps.train
 
   def first_step(*arguments: Any) -> None:
     result = train(*arguments)  # returns when the step is compiled and begins
@@ -24,7 +24,7 @@ def run() -> None:
     print(json.dumps({"begun_at": begun, "first_step_at": time.time()}), flush=True)
     os._exit(0)  # nothing of the rest of a run is to be waited for
 
-  compiled_steps.Programs.train = first_step
+  compiled_steps.CompiledSteps.train = first_step
   main.run()
 
 

@@ -6,7 +6,7 @@ prints one line of JSON when everything is compiled, and then answers every line
 input, {"input": ..., "steps": n}, with the seconds that n training steps took (rounded up to whole
 dispatches, and said so); 0 steps are an epoch. The clock stops when the state is on the device.
 
-Inputs, each of which is `Experiment` and `Programs.train` as main.py uses them:
+Inputs, each of which is `Experiment` and `CompiledSteps.train` as main.py uses them:
 
   constant    one normalised float batch that is on the device already: the step alone
   plain       the data set on the device: shuffled, gathered, normalised in the step
@@ -33,8 +33,11 @@ import numpy as np
 
 import input_pipeline
 from benchmarks.speed import flops
+from cifar_jax.data import sources
 from cifar_jax.runs import results
 from cifar_jax.training import compiled_steps, steps
+from cifar_jax.training.compiled_steps import CompiledSteps
+from cifar_jax.types import Batch, ResidentData, StreamedExamples, TrainShard
 from configs import default
 from experiment import Experiment, resolve
 
@@ -81,73 +84,72 @@ class Trainer:
     self.experiment = Experiment(config)
     self.state = compiled_steps.replicate(self.experiment.init())
     if kind == "constant":
-      self._programs, self._shards = _constant(self.experiment)
+      self._compiled, self._shards = _constant_batch(self.experiment)
     else:
-      self._programs = self.experiment.compile_steps(self.state)
+      self._compiled = self.experiment.compile_steps()
       self._shards = self._epochs()
 
   def run(self, count: int) -> tuple[float, int]:
-    """Takes at least `count` steps, an epoch if that is 0; returns seconds and steps."""
+    """Take at least `count` steps, an epoch if that is 0; return seconds and steps."""
     count = count or self.experiment.steps_per_epoch
     queue: deque[jax.Array] = deque()
-    start, done = time.perf_counter(), 0
-    while done < count:
-      taken, shard, data = next(self._shards)
-      self.state, loss = self._programs.train(taken, self.state, shard, data)
-      done += taken
+    start, num_done = time.perf_counter(), 0
+    while num_done < count:
+      num_steps, shard, resident = next(self._shards)
+      self.state, loss = self._compiled.train(num_steps, self.state, shard, resident)
+      num_done += num_steps
       queue.append(loss)
       if len(queue) > _IN_FLIGHT:
         queue.popleft().block_until_ready()
     jax.block_until_ready(self.state)
-    return time.perf_counter() - start, done
+    return time.perf_counter() - start, num_done
 
-  def _epochs(self) -> Iterator[tuple[int, dict, dict]]:
-    experiment, at_once = self.experiment, self._programs.steps_at_once
-    at_once = min(at_once, experiment.steps_per_epoch)
-    # Whole dispatches only, so that there is one program: the rest of an epoch is left out.
-    dispatches = [at_once] * (experiment.steps_per_epoch // at_once)
-    source, batch_size = self._programs.source, experiment.config.batch_size
+  def _epochs(self) -> Iterator[tuple[int, TrainShard, ResidentData]]:
+    experiment = self.experiment
+    size = min(experiment.steps_per_dispatch, experiment.steps_per_epoch)
+    # Full dispatches only, so that one program is compiled; the rest of an epoch is left out.
+    dispatches = [size] * (experiment.steps_per_epoch // size)
     for epoch in itertools.count():
-      shards = source.train(experiment.order(epoch), batch_size, 0, dispatches)
-      for taken, (shard, data) in zip(dispatches, shards, strict=True):
-        yield taken, shard, data
+      shards = experiment.train_shards(epoch, dispatches)
+      for num_steps, (shard, resident) in zip(dispatches, shards, strict=True):
+        yield num_steps, shard, resident
 
 
-def _constant(
+def _constant_batch(
   experiment: Experiment,
-) -> tuple[compiled_steps.Programs, Iterator[tuple[int, dict, dict]]]:
-  """Programs that take their steps on one batch, and that batch for each dispatch."""
-  config, classes = experiment.config, len(experiment.dataset.class_names)
+) -> tuple[CompiledSteps, Iterator[tuple[int, TrainShard, ResidentData]]]:
+  """Return steps that train on one batch without preprocessing, and that batch per dispatch."""
+  config, num_classes = experiment.config, len(experiment.dataset.class_names)
   shape = experiment.dataset.train.images.shape[1:]
   on_cpu = jax.default_backend() == "cpu"
-  at_once = config.steps_per_dispatch or (1 if on_cpu else _CONSTANT_STEPS)
+  num_steps = config.steps_per_dispatch or (1 if on_cpu else _CONSTANT_STEPS)
 
-  def as_it_is(key, step, rows, examples, images, labels, axis_name):
-    del key, step, rows, examples, axis_name
-    return {"image": images, "target": jax.nn.one_hot(labels, classes), "label": labels}
+  def make_batch(
+    key: jax.Array, step: jax.Array, shard: TrainShard, resident: ResidentData
+  ) -> Batch:
+    del key, step, resident
+    assert shard.examples is not None
+    _, images, labels = shard.examples
+    return {"image": images, "target": jax.nn.one_hot(labels, num_classes), "label": labels}
 
   rng = np.random.default_rng(0)
   images = rng.normal(size=(config.batch_size, *shape)).astype(np.float32)
-  labels = rng.integers(0, classes, config.batch_size).astype(np.int32)
-  rows = input_pipeline.global_rows(config.batch_size)
-
-  place = jax.pmap(
-    lambda batch: jnp.broadcast_to(batch[None], (at_once, *batch.shape)),
+  labels = rng.integers(0, num_classes, config.batch_size).astype(np.int32)
+  rows = sources.global_rows(config.batch_size)
+  repeat = jax.pmap(
+    lambda batch: jnp.broadcast_to(batch[None], (num_steps, *batch.shape)),
     axis_name=compiled_steps.AXIS,
   )
-  batch = {"example": rows, "image": images[rows], "label": labels[rows]}
-  shard = {"rows": rows} | {name: place(array) for name, array in batch.items()}
-  made = compiled_steps.Programs(
-    config,
+  examples = StreamedExamples(*(repeat(array) for array in (rows, images[rows], labels[rows])))
+  compiled = CompiledSteps(
     experiment.train_step(experiment.model),
     steps.make_eval_step(experiment.model, compiled_steps.AXIS),
-    (as_it_is, None),
-    None,
+    make_batch,
+    input_pipeline.make_eval_batch(experiment.preprocess),
+    config.num_seeds,
     experiment.steps_per_epoch,
-    evaluation_batches=1,
-    steps_at_once=at_once,
   )
-  return made, itertools.repeat((at_once, shard, {}))
+  return compiled, itertools.repeat((num_steps, TrainShard(rows, examples), ResidentData()))
 
 
 def describe(experiment: Experiment, seconds: float) -> dict[str, Any]:

@@ -101,13 +101,15 @@ def side() -> None:
   config.data.resident_bytes = 0 if options.side == "streamed" else config.data.resident_bytes
   experiment = Experiment(resolve(config))
   state = compiled_steps.replicate(experiment.init())
-  program = experiment.compile_steps(state)
-  order, steps = experiment.order(0), experiment.steps_per_epoch
+  compiled = experiment.compile_steps()
+  steps = experiment.steps_per_epoch
   losses, loaded, resident = [], 0, 0
-  for shard, data in program.source.train(order, options.batch, 0, [1] * steps):
-    loaded += sum(shard[name].nbytes for name in ("image", "label") if name in shard)
-    resident = sum(data[name].nbytes for name in ("images", "labels") if name in data)
-    state, loss = program.train(1, state, shard, data)
+  for shard, resident_data in experiment.train_shards(0, [1] * steps):
+    if shard.examples is not None:
+      loaded += shard.examples.images.nbytes + shard.examples.labels.nbytes
+    else:
+      resident = resident_data.images.nbytes + resident_data.labels.nbytes
+    state, loss = compiled.train(1, state, shard, resident_data)
     losses.append(float(jax.device_get(loss)))
   distributed.leave()
   print(json.dumps({"losses": losses, "bytes": loaded + resident}))

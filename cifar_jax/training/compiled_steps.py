@@ -1,30 +1,29 @@
-"""How steps run on the devices: batches made and steps taken inside compiled, parallel programs.
+"""Training and evaluation steps, compiled and spread over all devices.
 
-`parallel` is the one place that spreads work over devices.
+`parallel` is the only function that spreads work over devices.
 """
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-import input_pipeline
+from cifar_jax.training.steps import EvalStep, TrainState, TrainStep
+from cifar_jax.types import Batch, EvalShard, PyTree, ResidentData, TrainShard, Variables
 
-PyTree = Any
 AXIS = "batch"  # the axis of data parallelism: all devices of all processes
 
 
-def parallel(program: Callable, donate: bool) -> Callable:
-  """Spreads `program(replicated, shard, replicated) -> replicated` over all devices.
+def parallel(program: Callable, donate: bool) -> Any:
+  """Spread `program(replicated, shard, replicated) -> replicated` over all devices.
 
-  `shard` has a leading axis of local devices; the rest is the same on every device, before and
-  after. With `donate` the first argument's memory is reused.
+  `shard` has a leading axis of local devices. The other arguments and the result are the same on
+  every device. With `donate`, the result reuses the first argument's memory.
   """
   return jax.pmap(
     program,
@@ -36,133 +35,136 @@ def parallel(program: Callable, donate: bool) -> Callable:
 
 
 def replicate(tree: PyTree) -> PyTree:
-  """Copies a tree of arrays to every local device, as `parallel` takes and returns it."""
+  """Copy a tree of arrays to every local device, in the form that `parallel` takes and returns."""
   mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-class Programs:
-  """The compiled programs of a run; each is compiled when first needed, and only once.
+class CompiledSteps:
+  """The compiled programs of a run; each is compiled by its first call.
 
   Args:
-    config: the resolved config.
-    train_step: pure (state, batch) -> (state, metrics), over the axis AXIS.
-    eval_step: pure (variables, batch, kind of test-time augmentation) -> sums, likewise.
-    preprocess: the pair that input_pipeline.make_preprocess returns.
-    source: where shards come from.
+    train_step, eval_step: pure functions of one batch, over the axis AXIS.
+    make_train_batch: (key, step, shard of one step and device, resident data) -> batch.
+    make_eval_batch: (shard of one batch and device, resident data) -> batch.
+    num_seeds: more than 1 maps over a leading axis of seeds of the state and the order.
     steps_per_epoch: training steps in an epoch.
-    evaluation_batches: batches in one dispatch of evaluation.
-    steps_at_once: steps that a caller should take in one dispatch.
+
+  Attributes:
+    compile_seconds: seconds spent compiling so far.
   """
 
   def __init__(
     self,
-    config: ml_collections.ConfigDict,
-    train_step: Callable,
-    eval_step: Callable,
-    preprocess: tuple[Callable, Callable],
-    source: Any,
+    train_step: TrainStep,
+    eval_step: EvalStep,
+    make_train_batch: Callable[[jax.Array, jax.Array, TrainShard, ResidentData], Batch],
+    make_eval_batch: Callable[[EvalShard, ResidentData], Batch],
+    num_seeds: int,
     steps_per_epoch: int,
-    evaluation_batches: int,
-    steps_at_once: int,
   ):
-    self._config = config
     self._train_step, self._eval_step = train_step, eval_step
-    self._preprocess_train, self._preprocess_eval = preprocess
+    self._make_train_batch, self._make_eval_batch = make_train_batch, make_eval_batch
+    self._num_seeds = num_seeds
     self._steps_per_epoch = steps_per_epoch
-    self._evaluation_batches = evaluation_batches
-    self.source = source
-    self.steps_at_once = steps_at_once
-    self._programs: dict[tuple[str, int | str], Callable] = {}
+    self._compiled: dict[Hashable, Callable] = {}
     self.compile_seconds = 0.0
 
-  def train(self, steps: int, state: PyTree, shard: dict, data: dict) -> tuple[PyTree, jax.Array]:
-    """Takes `steps` steps; returns the state and the last step's loss. Donates `state`."""
-    return self._run(("train", steps), self._training(steps), True, state, shard, data)
+  def train(
+    self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
+  ) -> tuple[TrainState, jax.Array]:
+    """Take `num_steps` steps; return the state and the last step's loss. Donates `state`."""
+    return self._call(("train", num_steps), self._training(num_steps), True, state, shard, resident)
 
-  def lower_train(self, steps: int, state: PyTree, shard: dict, data: dict) -> jax.stages.Lowered:
-    """What `train` compiles, before it is compiled; of `state` shapes are enough."""
-    return parallel(self._training(steps), donate=True).lower(state, shard, data)
+  def lower_train(
+    self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
+  ) -> jax.stages.Lowered:
+    """Return the program that `train` compiles, before compilation; `state` may hold shapes."""
+    return parallel(self._training(num_steps), donate=True).lower(state, shard, resident)
 
   def evaluate(
-    self, variables: PyTree, examples: np.ndarray, tta: str = ""
+    self,
+    variables: Variables,
+    shards: Iterable[tuple[EvalShard, ResidentData]],
+    tta: str = "",
   ) -> dict[str, np.ndarray]:
-    """Mean 'loss', 'accuracy' and 'top5' over the examples, each counted once.
+    """Return mean 'loss', 'accuracy' and 'top5' over the examples of all shards.
 
-    tta: a kind of test-time augmentation, '' for none.
-    Returns float64 scalars, or [seeds] with several seeds.
+    Args:
+      variables: the network's weights and statistics.
+      shards: each example exactly once.
+      tta: a kind of test-time augmentation, '' for none.
+
+    Returns:
+      float64 scalars, or [seeds] with several seeds.
     """
     program = self._over_seeds(functools.partial(self._evaluate_batches, tta))
-    shards = self.source.evaluate(examples, self._config.eval_batch_size, self._evaluation_batches)
     parts = [
-      self._run(("evaluate", tta), program, False, variables, shard, data) for shard, data in shards
+      self._call(("evaluate", tta), program, False, variables, shard, resident)
+      for shard, resident in shards
     ]
-    total = {name: sum(np.asarray(p[name], np.float64) for p in parts) for name in parts[0]}
+    total = {
+      name: functools.reduce(np.add, [np.asarray(part[name], np.float64) for part in parts])
+      for name in parts[0]
+    }
     return {
       "loss": total["loss"] / total["examples"],
       "accuracy": total["correct"] / total["examples"],
       "top5": total["top5"] / total["examples"],
     }
 
-  def _run(
-    self, name: tuple[str, int | str], program: Callable, donate: bool, *arguments: Any
-  ) -> Any:
-    if name in self._programs:
-      return self._programs[name](*arguments)
+  def _call(self, name: Hashable, program: Callable, donate: bool, *arguments: Any) -> Any:
+    if name in self._compiled:
+      return self._compiled[name](*arguments)
     # Not lowered and compiled apart: over several processes only a call knows the global shapes.
     start = time.monotonic()
-    self._programs[name] = parallel(program, donate)
-    out = self._programs[name](*arguments)  # returns when compiled; the work itself is not awaited
+    self._compiled[name] = parallel(program, donate)
+    result = self._compiled[name](*arguments)  # returns once compiled, before the work is done
     self.compile_seconds += time.monotonic() - start
-    return out
+    return result
 
-  def _training(self, steps: int) -> Callable:
-    return self._over_seeds(lambda *arguments: self._take_steps(steps, *arguments))
+  def _training(self, num_steps: int) -> Callable:
+    return self._over_seeds(functools.partial(self._take_steps, num_steps))
 
   def _over_seeds(self, program: Callable) -> Callable:
-    """Maps over the seeds of the first argument and of the order; the images are shared."""
-    if self._config.num_seeds == 1:
+    """Map over the seeds of the first argument and of the order; all seeds share the images."""
+    if self._num_seeds == 1:
       return program
-
-    def mapped(first: PyTree, shard: dict, data: dict) -> Any:
-      axes = {name: 0 if name == "order" else None for name in data}
-      return jax.vmap(program, in_axes=(0, None, axes))(first, shard, data)
-
-    return mapped
+    axes_of_data: Any = ResidentData(None, None, order=0)  # type: ignore[arg-type]
+    return jax.vmap(program, in_axes=(0, None, axes_of_data))
 
   def _take_steps(
-    self, steps: int, state: PyTree, shard: dict, data: dict
-  ) -> tuple[PyTree, jax.Array]:
-    names = ("example", "image", "label")
-    streamed = {name: shard[name] for name in names if name in shard}
-    if steps == 1:  # not a loop of one: XLA:CPU runs convolutions inside a loop 100 times slower
-      return self._take_step(state, shard | jax.tree.map(lambda x: x[0], streamed), data)
+    self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
+  ) -> tuple[TrainState, jax.Array]:
+    if num_steps == 1:  # not a loop of one: XLA:CPU runs convolutions in a loop 100 times slower
+      first = jax.tree.map(lambda x: x[0], shard.examples)
+      return self._take_step(state, shard._replace(examples=first), resident)
     state, losses = jax.lax.scan(
-      lambda state, batch: self._take_step(state, shard | batch, data),
+      lambda state, examples: self._take_step(state, shard._replace(examples=examples), resident),
       state,
-      streamed,
-      length=steps,
+      shard.examples,
+      length=num_steps,
     )
     return state, losses[-1]
 
-  def _take_step(self, state: PyTree, shard: dict, data: dict) -> tuple[PyTree, jax.Array]:
+  def _take_step(
+    self, state: TrainState, shard: TrainShard, resident: ResidentData
+  ) -> tuple[TrainState, jax.Array]:
     step = state.step
-    offset = step % self._steps_per_epoch
-    start = offset * self._config.batch_size
-    found = input_pipeline.examples_of(shard, data, start)
     key = jax.random.wrap_key_data(state.key)
-    batch = self._preprocess_train(key, step, shard["rows"], *found, AXIS)
+    batch = self._make_train_batch(key, step, shard, resident)
     state, metrics = self._train_step(state, batch)
-    sums = state.sums.add(metrics, step, first=offset == 0)
+    is_first = step % self._steps_per_epoch == 0
+    sums = state.sums.add(metrics, step, is_first)
     return state.replace(sums=sums), metrics["loss"]
 
-  def _evaluate_batches(self, tta: str, variables: PyTree, shard: dict, data: dict) -> dict:
-    def one_batch(batch: dict) -> dict:
-      _, images, labels = input_pipeline.examples_of(batch, data)
-      image = self._preprocess_eval(images)
-      batch = {"image": image, "label": labels, "mask": batch["mask"]}
+  def _evaluate_batches(
+    self, tta: str, variables: Variables, shard: EvalShard, resident: ResidentData
+  ) -> dict[str, jax.Array]:
+    def evaluate_batch(batch_shard: EvalShard) -> dict[str, jax.Array]:
+      batch = self._make_eval_batch(batch_shard, resident)
       return self._eval_step(variables, batch, tta)
 
-    if self._evaluation_batches == 1:
-      return one_batch(jax.tree.map(lambda x: x[0], shard))
-    return jax.tree.map(lambda x: jnp.sum(x, 0), jax.lax.map(one_batch, shard))
+    if len(shard.numbers) == 1:
+      return evaluate_batch(jax.tree.map(lambda x: x[0], shard))
+    return jax.tree.map(lambda x: jnp.sum(x, 0), jax.lax.map(evaluate_batch, shard))

@@ -1,26 +1,24 @@
-"""What one step computes: the state that training changes, and pure functions of it.
+"""One step: the state that training changes, and pure functions of it.
 
-`train_step` and `eval_step` take one batch, need no device set-up and work the same under pmap
-(`axis_name`), vmap (several seeds) and neither.
+`train_step` and `eval_step` take one batch and need no device set-up. They work the same under pmap
+(`axis_name`), under vmap (several seeds) and alone.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
 from flax import struct
 
-import input_pipeline
 from cifar_jax.augment import test_time
 from cifar_jax.optim import averages, optimizers
-from cifar_jax.types import Variables
-from models import transfer
-
-PyTree = Any
+from cifar_jax.training import rng
+from cifar_jax.types import Batch, Metrics, Params, PyTree, Variables
 
 
 class Sums(struct.PyTreeNode):
@@ -34,62 +32,73 @@ class Sums(struct.PyTreeNode):
 
   @classmethod
   def zero(cls) -> "Sums":
+    """Return the sums before the first step."""
     zero = jnp.zeros((), jnp.float32)
     return cls(zero, zero, zero, zero, jnp.full((), -1, jnp.int32))
 
-  def add(self, metrics: dict, step: jax.Array, first: jax.Array) -> "Sums":
-    """Adds a step's metrics; `first` says that it is the first of its epoch."""
+  def add(self, metrics: Metrics, step: jax.Array, is_first: jax.Array) -> "Sums":
+    """Return the sums with a step's metrics added; the first step of an epoch starts anew."""
     examples = metrics["examples"]
-    old = jax.tree.map(lambda total: jnp.where(first, 0.0, total), self)
-    bad = (self.bad_step < 0) & ~jnp.isfinite(metrics["loss"])
+    previous = jax.tree.map(lambda total: jnp.where(is_first, 0.0, total), self)
+    is_bad = (self.bad_step < 0) & ~jnp.isfinite(metrics["loss"])
     return Sums(
-      loss=old.loss + metrics["loss"] * examples,
-      penalty=old.penalty + metrics["penalty"] * examples,
-      correct=old.correct + metrics["correct"],
-      examples=old.examples + examples,
-      bad_step=jnp.where(bad, step, self.bad_step),
+      loss=previous.loss + metrics["loss"] * examples,
+      penalty=previous.penalty + metrics["penalty"] * examples,
+      correct=previous.correct + metrics["correct"],
+      examples=previous.examples + examples,
+      bad_step=jnp.where(is_bad, step, self.bad_step),
     )
 
 
 class TrainState(struct.PyTreeNode):
-  """All that training changes; with several seeds every leaf has a leading axis of seeds."""
+  """Everything that training changes; with several seeds every leaf has a leading axis of seeds."""
 
   step: jax.Array  # [] int32, steps taken
-  params: PyTree
-  batch_stats: PyTree
+  params: Params
+  batch_stats: Params
   opt_state: PyTree
-  average: PyTree | None  # moving average of {'params', 'batch_stats'}, if config.ema_decay
-  slow: PyTree | None  # Lookahead's {'params', 'batch_stats'}, if config.lookahead.every
+  average: Variables | None  # moving average of the variables, if config.ema_decay
+  slow: Variables | None  # Lookahead's slow variables, if config.lookahead.every
   lr_scale: jax.Array  # [] float32, set by the plateau logic between epochs
   sums: Sums
   key: jax.Array  # [2] uint32, the seed's key data; constant
-  proxy: PyTree | None = None  # proxy.ProxyState, if config.proxy.keep
+  proxy: PyTree = None  # hard_examples.ProxyState, if config.proxy.keep
 
-  def variables(self) -> dict[str, PyTree]:
-    """What evaluation and checkpoints use: the moving average where there is one."""
+  def variables(self) -> Variables:
+    """Return the variables to evaluate and select: the moving average where there is one."""
     if self.average is not None:
       return self.average
     return {"params": self.params, "batch_stats": self.batch_stats}
 
 
+# train_step(state, batch) -> (state, metrics)
+TrainStep: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class EvalStep(Protocol):
+  """eval_step(variables, batch, tta) -> sums over the batch."""
+
+  def __call__(self, variables: Variables, batch: Batch, tta: str = "") -> Metrics: ...
+
+
 def init_state(
   config: ml_collections.ConfigDict,
-  model: Any,
+  model: nn.Module,
   tx: optax.GradientTransformation,
   seed: jax.Array,
   images: jax.Array,
-  weights: Variables | None = None,
+  insert_weights: Callable[[Variables], Variables] | None = None,
 ) -> TrainState:
-  """The state before the first step: a function of `seed` [] int32 and of what it starts from.
+  """Return the state before the first step: a function of `seed` [] int32 and initial weights.
 
-  images: [n, h, w, c] float32, what the model is initialised with; see models/__init__.py.
-  weights: of a network trained before, as transfer.load returns them.
+  Args:
+    images: [n, h, w, c] float32, what the model is initialised with; see models/__init__.py.
+    insert_weights: replaces initial variables by those of a trained network; None keeps them.
   """
   key = jax.random.key(seed)
-  init_key = input_pipeline.purpose_key(key, input_pipeline.INIT, 0)
-  variables = model.init(init_key, images, train=False)
-  if weights is not None:
-    variables = transfer.insert(variables, weights)
+  variables: Variables = model.init(rng.purpose_key(key, rng.INIT, 0), images, train=False)
+  if insert_weights is not None:
+    variables = insert_weights(variables)
   params, batch_stats = variables["params"], variables.get("batch_stats", {})
   both = {"params": params, "batch_stats": batch_stats}
   return TrainState(
@@ -105,94 +114,105 @@ def init_state(
   )
 
 
+def apply_in_training(
+  model: nn.Module, params: Params, batch_stats: Params, images: jax.Array, dropout_key: jax.Array
+) -> tuple[jax.Array, Params]:
+  """Return a network's logits [b, classes] on a training batch, and its new moving statistics."""
+  logits, updated = model.apply(
+    {"params": params, "batch_stats": batch_stats},
+    images,
+    train=True,
+    rngs={"dropout": dropout_key},
+    mutable=["batch_stats"],
+  )
+  return logits, updated.get("batch_stats", {})
+
+
+def dropout_key(state: TrainState) -> jax.Array:
+  """Return the key of this step's dropout."""
+  return rng.purpose_key(jax.random.wrap_key_data(state.key), rng.DROPOUT, state.step)
+
+
 def make_train_step(
   config: ml_collections.ConfigDict,
-  model: Any,
-  tx: optax.GradientTransformation,
+  model: nn.Module,
+  tx: optax.GradientTransformationExtraArgs,
   axis_name: str | None = None,
   total_steps: int = 0,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-  """Returns train_step(state, batch) -> (state, metrics), a pure function.
+) -> TrainStep:
+  """Return train_step(state, batch) -> (state, metrics), a pure function.
 
-  total_steps: of the run, which Lookahead has to know.
+  Args:
+    total_steps: training steps in the run, which Lookahead needs.
 
-  batch: 'image' [b, h, w, c] float32, 'target' [b, classes] float32 (rows sum to 1), 'label' [b].
-  metrics: 'loss' (mean cross-entropy), 'penalty' (L2), 'correct' and 'examples' (counts), over the
-  batches of all devices on `axis_name`, or over this one if that is None.
+  A batch has 'image' [b, h, w, c] float32, 'target' [b, classes] float32 (rows sum to 1) and
+  'label' [b]. The metrics are 'loss' (mean cross-entropy), 'penalty' (L2), 'correct' and 'examples'
+  (counts), over the batches of all devices on `axis_name`, or over this batch if that is None.
   """
 
-  def train_step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-    key = jax.random.wrap_key_data(state.key)
-    dropout_key = input_pipeline.purpose_key(key, input_pipeline.DROPOUT, state.step)
+  def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    key = dropout_key(state)
 
-    def objective(params):
-      logits, updated = model.apply(
-        {"params": params, "batch_stats": state.batch_stats},
-        batch["image"],
-        train=True,
-        rngs={"dropout": dropout_key},
-        mutable=["batch_stats"],
-      )
+    def objective(params: Params) -> tuple[jax.Array, Any]:
+      logits, batch_stats = apply_in_training(model, params, state.batch_stats, batch["image"], key)
       target = optax.smooth_labels(batch["target"], config.loss.label_smoothing)
       loss = optax.softmax_cross_entropy(logits, target).mean()
       penalty = optimizers.l2_penalty(params, config.loss.l2)
-      return loss + penalty, (loss, penalty, logits, updated.get("batch_stats", {}))
+      return loss + penalty, (loss, penalty, logits, batch_stats)
 
-    gradients, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(
-      state.params
-    )
+    grads, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
     correct = jnp.sum(jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
     examples = jnp.float32(len(logits))
     if axis_name:
-      gradients, loss = jax.lax.pmean((gradients, loss), axis_name)
+      grads, loss = jax.lax.pmean((grads, loss), axis_name)
       correct, examples = jax.lax.psum((correct, examples), axis_name)
-      if not config.model.sync_bn:  # each device has its own; the mean of them is kept
+      if not config.model.sync_bn:  # each device has different statistics; keep their mean
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
 
-    updates, opt_state = tx.update(
-      gradients, state.opt_state, state.params, lr_scale=state.lr_scale
-    )
-    params = optax.apply_updates(state.params, updates)
-    slow = state.slow
-    if slow is not None:
-      fast = {"params": params, "batch_stats": batch_stats}
-      slow, fast = averages.update_lookahead(
-        slow, fast, state.step + 1, total_steps, **config.lookahead
-      )
-      params, batch_stats = fast["params"], fast["batch_stats"]
-    average = state.average
-    if average is not None:
-      average = averages.update_ema(
-        average, {"params": params, "batch_stats": batch_stats}, state.step, config.ema_decay
-      )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, lr_scale=state.lr_scale)
     state = state.replace(
-      step=state.step + 1,
-      params=params,
+      params=optax.apply_updates(state.params, updates),
       batch_stats=batch_stats,
       opt_state=opt_state,
-      average=average,
-      slow=slow,
     )
-    return state, {"loss": loss, "penalty": penalty, "correct": correct, "examples": examples}
+    state = _update_averages(config, state, total_steps)
+    metrics = {"loss": loss, "penalty": penalty, "correct": correct, "examples": examples}
+    return state.replace(step=state.step + 1), metrics
 
   return train_step
 
 
-def make_eval_step(
-  model: Any, axis_name: str | None = None
-) -> Callable[[dict[str, PyTree], dict], dict]:
-  """Returns eval_step(variables, batch, kind='') -> sums, a pure function.
+def _update_averages(
+  config: ml_collections.ConfigDict, state: TrainState, total_steps: int
+) -> TrainState:
+  """Return the state after Lookahead and the moving average have seen the new weights."""
+  slow = state.slow
+  if slow is not None:
+    fast = {"params": state.params, "batch_stats": state.batch_stats}
+    slow, fast = averages.update_lookahead(
+      slow, fast, state.step + 1, total_steps, **config.lookahead
+    )
+    state = state.replace(params=fast["params"], batch_stats=fast["batch_stats"], slow=slow)
+  if state.average is not None:
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    average = averages.update_ema(state.average, variables, state.step, config.ema_decay)
+    state = state.replace(average=average)
+  return state
 
-  kind: of test-time augmentation, one of test_time.KINDS, or '' for none.
-  batch: 'image' [b, h, w, c] float32, 'label' [b] int32, 'mask' [b] bool (False: padding).
-  sums: 'loss' (cross-entropy), 'correct', 'top5' and 'examples' over the unmasked rows, of all
-  devices on `axis_name`, or of this one if that is None.
+
+def make_eval_step(model: nn.Module, axis_name: str | None = None) -> EvalStep:
+  """Return eval_step(variables, batch, tta='') -> sums, a pure function.
+
+  `tta` is a kind of test-time augmentation, one of test_time.KINDS, or '' for none. A batch has
+  'image' [b, h, w, c] float32, 'label' [b] int32 and 'mask' [b] bool (False: padding). The sums are
+  'loss' (cross-entropy), 'correct', 'top5' and 'examples' over the unmasked rows of all devices on
+  `axis_name`, or of this device if that is None.
   """
 
-  def eval_step(variables: dict[str, PyTree], batch: dict, kind: str = "") -> dict:
-    apply = functools.partial(model.apply, variables, train=False)
-    logits = (
-      test_time.predict_logits(apply, batch["image"], kind) if kind else apply(batch["image"])
+  def eval_step(variables: Variables, batch: Batch, tta: str = "") -> Metrics:
+    apply: Callable[..., Any] = functools.partial(model.apply, variables, train=False)
+    logits: jax.Array = (
+      test_time.predict_logits(apply, batch["image"], tta) if tta else apply(batch["image"])
     )
     labels, mask = batch["label"], batch["mask"]
     of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
@@ -202,7 +222,7 @@ def make_eval_step(
       "top5": jnp.sum(logits > of_label, axis=1) < 5,
       "examples": jnp.ones_like(labels),
     }
-    sums = {name: jnp.sum(jnp.where(mask, v, 0.0)) for name, v in sums.items()}
+    sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in sums.items()}
     return jax.lax.psum(sums, axis_name) if axis_name else sums
 
   return eval_step

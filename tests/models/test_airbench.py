@@ -287,9 +287,11 @@ def test_the_hardest_half_has_the_published_rate_of_a_sum_of_losses():
   assert dict(config.loss.l2)["norm./bias$"] == pytest.approx(wd / (64 * lr) / 512 / 2)
   assert (config.proxy.keep, config.batch_size) == (512, 1024)
   images = jnp.zeros((1, 32, 32, 3))
-  network = hard_examples.create(config, 10, jnp.float32, None)
-  tx = hard_examples.optimizer(config, lambda step: 0.1, 48)
-  state = jax.eval_shape(lambda: hard_examples.init(config, network, tx, jnp.int32(0), images))
+  network = models.create(config.proxy.model, 10)
+  tx = hard_examples.make_optimizer(config, lambda step: 0.1, 48)
+  state = jax.eval_shape(
+    lambda: hard_examples.init_proxy(config, network, tx, jnp.int32(0), images)
+  )
   inputs, total = 24, 24 * 12 + 24 + 640
   for width in (32, 64, 64):
     total += 9 * inputs * width + 9 * width * width + 2 * width

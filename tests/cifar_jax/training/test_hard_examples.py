@@ -57,7 +57,7 @@ def batch_of(seed, size=16):
 
 
 def state_of(config, tx, seed=0):
-  own = hard_examples.init(config, Network(), tx, jnp.int32(seed), jnp.zeros((1, 2, 2, 3)))
+  own = hard_examples.init_proxy(config, Network(), tx, jnp.int32(seed), jnp.zeros((1, 2, 2, 3)))
   return steps.TrainState(
     step=jnp.int32(0),
     params={},
@@ -78,7 +78,7 @@ def after_the_step(state):
 
 def optimizer(config):
   schedule = schedules.create({"name": "linear", "pct_start": 0.0}, 0.1, 10, 100)
-  return hard_examples.optimizer(config, schedule, 10), schedule
+  return hard_examples.make_optimizer(config, schedule, 10), schedule
 
 
 def losses_in_numpy(params, batch):
@@ -202,9 +202,9 @@ def compiled_once(config):
   """Makes one Experiment for all runs of a config, whose programs are compiled once."""
   experiment = Experiment(resolve(config))
   first = experiment.init()
-  program = experiment.compile_steps(first)
+  program = experiment.compile_steps()
   experiment.init = lambda weights: jax.tree.map(jnp.copy, first)
-  experiment.programs = lambda state: program
+  experiment.compile_steps = lambda: program
   return lambda config: experiment
 
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from cifar_jax.training import controls
+from cifar_jax.training import callbacks
 from configs import default
 
 
@@ -12,7 +12,7 @@ def make(**fields):
   for name, value in fields.items():
     section, leaf = name.split("__")
     config[section][leaf] = value
-  return controls.Controls(config)
+  return callbacks.Callbacks(config)
 
 
 def run(control, values, vmapped=False):
@@ -41,7 +41,7 @@ def test_without_a_monitor_the_last_epoch_is_selected():
 def test_nothing_stops_or_scales_unless_asked():
   control = make()
   state = run(control, {"val_accuracy": [0.5] * 40})[-1]
-  assert not control.stopped(state) and control.lr_scale(state) == 1
+  assert not control.is_stopped(state) and control.lr_scale(state) == 1
   assert control.best_epochs(state) == [1]
 
 
@@ -57,8 +57,8 @@ def test_each_seed_stops_and_selects_on_its_own():
   )
   losses = [[1.0, 1.0], [1.1, 0.9], [1.2, 0.8], [0.1, 0.7], [0.1, 0.9], [0.1, 0.9]]
   states = run(control, {"val_loss": losses}, vmapped=True)
-  assert [control.stopped(s) for s in states] == [False] * 5 + [True]
+  assert [control.is_stopped(s) for s in states] == [False] * 5 + [True]
   # The first seed stopped after its third epoch: what came later does not count for it.
   assert control.best_epochs(states[-1]) == [1, 4]
-  np.testing.assert_array_equal(np.asarray(control.improved(states[3])), [False, True])
+  np.testing.assert_array_equal(np.asarray(control.is_improved(states[3])), [False, True])
   np.testing.assert_allclose(control.lr_scale(states[2]), [0.25, 1.0])

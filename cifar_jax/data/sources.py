@@ -1,0 +1,186 @@
+"""How examples reach the devices: resident there as a whole, or streamed batch by batch.
+
+Both sources yield the same batches in the same order. Device i of all devices, in the order of
+pmap's axis, holds rows [i * b, (i + 1) * b) of the global batch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from cifar_jax.data.cache import Dataset, Split
+from cifar_jax.types import Array, EvalShard, ResidentData, StreamedExamples, TrainShard
+
+
+def global_rows(batch_size: int) -> np.ndarray:
+  """Return which rows of the global batch this process's devices hold: [local devices, b] int32.
+
+  Device i of all devices, in the order of pmap's axis, holds rows [i * b, (i + 1) * b).
+  """
+  rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
+  return rows[_local_devices()]
+
+
+def _local_devices() -> slice:
+  """Return this process's devices among all devices, in the order of pmap's axis."""
+  num_local = jax.local_device_count()
+  return slice(jax.process_index() * num_local, (jax.process_index() + 1) * num_local)
+
+
+def evaluation_shards(
+  examples: np.ndarray, batch_size: int, num_batches: int
+) -> Iterator[EvalShard]:
+  """Yield a shard for each dispatch of `num_batches` batches; every example occurs exactly once.
+
+  `batch_size` is rounded up to a multiple of the devices. Padding fills the last dispatch.
+  """
+  num_devices = jax.device_count()
+  num_rows = -(-batch_size // num_devices)
+  shape = (-1, num_batches, num_devices, num_rows)
+  size = num_batches * num_devices * num_rows
+  padded = np.resize(examples, -(-len(examples) // size) * size)
+  mask = (np.arange(len(padded)) < len(examples)).reshape(shape).swapaxes(1, 2)
+  numbers = padded.astype(np.int32).reshape(shape).swapaxes(1, 2)
+  local = _local_devices()
+  for shard_numbers, shard_mask in zip(numbers[:, local], mask[:, local], strict=True):
+    yield EvalShard(shard_numbers, shard_mask)
+
+
+class Source(Protocol):
+  """Where batches come from: pairs of a shard and the data that is resident on the devices."""
+
+  def train(
+    self, order: jax.Array, batch_size: int, first_step: int, dispatches: Sequence[int]
+  ) -> Iterator[tuple[TrainShard, ResidentData]]:
+    """Yield a pair for each dispatch, whose numbers of steps `dispatches` lists.
+
+    order: [examples], or [seeds, examples]; first_step: the step of the epoch to begin at.
+    """
+
+  def evaluate(
+    self, examples: np.ndarray, batch_size: int, num_batches: int
+  ) -> Iterator[tuple[EvalShard, ResidentData]]:
+    """Yield a pair for each dispatch of `num_batches` evaluation batches."""
+
+
+def make_source(
+  dataset: Dataset, data: ml_collections.ConfigDict, replicate: Callable[[Any], Any]
+) -> Source:
+  """Return a ResidentSource if the images fit `data.resident_bytes`, else a StreamedSource."""
+  num_bytes = dataset.train.images.nbytes + dataset.test.images.nbytes
+  if num_bytes <= data.resident_bytes:
+    return ResidentSource(dataset, replicate)
+  return StreamedSource(dataset, data.workers)
+
+
+class ResidentSource:
+  """The whole dataset on every device as uint8; the compiled step gathers its batch from it."""
+
+  def __init__(self, dataset: Dataset, replicate: Callable[[Any], Any]):
+    self._replicate = replicate
+    images = np.concatenate([dataset.train.images, dataset.test.images])
+    labels = np.concatenate([dataset.train.labels, dataset.test.labels])
+    self._data = ResidentData(*replicate((images, labels)))
+
+  def train(
+    self, order: jax.Array, batch_size: int, first_step: int, dispatches: Sequence[int]
+  ) -> Iterator[tuple[TrainShard, ResidentData]]:
+    """Yield the same pair for each dispatch: the compiled step counts the steps itself."""
+    del first_step
+    shard = TrainShard(global_rows(batch_size))
+    resident = self._data._replace(order=self._replicate(order))
+    for _ in dispatches:
+      yield shard, resident
+
+  def evaluate(
+    self, examples: np.ndarray, batch_size: int, num_batches: int
+  ) -> Iterator[tuple[EvalShard, ResidentData]]:
+    """Yield a pair for each dispatch of `num_batches` evaluation batches."""
+    for shard in evaluation_shards(examples, batch_size, num_batches):
+      yield shard, self._data
+
+
+class StreamedSource:
+  """Batches that Grain reads ahead, each process only its rows; the same as ResidentSource's.
+
+  num_workers: processes that read ahead; 0 means threads.
+  """
+
+  def __init__(self, dataset: Dataset, num_workers: int):
+    self._splits = (dataset.train, dataset.test)
+    self._num_workers = num_workers
+
+  def train(
+    self, order: jax.Array, batch_size: int, first_step: int, dispatches: Sequence[int]
+  ) -> Iterator[tuple[TrainShard, ResidentData]]:
+    """Yield a pair for each dispatch, with its examples."""
+    host_order, rows = np.asarray(order), global_rows(batch_size)
+    numbers: list[Array] = []
+    step = first_step
+    for num_steps in dispatches:
+      positions = np.arange(step, step + num_steps)[:, None] * batch_size
+      numbers.append(host_order[positions + rows[:, None]])
+      step += num_steps
+    for examples in self._read(numbers):
+      yield TrainShard(rows, examples), ResidentData()
+
+  def evaluate(
+    self, examples: np.ndarray, batch_size: int, num_batches: int
+  ) -> Iterator[tuple[EvalShard, ResidentData]]:
+    """Yield a pair for each dispatch of `num_batches` evaluation batches, with its examples."""
+    shards = list(evaluation_shards(examples, batch_size, num_batches))
+    streamed = self._read([shard.numbers for shard in shards])
+    for shard, shard_examples in zip(shards, streamed, strict=True):
+      yield shard._replace(examples=shard_examples), ResidentData()
+
+  def _read(self, numbers: Sequence[Array]) -> Iterator[StreamedExamples]:
+    """Yield the examples of each array of numbers, in order, read ahead."""
+    import grain  # takes a second to import, which only streaming needs
+
+    read_options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    reader = grain.MapDataset.source(_Reader(self._splits, numbers)).to_iter_dataset(read_options)
+    if self._num_workers:
+      if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which a notebook has not parsed
+        flags.FLAGS.mark_as_parsed()
+      reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
+    for examples in reader:
+      yield StreamedExamples(*examples)
+
+
+class _Reader:
+  """Random access to the examples of each dispatch, read from the arrays' files."""
+
+  def __init__(self, splits: Sequence[Split], numbers: Sequence[Array]):
+    self._numbers = numbers
+    self._arrays: list[tuple[Any, ...]] = [(split.images, split.labels) for split in splits]
+
+  def __len__(self) -> int:
+    return len(self._numbers)
+
+  def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    numbers = np.asarray(self._numbers[i])
+    (train_images, train_labels), (test_images, test_labels) = self._arrays
+    is_test = numbers >= len(train_images)
+    images = np.empty(numbers.shape + train_images.shape[1:], train_images.dtype)
+    labels = np.empty(numbers.shape, np.int32)
+    images[~is_test] = train_images[numbers[~is_test]]
+    labels[~is_test] = train_labels[numbers[~is_test]]
+    images[is_test] = test_images[numbers[is_test] - len(train_images)]
+    labels[is_test] = test_labels[numbers[is_test] - len(train_images)]
+    return numbers, images, labels
+
+  def __getstate__(self) -> dict[str, Any]:
+    """Return file names instead of memory-mapped arrays, to send them to worker processes."""
+    names = [tuple(getattr(a, "filename", None) or a for a in pair) for pair in self._arrays]
+    return {"_numbers": self._numbers, "_arrays": names}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self._numbers = state["_numbers"]
+    self._arrays = [
+      tuple(a if isinstance(a, np.ndarray) else np.load(a, mmap_mode="r") for a in pair)
+      for pair in state["_arrays"]
+    ]

@@ -1,0 +1,111 @@
+"""Which examples train, validate and test, and in which stages training uses them.
+
+Examples are numbered over training and test images together: 0 ... n_train - 1 are the training
+images in their official order, n_train ... are the test images.
+"""
+
+import dataclasses
+
+import ml_collections
+import numpy as np
+
+from cifar_jax import errors
+from cifar_jax.data.cache import Dataset
+
+_FILE_EXAMPLES = 10_000  # training images in each official file of CIFAR-10
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+  """Example numbers of each split, ascending; disjoint unless the test set serves as validation."""
+
+  train: np.ndarray
+  validation: np.ndarray
+  test: np.ndarray
+
+
+def make_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> Splits:
+  """Split a dataset as `data`, a config's section of that name, says.
+
+  The validation examples are chosen before the training examples, so `train_examples` does not
+  change them. numpy's policy freezes RandomState, so the split is the same on every machine.
+
+  Raises:
+    UserError: a split would be empty, or larger than the dataset.
+  """
+  labels, num_train = dataset.train.labels, len(dataset.train.labels)
+  test = np.arange(num_train, num_train + len(dataset.test.labels))
+  candidates = np.arange(num_train)
+  rng = np.random.RandomState(data.split_seed)
+  if data.validation == "test":
+    validation, train = test, candidates
+  else:
+    validation = _choose_validation(dataset, data.validation, rng)
+    train = np.setdiff1d(candidates, validation)
+  if data.train_examples:
+    if data.train_examples > len(train):
+      raise errors.UserError(
+        f"data.train_examples: {data.train_examples} is more than the {len(train)} training "
+        "examples there are; 0 means all"
+      )
+    train = draw_stratified(labels, train, data.train_examples, rng)
+  return Splits(train, validation, test)
+
+
+def _choose_validation(
+  dataset: Dataset, choice: float | int | str, rng: np.random.RandomState
+) -> np.ndarray:
+  """Return the training examples to validate on: 'batch_1', a fraction or a count."""
+  labels, num_train = dataset.train.labels, len(dataset.train.labels)
+  candidates = np.arange(num_train)
+  if choice == "batch_1":
+    if not dataset.name.startswith("cifar10") or num_train != 50_000:
+      raise errors.UserError(
+        f"data.validation: 'batch_1' is an official file of CIFAR-10, but the dataset is "
+        f"{dataset.name!r}; give a fraction or a count"
+      )
+    return candidates[dataset.train.ids // _FILE_EXAMPLES == 0]
+  count = choice if isinstance(choice, int) else round(float(choice) * num_train)
+  if count >= num_train:
+    raise errors.UserError(
+      f"data.validation: {count} examples leave none of the {num_train} for training; take fewer"
+    )
+  return draw_stratified(labels, candidates, count, rng)
+
+
+def training_stages(
+  dataset: Dataset, splits: Splits, data: ml_collections.ConfigDict
+) -> list[np.ndarray]:
+  """Return the training examples of each stage: one stage, or one for each official file.
+
+  A stage repeats its examples until it has at least `data.epoch_examples`.
+
+  Raises:
+    UserError: `data.file_by_file` for a dataset without official files of equal size.
+  """
+  repeats = max(1, -(-data.epoch_examples // len(splits.train)))
+  if not data.file_by_file:
+    return [np.tile(splits.train, repeats)]
+  files = dataset.train.ids[splits.train] // _FILE_EXAMPLES
+  stages = [splits.train[files == number] for number in np.unique(files)]
+  if not dataset.name.startswith("cifar10") or len({len(stage) for stage in stages}) > 1:
+    raise errors.UserError(
+      "data.file_by_file: needs whole official files of CIFAR-10; set data.validation to "
+      "'batch_1', 'test' or 0"
+    )
+  return [np.tile(stage, repeats) for stage in stages]
+
+
+def draw_stratified(
+  labels: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.RandomState
+) -> np.ndarray:
+  """Draw `count` of the candidates, each class by its share (largest remainders), ascending."""
+  classes, sizes = np.unique(labels[candidates], return_counts=True)
+  share = sizes * count / len(candidates)
+  quota = np.floor(share).astype(int)
+  quota[np.argsort(quota - share, kind="stable")[: count - quota.sum()]] += 1
+  chosen = [
+    rng.permutation(candidates[labels[candidates] == c])[:q]
+    for c, q in zip(classes, quota, strict=True)
+  ]
+  return np.sort(np.concatenate(chosen))
