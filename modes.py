@@ -127,7 +127,7 @@ def _sweep(call: Call) -> None:
 
 
 def _evaluate(call: Call) -> None:
-  from analysis import evaluate
+  from analysis.evaluate import evaluate
 
   (workdir,) = call.workdirs
   print(evaluate.evaluate(workdir, call.options["seed"], call.options["tta"])["text"])

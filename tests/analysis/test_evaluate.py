@@ -1,4 +1,4 @@
-"""Evaluation of a run: figures against scikit-learn and NumPy, and the files that it leaves."""
+"""Evaluation of a run: its measures against scikit-learn and NumPy, and the files it writes."""
 
 import errno
 import json
@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn import metrics
 
-from analysis import evaluate, evaluation_plots, load_run
+from analysis import load_run
+from analysis.evaluate import evaluate, evaluation_plots, measures
 from cifar_jax import errors
 from cifar_jax.runs import checkpoints
 
@@ -30,12 +31,13 @@ FILES = [
 
 
 @pytest.fixture(scope="module")
-def done(workdir):
+def evaluated(workdir):
+  """What `evaluate` returns for the shared run."""
   return evaluate.evaluate(workdir)
 
 
 def altered(workdir, path, **fields):
-  """The run with other fields of its config, and without results.json."""
+  """Copy a run with other fields in its config, and without results.json."""
   shutil.copytree(workdir, path, ignore=shutil.ignore_patterns("evaluation", "results.json"))
   config = json.loads((path / "config.json").read_text())
   for name, value in fields.items():
@@ -45,7 +47,7 @@ def altered(workdir, path, **fields):
   return path
 
 
-# --- Figures -------------------------------------------------------------------------------------
+# --- Measures ------------------------------------------------------------------------------------
 
 
 def logits_and_labels(classes=10, n=500, seed=0):
@@ -56,34 +58,39 @@ def logits_and_labels(classes=10, n=500, seed=0):
   return logits, labels
 
 
-def test_figures_are_scikit_learns():
+def test_measures_are_scikit_learns():
   logits, labels = logits_and_labels()
   p = scipy.special.softmax(logits.astype(np.float64), axis=1)
-  found = evaluate.measure(logits, labels)
-  assert found["loss"] == pytest.approx(metrics.log_loss(labels, p), rel=1e-9)
-  assert found["accuracy"] == metrics.accuracy_score(labels, logits.argmax(1))
-  assert found["top5"] == metrics.top_k_accuracy_score(labels, logits, k=5)
-  assert evaluate.measure(np.log(p), labels) == pytest.approx(found, rel=1e-9)
+  measured = measures.measure(logits, labels)
+  assert measured["loss"] == pytest.approx(metrics.log_loss(labels, p), rel=1e-9)
+  assert measured["accuracy"] == metrics.accuracy_score(labels, logits.argmax(1))
+  assert measured["top5"] == metrics.top_k_accuracy_score(labels, logits, k=5)
+  assert measures.measure(np.log(p), labels) == pytest.approx(measured, rel=1e-9)
 
 
-def test_of_few_classes_all_are_among_the_first_five():
-  assert evaluate.measure(*logits_and_labels(classes=3))["top5"] == 1.0
+def test_top5_of_three_classes_is_one():
+  assert measures.measure(*logits_and_labels(classes=3))["top5"] == 1.0
 
 
-def binary(sure: list[float], right: list[bool]) -> tuple[np.ndarray, np.ndarray]:
-  """Probabilities [n, 3] of which the highest is `sure`, and labels that make them right or not."""
-  p = np.array([[s, (1 - s) * 0.7, (1 - s) * 0.3] for s in sure])
-  return p, np.where(right, 0, 1)
+def predictions(confidences: list[float], correct: list[bool]) -> tuple[np.ndarray, np.ndarray]:
+  """Return probabilities [n, 3] whose maxima are `confidences`, and labels [n]."""
+  p = np.array([[c, (1 - c) * 0.7, (1 - c) * 0.3] for c in confidences])
+  return p, np.where(correct, 0, 1)
 
 
 def test_calibration_error_by_hand():
-  # Two images of 0.9 of which one is right, and two of 0.75 that are both right.
-  found = evaluate.calibration(*binary([0.9, 0.9, 0.75, 0.75], [True, False, True, True]))
-  assert found["ece"] == pytest.approx((0.4 + 0.25) / 2)
-  assert found["confidence"] == pytest.approx(0.825)
-  assert [(i, b["count"]) for i, b in enumerate(found["bins"]) if b["count"]] == [(11, 2), (13, 2)]
-  assert found["bins"][13]["accuracy"] == 0.5
-  assert found["bins"][0] == {
+  # One of two predictions with confidence 0.9 is correct, and both with confidence 0.75.
+  calibration = measures.measure_calibration(
+    *predictions([0.9, 0.9, 0.75, 0.75], [True, False, True, True])
+  )
+  assert calibration["ece"] == pytest.approx((0.4 + 0.25) / 2)
+  assert calibration["confidence"] == pytest.approx(0.825)
+  assert [(i, b["count"]) for i, b in enumerate(calibration["bins"]) if b["count"]] == [
+    (11, 2),
+    (13, 2),
+  ]
+  assert calibration["bins"][13]["accuracy"] == 0.5
+  assert calibration["bins"][0] == {
     "low": 0.0,
     "high": pytest.approx(1 / 15),
     "count": 0,
@@ -93,42 +100,49 @@ def test_calibration_error_by_hand():
 
 
 @pytest.mark.parametrize(
-  ("sure", "right", "error"),
+  ("confidences", "correct", "error"),
   [
     ([1.0, 1.0], [True, True], 0.0),
     ([1.0, 1.0], [False, False], 1.0),
     ([0.6, 0.6, 0.6, 0.6, 0.6], [True, True, True, False, False], 0.0),
-    ([0.8, 0.79], [True, False], 0.295),  # 0.8 = 12 / 15 is the upper edge of their bin
+    ([0.8, 0.79], [True, False], 0.295),  # 0.8 = 12 / 15 is the upper edge of the bin of both
   ],
 )
-def test_calibration_error_of_plain_cases(sure, right, error):
-  found = evaluate.calibration(*binary(sure, right))
-  assert found["ece"] == pytest.approx(error, abs=1e-12)
+def test_calibration_error_of_simple_cases(confidences, correct, error):
+  calibration = measures.measure_calibration(*predictions(confidences, correct))
+  assert calibration["ece"] == pytest.approx(error, abs=1e-12)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 30), st.integers(1, 300))
-def test_calibration_error_is_that_of_a_sum_over_images(seed, bins, classes, n):
+def test_calibration_error_is_a_sum_over_images(seed, bins, classes, n):
   random = np.random.default_rng(seed)
   p = random.dirichlet(np.full(classes, 0.3), n)
   labels = random.integers(0, classes, n)
-  # |sum of (right - sure)| in each bin, with bins found by rounding up.
-  sure = p.max(axis=1)
-  surplus = (p.argmax(axis=1) == labels) - sure
-  of_image = np.clip(np.ceil(sure * bins).astype(int), 1, bins)
-  expected = np.abs(np.bincount(of_image, weights=surplus)).sum() / n
-  found = evaluate.calibration(p, labels, bins)
-  assert found["ece"] == pytest.approx(expected, abs=1e-9)
-  assert sum(b["count"] for b in found["bins"]) == n
+  # |sum of (correct - confidence)| in each bin; rounding up gives the bins.
+  confidences = p.max(axis=1)
+  surplus = (p.argmax(axis=1) == labels) - confidences
+  indices = np.clip(np.ceil(confidences * bins).astype(int), 1, bins)
+  expected = np.abs(np.bincount(indices, weights=surplus)).sum() / n
+  calibration = measures.measure_calibration(p, labels, bins)
+  assert calibration["ece"] == pytest.approx(expected, abs=1e-9)
+  assert sum(b["count"] for b in calibration["bins"]) == n
 
 
 # --- Whole evaluations ---------------------------------------------------------------------------
 
 
-def test_the_folder_holds_everything_and_nothing_half(workdir, done):
+def hidden_files(workdir):
+  """Return the names of temporary files and folders anywhere in a run folder."""
+  return [path.name for path in workdir.rglob(".*") if path.name != ".lock"]
+
+
+def test_the_folder_holds_all_files_and_no_temporary_ones(workdir, evaluated):
   assert sorted(path.name for path in (workdir / "evaluation").iterdir()) == FILES
-  assert done["files"] == [str(workdir / "evaluation" / name) for name in FILES]
-  assert not list(workdir.glob(".evaluation*"))
-  assert json.loads((workdir / "evaluation" / "evaluation.json").read_text()) == done["evaluation"]
+  assert evaluated["files"] == [str(workdir / "evaluation" / name) for name in FILES]
+  assert hidden_files(workdir) == []
+  assert (
+    json.loads((workdir / "evaluation" / "evaluation.json").read_text()) == evaluated["evaluation"]
+  )
   for name in FILES:
     if name.endswith(".png"):
       with Image.open(workdir / "evaluation" / name) as image:
@@ -136,22 +150,22 @@ def test_the_folder_holds_everything_and_nothing_half(workdir, done):
         assert min(image.size) > 300
 
 
-def test_figures_are_those_of_results_json(workdir, done):
+def test_measures_are_those_of_results_json(workdir, evaluated):
   recorded = json.loads((workdir / "results.json").read_text())
-  splits = done["evaluation"]["splits"]
+  splits = evaluated["evaluation"]["splits"]
   assert list(splits) == ["train", "validation", "test"]
   assert [splits[name]["examples"] for name in splits] == [1293, 144, 360]
   for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
     for name in ("loss", "accuracy", "top5"):
-      there = recorded[f"{short}_{name}"]
-      assert splits[split][name] == pytest.approx(there, rel=1e-4), (split, name)
-      told = done["evaluation"]["recorded"][f"{short}_{name}"]
-      assert told == {"value": there, "difference": splits[split][name] - there}
-  assert f"results.json has test accuracy {recorded['test_accuracy']:.2%}" in done["text"]
-  assert "here +0.00 points" in done["text"]
+      value = recorded[f"{short}_{name}"]
+      assert splits[split][name] == pytest.approx(value, rel=1e-4), (split, name)
+      comparison = evaluated["evaluation"]["recorded"][f"{short}_{name}"]
+      assert comparison == {"value": value, "difference": splits[split][name] - value}
+  assert f"results.json has test accuracy {recorded['test_accuracy']:.2%}" in evaluated["text"]
+  assert "here +0.00 points" in evaluated["text"]
 
 
-def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
+def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, evaluated):
   folder = workdir / "evaluation"
   with np.load(folder / "predictions.npz", allow_pickle=False) as saved:
     logits, labels = saved["logits"], saved["labels"]
@@ -163,7 +177,7 @@ def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
   options = {"target_names": names, "zero_division": 0}
   expected = metrics.classification_report(labels, predicted, **options)
   assert (folder / "classification_report.txt").read_text() == expected
-  assert f"Classification Report\n{expected.rstrip()}" in done["text"]
+  assert f"Classification Report\n{expected.rstrip()}" in evaluated["text"]
   numbers = json.loads((folder / "classification_report.json").read_text())
   assert numbers == metrics.classification_report(labels, predicted, output_dict=True, **options)
   counts = np.zeros((10, 10), int)
@@ -172,7 +186,7 @@ def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
   assert (matrix["rows"], matrix["columns"]) == ("true", "predicted")
   np.testing.assert_array_equal(matrix["counts"], counts)
   assert numbers["3"]["recall"] == pytest.approx(counts[3, 3] / counts[3].sum())
-  rows = done["text"].split("Confusion Matrix\n")[1].splitlines()
+  rows = evaluated["text"].split("Confusion Matrix\n")[1].splitlines()
   assert rows[0].split() == names
   assert [row.split() for row in rows[1:11]] == [
     [name, *map(str, row)] for name, row in zip(names, counts, strict=True)
@@ -181,32 +195,39 @@ def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, done):
 
 def test_classes_that_are_missing_have_their_rows():
   labels, predicted = np.array([0, 0, 2]), np.array([0, 2, 2])
-  found = evaluate.classification_report(labels, predicted, ["a", "b", "c"])
-  assert found["numbers"]["b"]["support"] == 0
-  assert evaluate.confusion(labels, predicted, 3).tolist() == [[1, 0, 1], [0, 0, 0], [0, 0, 1]]
+  class_report = measures.report_classes(labels, predicted, ["a", "b", "c"])
+  assert class_report["numbers"]["b"]["support"] == 0
+  assert measures.count_confusions(labels, predicted, 3).tolist() == [
+    [1, 0, 1],
+    [0, 0, 0],
+    [0, 0, 1],
+  ]
 
 
-def test_mistakes_are_the_surest(workdir, done):
+def test_mistakes_are_the_most_confident(workdir, evaluated):
   run = load_run(workdir)
   test = run.load_data()[0].test
   p = run.predict(test.images)
-  mistakes = done["evaluation"]["mistakes"]
+  mistakes = evaluated["evaluation"]["mistakes"]
   wrong = p.argmax(1) != test.labels
   assert len(mistakes) == min(25, wrong.sum())
-  sure = [mistake["probability"] for mistake in mistakes]
-  assert sure == sorted(sure, reverse=True)
-  np.testing.assert_allclose(sure, np.sort(p.max(1)[wrong])[::-1][:25], rtol=1e-4)
+  confidences = [mistake["probability"] for mistake in mistakes]
+  assert confidences == sorted(confidences, reverse=True)
+  np.testing.assert_allclose(confidences, np.sort(p.max(1)[wrong])[::-1][:25], rtol=1e-4)
   for mistake in mistakes:
     i = mistake["test_image"]
     assert mistake["true"] == run.class_names[test.labels[i]] != mistake["predicted"]
 
 
-def test_augmentation_is_told_apart(workdir, done, tmp_path):
+def test_augmentation_is_measured_separately(workdir, evaluated, tmp_path):
   path = altered(workdir, tmp_path / "run")
-  found = evaluate.evaluate(path, tta="flip")
-  plain, tta = found["evaluation"]["splits"]["test"], found["evaluation"]["test_time_augmentation"]
-  assert done["evaluation"]["test_time_augmentation"] is None
-  assert plain == done["evaluation"]["splits"]["test"]
+  output = evaluate.evaluate(path, tta="flip")
+  plain, tta = (
+    output["evaluation"]["splits"]["test"],
+    output["evaluation"]["test_time_augmentation"],
+  )
+  assert evaluated["evaluation"]["test_time_augmentation"] is None
+  assert plain == evaluated["evaluation"]["splits"]["test"]
   assert (tta["kind"], tta["views"]) == ("flip", 2)
   run = load_run(path)
   test = run.load_data()[0].test
@@ -218,32 +239,32 @@ def test_augmentation_is_told_apart(workdir, done, tmp_path):
   assert tta["loss"] != pytest.approx(plain["loss"], rel=1e-3)
   for name in ("loss", "accuracy", "top5"):
     assert tta["gain"][name] == pytest.approx(tta[name] - plain[name])
-  assert "Test-time augmentation flip (2 views): test accuracy" in found["text"]
-  table = found["text"].split("Confusion Matrix")[1].split("Test-time")[0]
-  assert table in done["text"]  # the figures themselves are without it
-  with pytest.raises(errors.UserError, match=r"tta: there is no 'flop'; take one of: flip, flip_s"):
+  assert "Test-time augmentation flip (2 views): test accuracy" in output["text"]
+  table = output["text"].split("Confusion Matrix")[1].split("Test-time")[0]
+  assert table in evaluated["text"]  # the figures are without augmentation
+  with pytest.raises(errors.UserError, match=r"tta: there is no 'flop'; use one of: flip, flip_s"):
     evaluate.evaluate(path, tta="flop")
 
 
-def test_selection_on_the_test_set_is_said(workdir, done, tmp_path):
+def test_selection_on_the_test_set_is_noted(workdir, evaluated, tmp_path):
   path = altered(workdir, tmp_path / "run", data__validation="test")
-  found = evaluate.evaluate(path)
-  assert found["evaluation"]["selected_on"] == "test"
-  assert "NOTE: selected on the test set, so the test figures are optimistic" in found["text"]
-  splits = found["evaluation"]["splits"]
+  output = evaluate.evaluate(path)
+  assert output["evaluation"]["selected_on"] == "test"
+  assert "NOTE: selected on the test set, so the test figures are optimistic" in output["text"]
+  splits = output["evaluation"]["splits"]
   assert splits["validation"] == splits["test"]
-  assert done["evaluation"]["selected_on"] == "validation" and "NOTE" not in done["text"]
+  assert evaluated["evaluation"]["selected_on"] == "validation" and "NOTE" not in evaluated["text"]
 
 
 def test_an_empty_split_is_skipped_and_an_unfinished_run_evaluated(workdir, tmp_path):
   path = altered(workdir, tmp_path / "run", data__validation=0)
-  found = evaluate.evaluate(path)
-  assert list(found["evaluation"]["splits"]) == ["train", "test"]
-  assert found["evaluation"]["recorded"] is None
-  assert "validation  " not in found["text"] and "results.json" not in found["text"]
+  output = evaluate.evaluate(path)
+  assert list(output["evaluation"]["splits"]) == ["train", "test"]
+  assert output["evaluation"]["recorded"] is None
+  assert "validation  " not in output["text"] and "results.json" not in output["text"]
 
 
-def test_each_seed_is_compared_with_its_own_results(workdir, done, tmp_path):
+def test_each_seed_is_compared_with_its_results(workdir, evaluated, tmp_path):
   path = altered(workdir, tmp_path / "run", num_seeds=2)
   run = load_run(workdir)
   other = jax.tree.map(lambda leaf: leaf * 0.5, run.variables)
@@ -252,31 +273,31 @@ def test_each_seed_is_compared_with_its_own_results(workdir, done, tmp_path):
   store = checkpoints.Checkpoints(path)
   store.save_best(run.step, both)
   store.close()
-  plain = done["evaluation"]["splits"]["test"]
+  plain = evaluated["evaluation"]["splits"]["test"]
   per_seed = [{"seed": 0, "test_accuracy": 0.5}, {"seed": 1, "test_accuracy": plain["accuracy"]}]
   (path / "results.json").write_text(json.dumps({"test_accuracy": 0.3, "per_seed": per_seed}))
-  found = evaluate.evaluate(path, seed=1)
-  assert found["evaluation"]["seed"] == 1
-  assert found["evaluation"]["splits"]["test"] == pytest.approx(plain)
-  assert found["evaluation"]["recorded"]["test_accuracy"]["difference"] == pytest.approx(0)
+  output = evaluate.evaluate(path, seed=1)
+  assert output["evaluation"]["seed"] == 1
+  assert output["evaluation"]["splits"]["test"] == pytest.approx(plain)
+  assert output["evaluation"]["recorded"]["test_accuracy"]["difference"] == pytest.approx(0)
 
 
-def test_what_cannot_be_written_leaves_what_was_there(workdir, done, monkeypatch):
-  del done
+def test_a_failed_write_leaves_the_earlier_files(workdir, evaluated, monkeypatch):
+  del evaluated
 
   def fail(*arguments):
     raise OSError(errno.ENOSPC, "No space left on device")
 
   folder = workdir / "evaluation"
   before = {path.name: path.read_bytes() for path in folder.iterdir()}
-  monkeypatch.setattr(evaluation_plots, "mistakes", fail)
+  monkeypatch.setattr(evaluation_plots, "draw_mistakes", fail)
   with pytest.raises(errors.UserError, match=r"evaluation: cannot be written \(No space left"):
     evaluate.evaluate(workdir)
   assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-  assert not list(workdir.glob(".evaluation*"))
+  assert hidden_files(workdir) == []
 
 
-def test_a_folder_without_a_checkpoint_is_refused(workdir, tmp_path):
+def test_a_folder_without_a_checkpoint_is_rejected(workdir, tmp_path):
   path = altered(workdir, tmp_path / "run")
   shutil.rmtree(path / "checkpoints")
   with pytest.raises(errors.UserError, match="holds no selected weights"):
@@ -294,19 +315,19 @@ def test_confusion_matrix_of_any_number_of_classes(classes, tmp_path):
   counts = np.eye(classes, dtype=int) * 50
   counts[1] = 0  # a class without images
   names = [f"class {i}" for i in range(classes)]
-  evaluation_plots.confusion_matrix(counts, names, "a run", tmp_path / "matrix.png")
+  evaluation_plots.draw_confusion_matrix(counts, names, "a run", tmp_path / "matrix.png")
   with Image.open(tmp_path / "matrix.png") as image:
     assert 300 < image.width < 2500
     colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24)}
-  assert (8, 48, 107) in colours  # all of a class
+  assert (8, 48, 107) in colours  # the colour of a share of 1
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 3), (3, 25), (3, 0)])
-def test_mistakes_of_any_number_and_grey_ones(channels, count, tmp_path):
+def test_mistakes_of_any_number_of_images_and_channels(channels, count, tmp_path):
   images = np.full((30, 8, 8, channels), 200, np.uint8)
   mistake = {"true": "cat", "predicted": "dog", "probability": 0.9}
   mistakes = [mistake | {"test_image": i} for i in range(count)]
-  evaluation_plots.mistakes(images, mistakes, "a run", tmp_path / "mistakes.png")
+  evaluation_plots.draw_mistakes(images, mistakes, "a run", tmp_path / "mistakes.png")
   with Image.open(tmp_path / "mistakes.png") as image:
     share = np.all(np.asarray(image.convert("RGB")) == 200, axis=-1).mean()
   assert (share > 0.05) == (count > 0)

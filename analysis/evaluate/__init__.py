@@ -1,0 +1,1 @@
+"""The evaluation of a trained network on its dataset."""

@@ -1,0 +1,239 @@
+"""The selected weights of a run on its dataset, in numbers and pictures: `--mode=evaluate`.
+
+The mode writes these files to `<run>/evaluation/`:
+
+  evaluation.json             loss, top-1 and top-5 of each split, calibration, mistakes, the gain
+                              of test-time augmentation, the differences from results.json
+  classification_report.txt   precision, recall and F1 of each class, in scikit-learn's layout
+  classification_report.json  the same as numbers
+  confusion_matrix.json/.png  counts: a row for each true class, a column for each predicted one
+  reliability.png             accuracy by confidence
+  mistakes.png                the wrong predictions with the highest confidence
+  predictions.npz             'logits' [n, classes] float32 and 'labels' [n] of the test images
+
+Except for the table of splits, all figures describe the test images without test-time augmentation.
+"""
+
+import contextlib
+import datetime
+import functools
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+import input_pipeline
+from analysis.evaluate import evaluation_plots, measures
+from analysis.evaluate.evaluation_text import format_evaluation
+from analysis.evaluate.measures import Predictions
+from analysis.run import Run, load_run
+from cifar_jax import errors
+from cifar_jax.augment.test_time import KINDS, predict_logits
+from cifar_jax.data import datasets
+from cifar_jax.runs import results, run_folder
+from cifar_jax.runtime.console import progress
+from cifar_jax.types import Row
+
+_CHUNK_SIZE = 1000  # images between two updates of the progress bar
+
+
+def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "") -> Row:
+  """Measure the selected weights on every split, and write `<workdir>/evaluation/`.
+
+  Args:
+    workdir: the run folder; the run may be unfinished.
+    seed: the seed whose weights to use, for runs of several; None for the first.
+    tta: test-time augmentation of the test images, one of test_time.KINDS; "" for none.
+
+  Returns:
+    'evaluation': the content of evaluation.json; 'text': what to print; 'files': the written files.
+
+  Raises:
+    UserError: the folder holds no trained run, its dataset is unavailable, or a file cannot be
+      written.
+  """
+  if tta and tta not in KINDS:
+    raise errors.UserError(f"tta: there is no {tta!r}; use one of: {', '.join(KINDS)}")
+  run = load_run(workdir, seed)
+  dataset, splits = run.load_data()
+  folder = run.path / "evaluation"
+  with _writing(folder):
+    folder.mkdir(exist_ok=True)  # fails before the computation if the folder cannot be written
+
+  split_measures, test = _measure_splits(run, dataset, splits)
+  evaluation = _describe(run, split_measures, test, tta)
+  counts = measures.count_confusions(test.labels, test.classes, len(run.class_names))
+  class_report = measures.report_classes(test.labels, test.classes, run.class_names)
+  files = _write_files(folder, run, test, evaluation, counts, class_report)
+  text = format_evaluation(evaluation, counts, run.class_names, class_report["text"])
+  return {
+    "evaluation": evaluation,
+    "text": f"{text}\n\nwrote {folder}: {', '.join(files)}",
+    "files": [str(folder / name) for name in files],
+  }
+
+
+def _measure_splits(
+  run: Run, dataset: datasets.Dataset, splits: input_pipeline.Splits
+) -> tuple[dict[str, Row], Predictions]:
+  """Return the measures of each split that has examples, and the predictions for the test split."""
+  split_measures: dict[str, Row] = {}
+  for name in ("train", "validation", "test"):
+    examples = getattr(splits, name)
+    if not len(examples):
+      continue
+    split, rows = _find_rows(dataset, examples)
+    logits = _map_images(run.logits, split.images, rows, f"evaluate {name}")
+    split_measures[name] = {"examples": len(rows)} | measures.measure(logits, split.labels[rows])
+  # The test split comes last, and holds all of its images in their official order.
+  return split_measures, Predictions(split.images, split.labels[rows], logits)
+
+
+def _find_rows(
+  dataset: datasets.Dataset, examples: np.ndarray
+) -> tuple[datasets.Split, np.ndarray]:
+  """Return the official split that the examples belong to, and their rows in it.
+
+  examples: numbered over the training images, then the test images.
+  """
+  num_train = len(dataset.train.labels)
+  if examples[0] >= num_train:
+    return dataset.test, examples - num_train
+  return dataset.train, examples
+
+
+def _map_images(
+  function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, rows: np.ndarray, title: str
+) -> np.ndarray:
+  """Apply a function to the images in these rows in chunks, with a progress bar."""
+  outputs = []
+  with progress(title, len(rows), "images") as advance:
+    for start in range(0, len(rows), _CHUNK_SIZE):
+      outputs.append(function(images[rows[start : start + _CHUNK_SIZE]]))
+      advance(len(outputs[-1]))
+  return np.concatenate(outputs)
+
+
+def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: str) -> Row:
+  """Return the content of evaluation.json."""
+  probabilities, most = test.probabilities(), evaluation_plots.GRID**2
+  augmented = _measure_augmented(run, tta, test, split_measures["test"]) if tta else None
+  with run_folder.reading(run.path / "results.json"):
+    recorded = _compare_with_results(run, split_measures)
+  return {
+    "run": run.name,
+    "model": run.config.model.name,
+    "data": run.description["name"],
+    "seed": run.seed,
+    "step": run.step,
+    "selected_on": results.selected_on(run.config),
+    "splits": split_measures,
+    "calibration": measures.measure_calibration(probabilities, test.labels),
+    "test_time_augmentation": augmented,
+    "recorded": recorded,
+    "mistakes": measures.find_mistakes(probabilities, test.labels, run.class_names, most),
+    "device": results.device(),
+    "evaluated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  }
+
+
+def _measure_augmented(run: Run, kind: str, test: Predictions, plain: Row) -> Row:
+  """Return the test measures with test-time augmentation, and their gain over `plain`."""
+  num_views = KINDS[kind].num_views
+  predict = functools.partial(predict_logits, run.logits, kind=kind)
+  logits = _map_images(
+    lambda images: np.asarray(predict(jnp.asarray(images))),
+    test.images,
+    np.arange(len(test.labels)),
+    f"evaluate test, {num_views} views",
+  )
+  augmented = measures.measure(logits, test.labels)
+  gain = {name: augmented[name] - plain[name] for name in augmented}
+  return {"kind": kind, "views": num_views, **augmented, "gain": gain}
+
+
+def _compare_with_results(run: Run, split_measures: dict[str, Row]) -> Row | None:
+  """Return the figures of this seed in results.json, and the measures' differences from them.
+
+  The result is None while the run is unfinished.
+  """
+  recorded = run.results
+  if recorded is None:
+    return None
+  for seed_results in recorded.get("per_seed", ()):
+    if seed_results["seed"] == run.seed:
+      recorded = seed_results
+  comparison = {}
+  for split, prefix in (("train", "train"), ("validation", "val"), ("test", "test")):
+    for name in ("loss", "accuracy", "top5"):
+      value = recorded.get(f"{prefix}_{name}")
+      if value is not None and split in split_measures:
+        difference = split_measures[split][name] - value
+        comparison[f"{prefix}_{name}"] = {"value": value, "difference": difference}
+  return comparison
+
+
+def _write_files(
+  folder: epath.Path,
+  run: Run,
+  test: Predictions,
+  evaluation: Row,
+  counts: np.ndarray,
+  class_report: Row,
+) -> list[str]:
+  """Write all files of the evaluation, and return their names, sorted."""
+  names = run.class_names
+  title = f"{run.name}: {len(test.labels):,} test images"
+  accuracy = evaluation["splits"]["test"]["accuracy"]
+  with _staged(folder) as stage:
+    np.savez(buffer := io.BytesIO(), logits=test.logits, labels=test.labels)
+    (stage / "predictions.npz").write_bytes(buffer.getvalue())
+    (stage / "classification_report.txt").write_text(class_report["text"])
+    _write_json(stage / "classification_report.json", class_report["numbers"])
+    matrix = {"class_names": names, "rows": "true", "columns": "predicted"}
+    _write_json(stage / "confusion_matrix.json", matrix | {"counts": counts.tolist()})
+    evaluation_plots.draw_confusion_matrix(
+      counts, names, f"{title}\n{accuracy:.2%} correct", stage / "confusion_matrix.png"
+    )
+    evaluation_plots.draw_reliability(evaluation["calibration"], title, stage / "reliability.png")
+    evaluation_plots.draw_mistakes(
+      test.images, evaluation["mistakes"], title, stage / "mistakes.png"
+    )
+    _write_json(stage / "evaluation.json", evaluation)
+    return sorted(path.name for path in stage.iterdir())
+
+
+def _write_json(path: epath.Path, value: Any) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _staged(folder: epath.Path) -> Iterator[epath.Path]:
+  """Yield a temporary folder, then move its files into `folder`, evaluation.json last."""
+  # The temporary folder is inside `folder`, because a bucket has no empty folder to move into.
+  stage = folder / f".{os.getpid()}"
+  try:
+    with _writing(folder):
+      stage.mkdir(exist_ok=True)
+      yield stage
+      for path in sorted(stage.iterdir(), key=lambda path: path.name == "evaluation.json"):
+        path.replace(folder / path.name)
+  finally:
+    if stage.exists():
+      stage.rmtree()
+
+
+@contextlib.contextmanager
+def _writing(folder: epath.Path) -> Iterator[None]:
+  """Convert an error from writing into `folder` into a one-line `UserError`."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.UserError(
+      f"{folder}: cannot be written ({error.strerror or error}); fix this, then evaluate again"
+    ) from error

@@ -1,0 +1,143 @@
+"""Numbers that describe predictions: loss, accuracy, calibration, confusions and mistakes."""
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+
+from cifar_jax.types import Row
+
+NUM_BINS = 15
+
+
+class Predictions(NamedTuple):
+  """The predictions for one split.
+
+  Attributes:
+    images: [n, height, width, channels] uint8.
+    labels: [n] integers.
+    logits: [n, classes] float32.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  logits: np.ndarray
+
+  @property
+  def classes(self) -> np.ndarray:
+    """The predicted class of each image, [n]."""
+    return self.logits.argmax(1)
+
+  def probabilities(self) -> np.ndarray:
+    """Return probabilities [n, classes] float64."""
+    return scipy.special.softmax(self.logits.astype(np.float64), axis=1)
+
+
+def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """Return 'loss' (mean cross-entropy), 'accuracy' and 'top5', computed in float64.
+
+  They are defined as in results.json.
+
+  Args:
+    logits: [n, classes]; log-probabilities give the same result.
+    labels: [n] integers.
+  """
+  log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+  label_log_p = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
+  return {
+    "loss": float(-label_log_p.mean()),
+    "accuracy": float(np.mean(logits.argmax(1) == labels)),
+    "top5": float(np.mean(np.sum(log_p > label_log_p, axis=1) < 5)),
+  }
+
+
+def measure_calibration(
+  probabilities: np.ndarray, labels: np.ndarray, num_bins: int = NUM_BINS
+) -> Row:
+  """Compare accuracy with confidence (Guo et al. 2017, arXiv:1706.04599).
+
+  The confidence of a prediction is the probability of the predicted class. Images are sorted by
+  confidence into bins of equal width, which include their upper edges. The expected calibration
+  error (ECE) is the mean, over images, of the distance between their bin's accuracy and its mean
+  confidence.
+
+  Args:
+    probabilities: [n, classes].
+    labels: [n] integers.
+
+  Returns:
+    'ece'; 'confidence', the mean over all images; 'bins', each with its edges 'low' and 'high', its
+    'count', and its 'confidence' and 'accuracy', which are None for an empty bin.
+  """
+  confidences = probabilities.max(1)
+  correct = probabilities.argmax(1) == labels
+  edges = np.linspace(0, 1, num_bins + 1)
+  bin_indices = np.digitize(confidences, edges[1:-1], right=True)
+  bins: list[Row] = []
+  error = 0.0
+  for i in range(num_bins):
+    members = bin_indices == i
+    count = int(members.sum())
+    row: Row = {"low": float(edges[i]), "high": float(edges[i + 1]), "count": count}
+    row |= {"confidence": None, "accuracy": None}
+    if count:
+      row |= {"confidence": float(confidences[members].mean())}
+      row |= {"accuracy": float(correct[members].mean())}
+      error += count / len(labels) * abs(row["accuracy"] - row["confidence"])
+    bins.append(row)
+  return {"ece": error, "confidence": float(confidences.mean()), "bins": bins}
+
+
+def report_classes(labels: np.ndarray, predicted: np.ndarray, class_names: list[str]) -> Row:
+  """Return scikit-learn's classification report, as 'text' and as 'numbers'.
+
+  A precision is zero if its class was never predicted.
+
+  Args:
+    labels, predicted: [n] integers.
+  """
+  from sklearn import metrics
+
+  options = {
+    "labels": range(len(class_names)),
+    "target_names": class_names,
+    "zero_division": 0,
+  }
+  return {
+    "text": metrics.classification_report(labels, predicted, **options),
+    "numbers": metrics.classification_report(labels, predicted, output_dict=True, **options),
+  }
+
+
+def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+  """Return counts [classes, classes]: a row for each true class, a column for each predicted one.
+
+  Args:
+    labels, predicted: [n] integers.
+  """
+  from sklearn import metrics
+
+  return metrics.confusion_matrix(labels, predicted, labels=range(num_classes))
+
+
+def find_mistakes(
+  probabilities: np.ndarray, labels: np.ndarray, class_names: list[str], most: int
+) -> list[Row]:
+  """Return the `most` wrong predictions with the highest confidence, the highest first.
+
+  Args:
+    probabilities: [n, classes].
+    labels: [n] integers.
+  """
+  predicted, confidences = probabilities.argmax(1), probabilities.max(1)
+  wrong = np.flatnonzero(predicted != labels)
+  ranked = wrong[np.argsort(-confidences[wrong], kind="stable")]
+  return [
+    {
+      "test_image": int(i),
+      "true": class_names[labels[i]],
+      "predicted": class_names[predicted[i]],
+      "probability": float(confidences[i]),
+    }
+    for i in ranked[:most]
+  ]
