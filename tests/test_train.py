@@ -1,4 +1,4 @@
-"""The training program: pure steps against NumPy, and whole runs on a small data set."""
+"""The training program: complete runs on a small dataset."""
 
 import json
 import signal
@@ -6,27 +6,21 @@ import subprocess
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small_runs
-from sklearn import metrics as sklearn_metrics
 
 import input_pipeline
-import models
 import train
 from cifar_jax import errors
 from cifar_jax.data.splits import make_splits
-from cifar_jax.optim import averages, optimizers, schedules
 from cifar_jax.runs import results
-from cifar_jax.training import steps
 from launch import local
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-  """Where the digits are decoded once for all tests of this file."""
+  """A folder with the decoded digits, shared by the tests of this file."""
   from cifar_jax.data import datasets
 
   directory = tmp_path_factory.mktemp("data")
@@ -35,136 +29,16 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole_run(data_dir, tmp_path_factory):
-  """An undisturbed run in a process of its own with one device."""
-  workdir = tmp_path_factory.mktemp("whole")
-  done = small_runs.run(small_runs.command(data_dir, workdir))
-  assert done.returncode == 0, done.stderr
+def full_run(data_dir, tmp_path_factory):
+  """The folder of an undisturbed run, in a separate process with one device."""
+  workdir = tmp_path_factory.mktemp("full")
+  process = small_runs.run(small_runs.command(data_dir, workdir))
+  assert process.returncode == 0, process.stderr
   return workdir
 
 
-# --- Pure steps ----------------------------------------------------------------------------------
-
-
-class Linear:
-  """A model with no layers: logits = flattened image @ kernel."""
-
-  @staticmethod
-  def apply(variables, images, train, rngs=None, mutable=None):
-    logits = images.reshape(len(images), -1) @ variables["params"]["dense"]["kernel"]
-    return (logits, {"batch_stats": {}}) if train else logits
-
-
-def linear_state(kernel, tx, ema=False):
-  params = {"dense": {"kernel": jnp.asarray(kernel)}}
-  return steps.TrainState(
-    step=jnp.int32(0),
-    params=params,
-    batch_stats={},
-    opt_state=tx.init(params),
-    average={"params": params, "batch_stats": {}} if ema else None,
-    slow=None,
-    lr_scale=jnp.float32(0.5),
-    sums=steps.Sums.zero(),
-    key=jax.random.key_data(jax.random.key(0)),
-  )
-
-
-def test_train_step_is_the_gradient_step_written_out_in_numpy(data_dir):
-  config = small_runs.config(data_dir, loss__label_smoothing=0.2, loss__l2=(("kernel$", 0.01),))
-  tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
-  rng = np.random.default_rng(0)
-  kernel = rng.normal(size=(12, 5)).astype(np.float32)
-  image = rng.normal(size=(6, 2, 2, 3)).astype(np.float32)
-  label = rng.integers(0, 5, 6)
-  step = jax.jit(steps.make_train_step(config, Linear, tx))
-  batch = {"image": image, "target": np.eye(5, dtype=np.float32)[label], "label": label}
-  state, metrics = step(linear_state(kernel, tx), batch)
-
-  x = image.reshape(6, 12)
-  logits = x @ kernel
-  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-  target = 0.8 * np.eye(5)[label] + 0.2 / 5
-  gradient = x.T @ (p - target) / 6 + 2 * 0.01 * kernel
-  np.testing.assert_allclose(metrics["loss"], -(target * np.log(p)).sum(1).mean(), rtol=1e-5)
-  np.testing.assert_allclose(metrics["penalty"], 0.01 * (kernel**2).sum(), rtol=1e-5)
-  assert metrics["correct"] == (logits.argmax(1) == label).sum()
-  expected = kernel - 0.5 * 0.1 * gradient  # lr_scale times the learning rate
-  np.testing.assert_allclose(state.params["dense"]["kernel"], expected, rtol=1e-5, atol=1e-6)
-  assert state.step == 1
-
-
-def test_moving_average_of_the_weights_is_what_is_evaluated(data_dir):
-  config = small_runs.config(data_dir, ema_decay=0.5)
-  tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
-  kernel = np.zeros((12, 5), np.float32)
-  batch = {
-    "image": np.ones((2, 2, 2, 3), np.float32),
-    "target": np.eye(5, dtype=np.float32)[:2],
-    "label": np.arange(2),
-  }
-  before = linear_state(kernel, tx, ema=True)
-  after, _ = steps.make_train_step(config, Linear, tx)(before, batch)
-  expected = averages.update_ema(before.average["params"], after.params, 0, 0.5)
-  np.testing.assert_allclose(
-    after.variables()["params"]["dense"]["kernel"], expected["dense"]["kernel"]
-  )
-  assert not np.array_equal(
-    after.variables()["params"]["dense"]["kernel"], after.params["dense"]["kernel"]
-  )
-
-
-def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
-  rng = np.random.default_rng(1)
-  kernel = rng.normal(size=(12, 20)).astype(np.float32)
-  image = rng.normal(size=(50, 2, 2, 3)).astype(np.float32)
-  label = rng.integers(0, 20, 50)
-  mask = np.arange(50) < 37
-  variables = {"params": {"dense": {"kernel": kernel}}}
-  sums = steps.make_eval_step(Linear)(variables, {"image": image, "label": label, "mask": mask})
-  logits = image.reshape(50, 12) @ kernel
-  p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-  classes = np.arange(20)
-  assert sums["examples"] == 37
-  np.testing.assert_allclose(
-    sums["loss"] / 37, sklearn_metrics.log_loss(label[:37], p[:37], labels=classes), rtol=1e-5
-  )
-  for name, k in (("correct", 1), ("top5", 5)):
-    found = sklearn_metrics.top_k_accuracy_score(label[:37], logits[:37], k=k, labels=classes)
-    np.testing.assert_allclose(sums[name] / 37, found, rtol=1e-6)
-
-
-def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays(data_dir):
-  config = small_runs.config(data_dir, lookahead__every=0)
-  model = models.create(config.model, 10)
-  tx = optimizers.create(config.optimizer, schedules.create({"name": "constant"}, 0.05, 10, 100))
-  state = steps.init_state(config, model, tx, jnp.int32(0), jnp.zeros((1, 8, 8, 3)))
-  rng = np.random.default_rng(2)
-  label = np.arange(10)
-  batch = {
-    "image": rng.normal(size=(10, 8, 8, 3)).astype(np.float32),
-    "target": np.eye(10, dtype=np.float32),
-    "label": label,
-  }
-  step = jax.jit(steps.make_train_step(config, model, tx))
-  first = jax.tree.map(np.array, state)
-  losses = []
-  later = state
-  for _ in range(60):
-    later, metrics = step(later, batch)
-    losses.append(float(metrics["loss"]))
-  assert losses[-1] < 0.6 * losses[0]
-  assert metrics["correct"] >= 9
-  jax.tree.map(np.testing.assert_array_equal, first, jax.tree.map(np.array, state))
-  changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), state, later)
-  assert all(jax.tree.leaves(changed.params)) and all(jax.tree.leaves(changed.batch_stats))
-
-
-# --- Whole runs ----------------------------------------------------------------------------------
-
-
-def test_a_run_folder_explains_itself(whole_run):
-  rows = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines()]
+def test_a_run_folder_explains_itself(full_run):
+  rows = [json.loads(line) for line in (full_run / "metrics.jsonl").read_text().splitlines()]
   assert [row["epoch"] for row in rows] == [1, 2]
   assert [row["step"] for row in rows] == [16, 32]
   assert rows[1]["train_loss"] < rows[0]["train_loss"]
@@ -172,41 +46,41 @@ def test_a_run_folder_explains_itself(whole_run):
   for row in rows:
     assert all(row[name] > 0 for name in names.split())
     assert row["val_objective"] > row["val_loss"]
-  found = json.loads((whole_run / "results.json").read_text())
+  summary = json.loads((full_run / "results.json").read_text())
   best = max(rows, key=lambda row: row["val_accuracy"])
-  assert found["best_epoch"] == best["epoch"]
-  assert found["val_accuracy"] == best["val_accuracy"]
-  assert found["val_loss"] == best["val_loss"]
-  assert found["data"]["train_examples"] == 1293 and found["data"]["test_examples"] == 360
-  assert found["test_accuracy"] * 360 == pytest.approx(round(found["test_accuracy"] * 360))
-  assert found["selected_on"] == "validation"
-  assert found["versions"]["jax"] == jax.__version__
-  assert 2**27 < found["memory"]["process_peak_bytes"] < 2**36
-  config = json.loads((whole_run / "config.json").read_text())
+  assert summary["best_epoch"] == best["epoch"]
+  assert summary["val_accuracy"] == best["val_accuracy"]
+  assert summary["val_loss"] == best["val_loss"]
+  assert summary["data"]["train_examples"] == 1293 and summary["data"]["test_examples"] == 360
+  assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360))
+  assert summary["selected_on"] == "validation"
+  assert summary["versions"]["jax"] == jax.__version__
+  assert 2**27 < summary["memory"]["process_peak_bytes"] < 2**36
+  config = json.loads((full_run / "config.json").read_text())
   assert config["dtype"] == "float32" and config["model"]["widths"] == [4, 4, 8]
-  assert (whole_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
-  assert list((whole_run / "tensorboard").iterdir())
-  best_variables = small_runs.checkpoint(whole_run / "checkpoints" / "best")
+  assert (full_run / "plots" / "learning_curves.png").read_bytes()[:4] == b"\x89PNG"
+  assert list((full_run / "tensorboard").iterdir())
+  best_variables = small_runs.checkpoint(full_run / "checkpoints" / "best")
   assert {path.split(".")[0] for path in best_variables} == {"params", "batch_stats"}
 
 
-def test_a_finished_run_is_left_as_it_is(data_dir, whole_run):
-  before = (whole_run / "results.json").read_bytes()
-  done = small_runs.run(small_runs.command(data_dir, whole_run))
-  assert done.returncode == 0 and "finished already" in done.stderr
-  assert "test accuracy" in done.stdout
-  assert (whole_run / "results.json").read_bytes() == before
+def test_a_finished_run_is_left_unchanged(data_dir, full_run):
+  before = (full_run / "results.json").read_bytes()
+  process = small_runs.run(small_runs.command(data_dir, full_run))
+  assert process.returncode == 0 and "finished already" in process.stderr
+  assert "test accuracy" in process.stdout
+  assert (full_run / "results.json").read_bytes() == before
 
 
-def test_another_config_is_refused_by_field(data_dir, whole_run):
-  done = small_runs.run(small_runs.command(data_dir, whole_run, batch_size=40, seed=3))
-  assert done.returncode == 1
-  assert done.stderr.startswith("error: workdir: ") and done.stderr.count("\n") == 1
-  assert "batch_size (80 there, 40 now), seed (0 there, 3 now)" in done.stderr
+def test_another_config_is_refused_by_field(data_dir, full_run):
+  process = small_runs.run(small_runs.command(data_dir, full_run, batch_size=40, seed=3))
+  assert process.returncode == 1
+  assert process.stderr.startswith("error: workdir: ") and process.stderr.count("\n") == 1
+  assert "batch_size (80 there, 40 now), seed (0 there, 3 now)" in process.stderr
 
 
 @pytest.mark.parametrize("kills", [3])
-def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, whole_run, tmp_path, kills):
+def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, full_run, tmp_path, kills):
   rng = np.random.default_rng(0)
   for _ in range(kills):
     process = subprocess.Popen(
@@ -217,15 +91,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, whole_run
     wait_for_metrics(tmp_path, process, after=rng.uniform(0, 3))
     process.kill()
     process.wait()
-  done = small_runs.run(small_runs.command(data_dir, tmp_path))
-  assert done.returncode == 0, done.stderr
-  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
-  assert comparable(whole_run) == comparable(tmp_path)
+  process = small_runs.run(small_runs.command(data_dir, tmp_path))
+  assert process.returncode == 0, process.stderr
+  small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
+  assert comparable(full_run) == comparable(tmp_path)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
-  data_dir, whole_run, tmp_path, signum
+  data_dir, full_run, tmp_path, signum
 ):
   arguments = small_runs.command(data_dir, tmp_path)
   process = subprocess.Popen(
@@ -239,14 +113,14 @@ def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   assert process.wait() == 128 + signum, output
   assert f"{signum.name}: saved" in output and "Traceback" not in output
   assert not (tmp_path / "results.json").exists()
-  done = small_runs.run(arguments)
-  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
-  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
-  assert comparable(whole_run) == comparable(tmp_path)
+  process = small_runs.run(arguments)
+  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
+  small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
+  assert comparable(full_run) == comparable(tmp_path)
 
 
 def wait_for_metrics(workdir, process, after: float) -> None:
-  """Waits until the run's folder is there, then so many seconds more, or until it is over."""
+  """Wait until the run folder exists, then `after` seconds more, or until the run ends."""
   deadline = time.monotonic() + 120
   while not (workdir / "checkpoints").exists() and time.monotonic() < deadline:
     time.sleep(0.05)
@@ -256,12 +130,12 @@ def wait_for_metrics(workdir, process, after: float) -> None:
 
 
 def comparable(workdir) -> tuple:
-  """metrics.jsonl and the figures of results.json, without clocks."""
+  """Return the rows of metrics.jsonl and the figures of results.json, without times."""
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   for row in rows:
     del row["seconds"], row["images_per_second"]
-  found = json.loads((workdir / "results.json").read_text())
-  return rows, {k: v for k, v in found.items() if k.startswith(("test_", "val_", "best_"))}
+  summary = json.loads((workdir / "results.json").read_text())
+  return rows, {k: v for k, v in summary.items() if k.startswith(("test_", "val_", "best_"))}
 
 
 # A network without max-pooling: the digits repeat each pixel, so pooling windows are full of ties,
@@ -283,29 +157,29 @@ TEN_STEPS = {
 
 @pytest.fixture(scope="module")
 def ten_steps(data_dir, tmp_path_factory):
-  """Ten steps on one device."""
+  """The folder of a run of ten steps on one device."""
   workdir = tmp_path_factory.mktemp("ten")
-  done = small_runs.run(small_runs.command(data_dir, workdir, **TEN_STEPS))
-  assert done.returncode == 0, done.stderr
+  process = small_runs.run(small_runs.command(data_dir, workdir, **TEN_STEPS))
+  assert process.returncode == 0, process.stderr
   return workdir
 
 
 def test_eight_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  done = small_runs.run(small_runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
-  assert done.returncode == 0, done.stderr
+  process = small_runs.run(small_runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
+  assert process.returncode == 0, process.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def test_unless_each_device_has_its_own_batch_statistics(data_dir, ten_steps, tmp_path):
   fields = TEN_STEPS | {"model.sync_bn": False, "num_epochs": 1}
-  done = small_runs.run(small_runs.command(data_dir, tmp_path, **fields), devices=8)
-  assert done.returncode == 0, done.stderr
+  process = small_runs.run(small_runs.command(data_dir, tmp_path, **fields), devices=8)
+  assert process.returncode == 0, process.stderr
   ours, theirs = comparable(tmp_path)[0][0], comparable(ten_steps)[0][0]
   assert abs(ours["train_loss"] / theirs["train_loss"] - 1) > 1e-4
 
 
 def after_an_epoch(running: list, victim: int, signum: signal.Signals) -> list[tuple[int, str]]:
-  """Sends a signal to one of several processes when an epoch is done; exit codes and errors."""
+  """Signal one of several processes after an epoch; return exit codes and standard errors."""
   for line in running[0].stderr:
     if b"epoch 1/" in line and b"train loss" in line:
       running[victim].send_signal(signum)
@@ -316,22 +190,24 @@ def after_an_epoch(running: list, victim: int, signum: signal.Signals) -> list[t
 
 def test_two_processes_lose_one_and_resume_with_the_losses_of_one(data_dir, ten_steps, tmp_path):
   arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
-  (_, (code, said)) = after_an_epoch(local.start(arguments, 2, 4), 0, signal.SIGKILL)
+  (_, (code, stderr)) = after_an_epoch(local.start(arguments, 2, 4), 0, signal.SIGKILL)
   assert code == 1
-  assert said.startswith("error: process 0 of 2, on 127.0.0.1, is gone") and said.count("\n") == 1
-  done = small_runs.run_together(arguments)
-  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  assert (
+    stderr.startswith("error: process 0 of 2, on 127.0.0.1, is gone") and stderr.count("\n") == 1
+  )
+  process = small_runs.run_together(arguments)
+  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def test_stopped_in_two_processes_it_goes_on_in_one(data_dir, ten_steps, tmp_path):
   arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
-  for code, said in after_an_epoch(local.start(arguments, 2, 4), 1, signal.SIGTERM):
-    assert code == 128 + signal.SIGTERM and said.endswith(
+  for code, stderr in after_an_epoch(local.start(arguments, 2, 4), 1, signal.SIGTERM):
+    assert code == 128 + signal.SIGTERM and stderr.endswith(
       "SIGTERM: saved; the same command resumes\n"
     )
-  done = small_runs.run(arguments)
-  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  process = small_runs.run(arguments)
+  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
@@ -340,32 +216,32 @@ def test_stopped_in_one_process_it_goes_on_in_two(data_dir, ten_steps, tmp_path)
   alone = subprocess.Popen(arguments, env=small_runs.environment(), stderr=subprocess.PIPE)
   ((code, _),) = after_an_epoch([alone], 0, signal.SIGTERM)
   assert code == 128 + signal.SIGTERM
-  done = small_runs.run_together(arguments)
-  assert done.returncode == 0 and "Resuming" in done.stderr, done.stderr
+  process = small_runs.run_together(arguments)
+  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
   assert_close_runs(ten_steps, tmp_path)
 
 
 def assert_close_runs(a, b) -> None:
-  """The same losses to float tolerance, row by row."""
-  (rows, found), (other_rows, other_found) = comparable(a), comparable(b)
+  """Assert that two runs have the same losses to float tolerance, row by row."""
+  (rows, summary), (other_rows, other_results) = comparable(a), comparable(b)
   for row, other in zip(rows, other_rows, strict=True):
     assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-5)
     assert other["val_loss"] == pytest.approx(row["val_loss"], rel=1e-5)
-  assert other_found["test_loss"] == pytest.approx(found["test_loss"], rel=1e-5)
+  assert other_results["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
 
 
-def test_streamed_run_is_the_resident_run(data_dir, whole_run, tmp_path):
-  done = small_runs.run(small_runs.command(data_dir, tmp_path, data__resident_bytes=0))
-  assert done.returncode == 0, done.stderr
-  assert comparable(whole_run) == comparable(tmp_path)
-  small_runs.assert_same(small_runs.final_state(whole_run), small_runs.final_state(tmp_path))
+def test_streamed_run_is_the_resident_run(data_dir, full_run, tmp_path):
+  process = small_runs.run(small_runs.command(data_dir, tmp_path, data__resident_bytes=0))
+  assert process.returncode == 0, process.stderr
+  assert comparable(full_run) == comparable(tmp_path)
+  small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
 
 
 def test_several_steps_in_one_dispatch_are_the_same_steps(data_dir, tmp_path):
   # Four steps, as one dispatch of three and one of the rest.
   fields = TEN_STEPS | {"num_epochs": 1, "data.train_examples": 320}
-  for name, at_once in (("single", 1), ("several", 3)):
-    config = small_runs.config(data_dir, steps_per_dispatch=at_once, **fields)
+  for name, num_steps in (("single", 1), ("several", 3)):
+    config = small_runs.config(data_dir, steps_per_dispatch=num_steps, **fields)
     train.train_and_evaluate(config, str(tmp_path / name))
   assert_close_runs(tmp_path / "single", tmp_path / "several")
 
@@ -409,17 +285,17 @@ def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
 
 def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_path):
   config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="")
-  found = train.train_and_evaluate(config, str(tmp_path))
+  summary = train.train_and_evaluate(config, str(tmp_path))
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["epoch"], row["step"]) for row in rows] == [(1, 16), (2, 21)]  # 20.8 rounded up
-  assert found["epochs_run"] == found["best_epoch"] == 2
+  assert summary["epochs_run"] == summary["best_epoch"] == 2
   state = small_runs.final_state(tmp_path)
   assert state["state.step"] == 21
   for path, value in small_runs.checkpoint(tmp_path / "checkpoints" / "best").items():
     np.testing.assert_array_equal(value, state[f"state.{path}"])
     np.testing.assert_array_equal(value, state[f"state.slow.{path}"])
-  assert found["tta"] == "flip" and found["test_tta_loss"] != found["test_loss"]
-  assert f"augmentation flip: {found['test_tta_accuracy']:.2%}" in results.summarize(found)
+  assert summary["tta"] == "flip" and summary["test_tta_loss"] != summary["test_loss"]
+  assert f"augmentation flip: {summary['test_tta_accuracy']:.2%}" in results.summarize(summary)
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
@@ -455,22 +331,20 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
     early_stopping__patience=4,
     early_stopping__min_delta=0.5,
   )
-  found = train.train_and_evaluate(config, str(tmp_path))
+  summary = train.train_and_evaluate(config, str(tmp_path))
   rates = [
     json.loads(line)["learning_rate"]
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
   ]
   np.testing.assert_allclose(rates, [1e-7, 1e-7, 1e-7, 1e-8, 1e-8], rtol=1e-5)
-  assert found["epochs_run"] == 5
-  schedule = optax.constant_schedule(1e-7)
-  assert schedule(0) == pytest.approx(rates[0])
+  assert summary["epochs_run"] == 5
 
 
-def test_selecting_on_the_test_set_is_said(data_dir, tmp_path):
+def test_selection_on_the_test_set_is_recorded(data_dir, tmp_path):
   config = small_runs.config(data_dir, data__validation="test", num_epochs=1)
-  found = train.train_and_evaluate(config, str(tmp_path))
-  assert found["selected_on"] == "test"
-  assert found["test_accuracy"] == found["val_accuracy"]
+  summary = train.train_and_evaluate(config, str(tmp_path))
+  assert summary["selected_on"] == "test"
+  assert summary["test_accuracy"] == summary["val_accuracy"]
 
 
 def test_order_of_an_epoch_uses_only_training_examples(data_dir):
