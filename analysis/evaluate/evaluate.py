@@ -27,7 +27,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-import input_pipeline
 from analysis.evaluate import evaluation_plots, measures
 from analysis.evaluate.evaluation_text import format_evaluation
 from analysis.evaluate.measures import Predictions
@@ -35,6 +34,7 @@ from analysis.run import Run, load_run
 from cifar_jax import errors
 from cifar_jax.augment.test_time import KINDS, predict_logits
 from cifar_jax.data import datasets
+from cifar_jax.data.splits import Splits
 from cifar_jax.runs import results, run_folder
 from cifar_jax.runtime.console import progress
 from cifar_jax.types import Row
@@ -79,7 +79,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
 
 
 def _measure_splits(
-  run: Run, dataset: datasets.Dataset, splits: input_pipeline.Splits
+  run: Run, dataset: datasets.Dataset, splits: Splits
 ) -> tuple[dict[str, Row], Predictions]:
   """Return the measures of each split that has examples, and the predictions for the test split."""
   split_measures: dict[str, Row] = {}
