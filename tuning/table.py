@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
@@ -67,25 +67,23 @@ def live_table(
   The table is redrawn every second, above the progress bar. Log lines below level WARNING are
   dropped meanwhile, because the table shows the same; warnings are printed above the table.
   """
-  terminal = Console(stderr=True)
+  terminal = console.terminal()
   if not terminal.is_terminal:
     yield
     return
 
-  def render() -> Group:
+  def render() -> Text:
     lines = format_table(header, get_rows()).splitlines()
     room = max(terminal.height - _RESERVED_LINES, 1)
     if len(lines) > room:
       lines = [*lines[: room - 1], f"… and {len(lines) - room + 1} more"]
-    table = Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
-    return Group(table, Text())  # the empty last line is that of the progress bar
+    return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
   live = Live(
     get_renderable=render,
     console=terminal,
     refresh_per_second=1,
     redirect_stdout=False,
-    redirect_stderr=False,  # the progress bar draws on standard error itself
   )
   handlers, console.log.handlers = console.log.handlers, [_AboveTable(terminal)]
   live.start(refresh=True)

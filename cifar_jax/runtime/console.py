@@ -1,77 +1,119 @@
-"""What a person sees of long work: lines, and a bar on a terminal where lines would be too many."""
+"""Log lines and progress on standard error: a bar on a terminal, a line now and then elsewhere."""
 
 import contextlib
+import functools
 import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+  from rich.console import Console
 
-log = logging.getLogger("cifar-jax")  # apart from absl's, in which libraries tell of every file
+log = logging.getLogger("cifar-jax")  # not absl's logger, where libraries log every file
 SECONDS_BETWEEN_LINES = 10.0
 
 
+@functools.cache
+def terminal() -> "Console":
+  """Return rich's console on standard error, which live displays share so that they stack."""
+  from rich.console import Console
+
+  return Console(stderr=True)
+
+
 def show_log() -> None:
-  """Shows `log` on standard error, above a progress bar if there is one."""
-  handler = _AboveBar()
+  """Write `log` to standard error, above the progress bar if there is one."""
+  handler = _ErrorHandler()
   handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
   log.handlers = [handler]
   log.setLevel(logging.INFO)
   log.propagate = False
 
 
-class _AboveBar(logging.Handler):
+class _ErrorHandler(logging.Handler):
   def emit(self, record: logging.LogRecord) -> None:
-    tqdm.write(self.format(record), file=sys.stderr)
+    text = self.format(record)
+    if sys.stderr.isatty():
+      terminal().print(text, markup=False, highlight=False, soft_wrap=True)
+    else:
+      print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress(
-  what: str, total: int | None, unit: str, done: int = 0, lines: bool = True
+  title: str, total: int | None, unit: str, done: int = 0, lines: bool = True
 ) -> Iterator[Callable[..., None]]:
-  """Yields `advance(n, **values)`, to be called as n more units are done.
+  """Yield `advance(n, **values)`, to be called when n more units are done.
 
-  A bar on a terminal; elsewhere a line now and then, with the speed and the seconds left.
+  A terminal shows a bar. Elsewhere a line is logged now and then, with the seconds left. Both show
+  the last `values`, such as loss=1.23.
 
   Args:
-    what: what is being done, such as 'epoch 1/10'.
-    total: units in all; None when nobody knows.
-    unit: name of a unit, such as 'step', or 'B' for bytes.
-    done: units done before.
-    lines: False where the caller has lines of its own, so that there is a bar or nothing.
-
-  The values, such as loss=1.23, are shown beside.
+    title: the name of the work, such as 'epoch 1/10'.
+    total: the number of units in all; None if it is unknown.
+    unit: the name of a unit, such as 'step', or 'B' for bytes.
+    done: the number of units done before.
+    lines: whether to log lines if there is no terminal.
   """
   if sys.stderr.isatty():
-    scale = unit == "B"
-    with tqdm(
-      desc=what, total=total, unit=unit, initial=done, unit_scale=scale, leave=False
-    ) as bar:
+    with _show_bar(title, total, unit, done) as advance:
+      yield advance
+  elif lines:
+    yield _line_logger(title, total, unit, done)
+  else:
+    yield lambda n, **values: None
 
-      def move(n: int, **values: float) -> None:
-        bar.set_postfix({name: f"{value:.4f}" for name, value in values.items()}, refresh=False)
-        bar.update(n)
 
-      yield move
-    return
+@contextlib.contextmanager
+def _show_bar(title: str, total: int | None, unit: str, done: int) -> Iterator[Callable[..., None]]:
+  from rich import progress as bars
 
-  now, before, start = done, done, time.monotonic()
+  counts: list[bars.ProgressColumn] = [bars.MofNCompleteColumn(), bars.TextColumn(unit)]
+  if unit == "B":
+    counts = [bars.DownloadColumn(), bars.TransferSpeedColumn()]
+  bar = bars.Progress(
+    bars.TextColumn("{task.description}", markup=False),
+    bars.BarColumn(),
+    *counts,
+    bars.TimeRemainingColumn(),
+    bars.TextColumn("{task.fields[values]}", markup=False),
+    console=terminal(),
+    transient=True,
+    redirect_stdout=False,  # standard output may be a file
+  )
+  with bar:
+    terminal().show_cursor()  # a killed process would leave it hidden
+    task = bar.add_task(title, total=total, completed=done, values="")
+
+    def advance(n: int, **values: float) -> None:
+      bar.update(task, advance=n, values=_format_values(values))
+
+    yield advance
+
+
+def _line_logger(title: str, total: int | None, unit: str, done: int) -> Callable[..., None]:
+  current, start = done, time.monotonic()
   next_line = start + SECONDS_BETWEEN_LINES
 
-  def tell(n: int, **values: float) -> None:
-    nonlocal now, next_line
-    now += n
+  def advance(n: int, **values: float) -> None:
+    nonlocal current, next_line
+    current += n
     seconds = time.monotonic() - start
-    if not lines or start + seconds < next_line or now == total:
+    if start + seconds < next_line or current == total:
       return
     next_line += SECONDS_BETWEEN_LINES
-    rate = (now - before) / seconds
-    line = f"{what}: {now:,}"
+    line = f"{title}: {current:,}"
     if total:
-      line += f" of {total:,} {unit} ({now / total:.0%}), {(total - now) / rate:.0f} s left"
+      seconds_left = (total - current) * seconds / (current - done)
+      line += f" of {total:,} {unit} ({current / total:.0%}), {seconds_left:.0f} s left"
     else:
       line += f" {unit}"
-    log.info("%s", ", ".join([line, *(f"{name} {value:.4f}" for name, value in values.items())]))
+    log.info("%s", ", ".join(filter(None, [line, _format_values(values)])))
 
-  yield tell
+  return advance
+
+
+def _format_values(values: dict[str, float]) -> str:
+  return ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -424,6 +424,7 @@ def open_terminal(monkeypatch) -> Terminal:
   monkeypatch.setattr("sys.stderr", stderr)
   for name, value in (("TERM", "xterm"), ("COLUMNS", "20"), ("LINES", "8")):
     monkeypatch.setenv(name, value)
+  console.terminal.cache_clear()  # rich reads the size once
   return stderr
 
 
@@ -438,8 +439,9 @@ def test_on_a_terminal_the_table_is_redrawn_below_warnings(monkeypatch):
     assert console.log.handlers != handlers
   assert console.log.handlers == handlers
   first, rest = terminal.getvalue().split("careful\n")
-  assert "seed=0  waiting\n" in first and "an epoch" not in first + rest
-  assert first.endswith("\033[1A\033[2K" * 2)  # the cursor is back on the first line of the table
+  assert "seed=0  waiting\r" in first and "an epoch" not in first + rest
+  # The cursor is back on the first line of the table.
+  assert first.endswith("\r\033[2K\033[1A\033[2K")
   assert "seed=0  running\n" in rest
 
 
@@ -450,7 +452,8 @@ def test_a_long_table_is_cut_to_the_terminal(monkeypatch):
   lines = [
     re.sub(r"\033\[[^a-zA-Z]*[a-zA-Z]", "", line) for line in terminal.getvalue().split("\n")
   ]
-  assert lines[:5] == ["trial", "x" * 19 + "…", "0", "1", "… and 7 more"]
+  assert lines[:4] == ["trial", "x" * 19 + "…", "0", "1"]
+  assert lines[4].split("\r")[0] == "… and 7 more"
 
 
 def test_the_live_table_lists_running_trials_first(training, tmp_path):
