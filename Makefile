@@ -1,5 +1,6 @@
-# make quickstart   sets everything up and trains a small network on real CIFAR-10
-# make test         sets everything up and runs the tests
+# make quickstart   set everything up and train a small network on real CIFAR-10
+# make test         set everything up and run the tests
+# make lint         check style, format and types
 
 # The first Python of at least 3.11 that runs; PYTHON=... names another.
 PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
@@ -22,6 +23,7 @@ test: .venv/installed-test
 lint: .venv/installed-test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 .venv/installed: pyproject.toml $(wildcard constraints/*.txt)
 	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
