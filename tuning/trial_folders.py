@@ -47,7 +47,7 @@ def write_run(
     folder.write_scalars(rows)
     folder.close()
     title = f"{group_results['model']} on {group_results['data']['name']}"
-    plots.learning_curves(rows, title, trial.path / "plots" / "learning_curves.png")
+    plots.draw_learning_curves(rows, title, trial.path / "plots" / "learning_curves.png")
     folder.write_results(_trial_results(group_results, trial_results, len(rows)))
 
 

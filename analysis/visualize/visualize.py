@@ -88,7 +88,7 @@ def visualize(
     if run.metrics:
       title = f"{run.config.model.name} on {run.description['name']}"  # of all seeds
       with run_folder.reading(run.path / "metrics.jsonl"):
-        plots.learning_curves(run.metrics, title, path("learning_curves"))
+        plots.draw_learning_curves(run.metrics, title, path("learning_curves"))
     if run.config.augment:
       draw_augmentation(run, examples, path("augmentation"))
     else:

@@ -1,19 +1,19 @@
 """Orbax checkpoints of a run: `latest` to resume from, `best` by the monitored metric.
 
-A checkpoint is complete or absent: Orbax writes beside and renames. `latest` holds the best weights
-too, so that a run can be resumed from it alone, and `best`, should it be damaged, be written again.
-What is newer than the `latest` resumed from is dropped: the repeated epochs, being deterministic,
-make it again.
+A checkpoint is complete or absent, because Orbax writes to another folder and renames it. `latest`
+holds the best weights too. A run can therefore be resumed from `latest` alone, and a damaged `best`
+is written again. Checkpoints newer than the `latest` that a run resumes from are deleted: training
+is deterministic, so the repeated epochs write the same checkpoints again.
 
-With each checkpoint, in Orbax's own metadata and so whole or absent with it, goes the SHA-256 of
-every array, since TensorStore gives back some arrays with flipped bits and says nothing.
+TensorStore returns some arrays with flipped bits without an error. Orbax's metadata of each
+checkpoint therefore holds the SHA-256 of every array.
 """
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -23,12 +23,15 @@ from flax import traverse_util
 
 from cifar_jax import errors
 from cifar_jax.runtime.console import log
+from cifar_jax.types import Params, PyTree
 
-PyTree = Any
 _KEEP = 2
-_DIGITS = 8  # of a step in the name of its folder
-_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file, whose 'custom_metadata' is ours
-_CHECKSUMS = "sha256"  # of every array by its path, in there
+_STEP_DIGITS = 8  # in the name of a checkpoint's folder
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its 'custom_metadata' is free for use
+_CHECKSUMS = "sha256"  # the key in the metadata, of checksums by path of the array
+
+# The arrays of a checkpoint by path, such as 'state.params.stem_conv.kernel'.
+Arrays: TypeAlias = dict[str, np.ndarray]
 
 
 class Unreadable(Exception):
@@ -36,62 +39,60 @@ class Unreadable(Exception):
 
 
 class Checkpoints:
-  """The checkpoints of one run folder: trees of arrays with the same structure throughout."""
+  """The checkpoints of one run folder, which are trees of arrays with one structure."""
 
   def __init__(self, workdir: epath.PathLike):
     root = epath.Path(workdir) / "checkpoints"
-    self._latest = _manager(root / "latest")
-    self._best = _manager(root / "best")
+    self._latest = _create_manager(root / "latest")
+    self._best = _create_manager(root / "best")
 
   def save_best(self, step: int, variables: PyTree) -> None:
-    """Writes the best variables, as of `step`, and waits for it."""
-    with _told(self._best):
+    """Write the best variables, which training had at `step`, and wait for the end."""
+    with _one_line_errors(self._best):
       _save(self._best, step, variables)
       self._best.wait_until_finished()
 
   def save_latest(self, step: int, run: PyTree) -> None:
-    """Starts writing the run; its arrays are copied first, so the caller may donate them.
+    """Start to write a run. Its arrays are copied first, so the caller may donate them.
 
     Args:
       run: a dictionary, in which 'best' holds the best variables.
     """
-    with _told(self._latest):
+    with _one_line_errors(self._latest):
       _save(self._latest, step, run)
 
   def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """The newest whole checkpoint as (step, tree of NumPy arrays), or None if there is none.
+    """Return the newest readable checkpoint as (step, tree of NumPy arrays), None without any.
 
-    One that cannot be read is reported and passed over for the one before it. What is newer is
-    dropped.
+    Log a damaged checkpoint and continue with the one before. Delete all newer checkpoints.
 
     Args:
-      template: a tree like the one that was saved.
+      template: a tree with the structure and the shapes of the saved one.
 
     Raises:
-      UserError: it does not fit the template, or none of those there can be read.
+      UserError: the checkpoint does not fit the template, or no checkpoint can be read.
     """
     steps = sorted(self._latest.all_steps(), reverse=True)
     for step in steps:
       folder = _folder(self._latest, step)
       try:
-        found = read(folder)
-        if not any(path.startswith("best.") for path in found):
-          found |= self._best_apart(step, template)
+        arrays = read(folder)
+        if not any(path.startswith("best.") for path in arrays):
+          arrays |= self._read_separate_best(step, template)
       except Unreadable as error:
-        log.error("%s; trying the one before", error)
+        log.error("%s; trying the previous one", error)
         continue
-      run = _fitted(found, template, folder)
+      run = _fit(arrays, template, folder)
       self._rewind(step)
       return step, run
     if steps:
       raise errors.UserError(
-        f"{self._latest.directory}: none of the checkpoints there can be read; move the folder "
-        "away to start anew"
+        f"{self._latest.directory}: no checkpoint can be read; move the folder away to start anew"
       )
     return None
 
   def keep_best(self, step: int, variables: PyTree) -> None:
-    """Sees to it that `best` holds these variables, with which a run was resumed at `step`."""
+    """Make `best` hold these variables, with which a run was resumed at `step`."""
     newest = self._best.latest_step()
     if newest is not None:
       folder = _folder(self._best, newest)
@@ -105,13 +106,13 @@ class Checkpoints:
     self.save_best(step, variables)
 
   def is_empty(self) -> bool:
-    """Whether there is nothing to resume from."""
+    """Return whether there is nothing to resume from."""
     return not self._latest.all_steps()
 
   def close(self) -> None:
-    """Waits until everything is written."""
+    """Wait until everything is written."""
     for manager in (self._best, self._latest):
-      with _told(manager):
+      with _one_line_errors(manager):
         manager.wait_until_finished()
         manager.close()
 
@@ -120,74 +121,69 @@ class Checkpoints:
       for newer in [s for s in manager.all_steps() if s > step]:
         manager.delete(newer)
 
-  def _best_apart(self, step: int, template: PyTree) -> dict[str, np.ndarray]:
-    """The best variables for a `latest` from before it held them itself."""
+  def _read_separate_best(self, step: int, template: PyTree) -> Arrays:
+    """Return the best variables for an old `latest`, which does not hold them itself."""
     older = [s for s in self._best.all_steps() if s <= step]
     best = read(_folder(self._best, max(older))) if older else _to_host(template["best"])
     return {f"best.{path}": array for path, array in best.items()}
 
 
-def read(folder: epath.Path) -> dict[str, np.ndarray]:
-  """The arrays of a checkpoint by path.
+def read(folder: epath.Path) -> Arrays:
+  """Return the arrays of a checkpoint by path.
 
   Raises:
-    Unreadable: something in the folder is missing, truncated or altered.
+    Unreadable: a file in the folder is missing, truncated or altered.
   """
   try:
-    notes = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
+    metadata = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
     with ocp.StandardCheckpointer() as checkpointer:
-      found = checkpointer.restore(_absolute(folder / "default"))
-    arrays = {path: np.asarray(leaf) for path, leaf in found.items()}
-    if _CHECKSUMS in notes:  # those from before there were any are taken as they are
-      noted, sums = notes[_CHECKSUMS], _checksums(arrays)
-      bad = sorted(p for p in sums.keys() | noted.keys() if sums.get(p) != noted.get(p))
+      leaves = checkpointer.restore(_absolute(folder / "default"))
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    if _CHECKSUMS in metadata:  # old checkpoints have none
+      saved, actual = metadata[_CHECKSUMS], _checksums(arrays)
+      bad = sorted(p for p in actual.keys() | saved.keys() if actual.get(p) != saved.get(p))
       if bad:
         raise ValueError(f"{bad[0]} is not what was written there")
-  except Exception as error:  # damaged files fail in Orbax's and TensorStore's own many ways
+  except Exception as error:  # damaged files fail in many ways, within Orbax and TensorStore
     raise Unreadable(f"{folder}: cannot be read ({_first_line(error)})") from error
   return arrays
 
 
-def _absolute(path: epath.Path) -> epath.Path:
-  """The path as Orbax insists on it; that of a bucket is so already."""
-  return path if "://" in str(path) else path.resolve()
-
-
-def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, PyTree]]:
-  """The selected weights of a run folder, read without knowing the model.
+def read_best(workdir: epath.PathLike) -> tuple[int, dict[str, Params]]:
+  """Return the selected weights of a run folder, without knowing the model.
 
   Returns:
-    The step they were taken at, and {'params': {…}, 'batch_stats': {…}} of NumPy arrays; those of
-    a run with several seeds have a leading axis of seeds.
+    The step that the weights were selected at, and {'params': {…}, 'batch_stats': {…}} of NumPy
+    arrays, which have a leading axis of seeds if the run has several.
 
   Raises:
-    UserError: there is no checkpoint in the folder, or none that can be read.
+    UserError: the folder has no checkpoint, or none that can be read.
   """
   directory = epath.Path(workdir) / "checkpoints" / "best"
   steps = [int(path.name) for path in directory.glob("*") if path.name.isdigit()]
   for step in sorted(steps, reverse=True):
     try:
-      found = read(directory / str(step).zfill(_DIGITS))
+      arrays = read(directory / str(step).zfill(_STEP_DIGITS))
     except Unreadable as error:
-      log.error("%s; trying the one before", error)
+      log.error("%s; trying the previous one", error)
       continue
-    tree = traverse_util.unflatten_dict(found, sep=".")
+    tree = traverse_util.unflatten_dict(arrays, sep=".")
     return step, {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
   reason = "none of its checkpoints can be read" if steps else "it holds no selected weights"
-  raise errors.UserError(f"{workdir}: {reason}; name the folder of a run that has trained")
+  raise errors.UserError(f"{workdir}: {reason}; pass the folder of a run that has trained")
 
 
 @contextlib.contextmanager
-def _told(manager: ocp.CheckpointManager) -> Iterator[None]:
-  """Turns a failure to write, of this save or of one still under way, into one line."""
+def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+  """Convert a failure of this save, or of a pending one, into a one-line `UserError`."""
   try:
     yield
   except (OSError, ValueError, RuntimeError) as error:
     full = "No space left on device" in str(error)
     reason = "No space left on device" if full else _first_line(error)
     raise errors.UserError(
-      f"{manager.directory}: a checkpoint cannot be written ({reason}); mend that, and the same "
-      "command resumes from the one before"
+      f"{manager.directory}: cannot write the checkpoint ({reason}); fix this, then rerun the same "
+      "command to resume from the previous checkpoint"
     ) from error
 
 
@@ -195,10 +191,10 @@ def _first_line(error: Exception) -> str:
   return (str(error).strip() or repr(error)).splitlines()[0][:200]
 
 
-def _manager(directory: epath.Path) -> ocp.CheckpointManager:
+def _create_manager(directory: epath.Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     max_to_keep=_KEEP,
-    step_format_fixed_length=_DIGITS,
+    step_format_fixed_length=_STEP_DIGITS,
     cleanup_tmp_directories=True,
     enable_async_checkpointing=True,
   )
@@ -207,47 +203,52 @@ def _manager(directory: epath.Path) -> ocp.CheckpointManager:
   )
 
 
-def _flat(tree: PyTree) -> dict[str, Any]:
-  """The leaves by path, such as 'params.Conv_0.kernel': readable without its classes."""
+def _absolute(path: epath.Path) -> epath.Path:
+  """Return the path as Orbax needs it; the path of a bucket is always absolute."""
+  return path if "://" in str(path) else path.resolve()
+
+
+def _folder(manager: ocp.CheckpointManager, step: int) -> epath.Path:
+  return manager.directory / str(step).zfill(_STEP_DIGITS)
+
+
+def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+  """Return the leaves by path, such as 'params.Conv_0.kernel'; reading them needs no classes."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _to_host(tree: PyTree) -> dict[str, np.ndarray]:
+def _to_host(tree: PyTree) -> Arrays:
   # Copies, because on CPU device_get may alias a buffer that the next step is about to overwrite.
-  return {path: np.array(jax.device_get(leaf)) for path, leaf in _flat(tree).items()}
+  return {path: np.array(jax.device_get(leaf)) for path, leaf in _leaves_by_path(tree).items()}
 
 
 def _save(manager: ocp.CheckpointManager, step: int, tree: PyTree) -> None:
   arrays = _to_host(tree)
-  notes = {_CHECKSUMS: _checksums(arrays)}
-  manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=notes)
+  metadata = {_CHECKSUMS: _checksums(arrays)}
+  manager.save(step, args=ocp.args.StandardSave(arrays), custom_metadata=metadata)
 
 
-def _checksums(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+def _checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
   return {path: _sha256(array) for path, array in arrays.items()}
 
 
 def _sha256(array: np.ndarray) -> str:
   digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
-  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
   return digest.hexdigest()
 
 
-def _folder(manager: ocp.CheckpointManager, step: int) -> epath.Path:
-  return manager.directory / str(step).zfill(_DIGITS)
-
-
-def _fitted(found: dict[str, np.ndarray], template: PyTree, folder: epath.Path) -> PyTree:
-  """The arrays as a tree like `template`; UserError if they are another model's."""
-  wanted = _flat(template)
-  for path in sorted(found.keys() | wanted.keys()):
-    there = found[path].shape if path in found else "absent"
-    needed = tuple(wanted[path].shape) if path in wanted else "absent"
-    if there != needed:
+def _fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
+  """Return the arrays as a tree like `template`; raise UserError if they are another model's."""
+  expected = _leaves_by_path(template)
+  for path in sorted(arrays.keys() | expected.keys()):
+    saved_shape = arrays[path].shape if path in arrays else "absent"
+    shape = tuple(expected[path].shape) if path in expected else "absent"
+    if saved_shape != shape:
       raise errors.UserError(
-        f"{folder}: does not fit the model: {path} is {there} there but {needed} by the config; "
-        "use another workdir"
+        f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} by the "
+        "config; use another workdir"
       )
-  leaves = [np.asarray(found[path], leaf.dtype) for path, leaf in wanted.items()]
+  leaves = [np.asarray(arrays[path], leaf.dtype) for path, leaf in expected.items()]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)

@@ -139,7 +139,7 @@ def test_weights_of_another_network_are_refused():
 
 
 def test_a_folder_without_weights_is_refused(tmp_path):
-  with pytest.raises(UserError, match="it holds no selected weights; name the folder of a run"):
+  with pytest.raises(UserError, match="it holds no selected weights; pass the folder of a run"):
     transfer.load(str(tmp_path))
   with pytest.raises(UserError, match="nothing: no such run folder or file; name"):
     transfer.load(str(tmp_path / "nothing"))

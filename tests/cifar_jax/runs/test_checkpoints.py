@@ -1,4 +1,4 @@
-"""Checkpoints: whole or passed over, and never of another model."""
+"""Checkpoints: complete or skipped, and never of another model."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ class State(struct.PyTreeNode):
 
 
 def run(step: int, width: int = 300) -> dict:
-  """What is saved after a step."""
+  """Return what is saved after a step."""
   kernel = np.random.default_rng(step).normal(size=(width, 40)).astype(np.float32)
   params = {"dense": {"kernel": jnp.asarray(kernel)}}
   return {"state": State(jnp.int32(step), params, None), "best": {"params": params}}
@@ -28,7 +28,7 @@ def run(step: int, width: int = 300) -> dict:
 
 @pytest.fixture
 def three(tmp_path):
-  """A folder with three saved steps, of which two are kept."""
+  """Saves three steps, of which the folder keeps two."""
   store = checkpoints.Checkpoints(tmp_path)
   for step in (10, 20, 30):
     store.save_best(step, run(step)["best"])
@@ -38,7 +38,7 @@ def three(tmp_path):
 
 
 def damage(directory) -> None:
-  """Cuts every data file of a checkpoint in half."""
+  """Cut every data file of a checkpoint in half."""
   files = [f for f in directory.rglob("*") if f.is_file() and "/d/" in str(f)]
   assert files
   for file in files:
@@ -46,51 +46,51 @@ def damage(directory) -> None:
 
 
 def restore(workdir, template=None):
-  """What a run would resume from, after which `best` is what that needs."""
+  """Return what a run would resume from, and make `best` agree with it."""
   store = checkpoints.Checkpoints(workdir)
   try:
-    found = store.restore_latest(template or run(0))
-    if found is not None:
-      store.keep_best(found[0], found[1]["best"])
-    return found
+    restored = store.restore_latest(template or run(0))
+    if restored is not None:
+      store.keep_best(restored[0], restored[1]["best"])
+    return restored
   finally:
     store.close()
 
 
-def assert_same(found: dict, expected: dict) -> None:
-  """Bit for bit."""
-  jax.tree.map(np.testing.assert_array_equal, found, jax.tree.map(np.asarray, expected))
+def assert_same(tree: dict, expected: dict) -> None:
+  """Assert that the arrays are equal, bit for bit."""
+  jax.tree.map(np.testing.assert_array_equal, tree, jax.tree.map(np.asarray, expected))
 
 
-def test_nothing_there(tmp_path):
+def test_an_empty_folder_has_nothing_to_restore(tmp_path):
   assert restore(tmp_path) is None
 
 
-def test_newest_comes_back_bit_for_bit(three):
-  step, found = restore(three)
+def test_the_newest_is_restored_bit_for_bit(three):
+  step, saved = restore(three)
   assert step == 30
-  assert_same(found, run(30))
+  assert_same(saved, run(30))
   for which in ("latest", "best"):
     steps = sorted(path.name for path in (three / "checkpoints" / which).iterdir())
     assert steps == ["00000020", "00000030"]
 
 
-def test_a_truncated_one_is_said_and_the_one_before_is_used(three, log_lines):
+def test_a_truncated_latest_is_logged_and_the_previous_one_is_used(three, log_lines):
   damage(three / "checkpoints" / "latest" / "00000030")
-  step, found = restore(three)
+  step, saved = restore(three)
   assert step == 20
-  assert_same(found, run(20))
+  assert_same(saved, run(20))
   (line,) = [line for line in log_lines if "latest/00000030: cannot be read" in line]
-  assert line.endswith("trying the one before") and "\n" not in line
+  assert line.endswith("trying the previous one") and "\n" not in line
   assert checkpoints.read_best(three)[0] == 20
   store = checkpoints.Checkpoints(three)
-  store.save_best(30, run(30)["best"])  # the repeated epoch can write its own again
+  store.save_best(30, run(30)["best"])  # the repeated epoch can write it again
   store.save_latest(30, run(30))
   store.close()
   assert restore(three)[0] == 30
 
 
-def test_a_truncated_best_is_said_and_written_again(three, log_lines):
+def test_a_truncated_best_is_logged_and_written_again(three, log_lines):
   damage(three / "checkpoints" / "best" / "00000030")
   step, best = checkpoints.read_best(three)
   assert step == 20
@@ -103,7 +103,7 @@ def test_a_truncated_best_is_said_and_written_again(three, log_lines):
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])
-def test_flipped_bits_never_come_back_as_weights(three, which, tmp_path, log_lines):
+def test_flipped_bits_never_become_weights(three, which, tmp_path, log_lines):
   rng = np.random.default_rng(0)
   folder = three / "checkpoints" / which / "00000030"
   files = sorted(f.relative_to(three) for f in folder.rglob("*") if f.is_file())
@@ -117,14 +117,14 @@ def test_flipped_bits_never_come_back_as_weights(three, which, tmp_path, log_lin
     step, best = checkpoints.read_best(copy)
     assert step == 20 or which == "latest" or file != arrays
     assert_same(best["params"], run(step)["best"]["params"])
-    step, found = restore(copy)
+    step, saved = restore(copy)
     assert step == 20 or which == "best" or file != arrays
-    assert_same(found, run(step))
+    assert_same(saved, run(step))
   assert any("dense.kernel is not what was written there" in line for line in log_lines)
 
 
 @pytest.mark.parametrize("which", ["latest", "best"])
-def test_without_any_one_file_it_is_whole_or_the_one_before_is_used(three, which, tmp_path):
+def test_without_any_one_file_the_checkpoint_is_complete_or_skipped(three, which, tmp_path):
   used = set()
   folder = three / "checkpoints" / which / "00000030"
   for i, file in enumerate(sorted(f for f in folder.rglob("*") if f.is_file())):
@@ -134,12 +134,12 @@ def test_without_any_one_file_it_is_whole_or_the_one_before_is_used(three, which
     step, best = checkpoints.read_best(copy)
     used.add((step, restore(copy)[0]))
     assert_same(best["params"], run(step)["best"]["params"])
-  # Some files are marks and copies that nothing reads.
+  # Nothing reads some of the files.
   assert used == ({(30, 30), (20, 30)} if which == "best" else {(30, 30), (30, 20)})
 
 
 def older_form(workdir) -> None:
-  """Takes away what checkpoints once did not have: checksums, and the best within `latest`."""
+  """Remove what old checkpoints lack: checksums, and the best weights within `latest`."""
   shutil.rmtree(workdir / "checkpoints" / "latest")
   store = checkpoints.Checkpoints(workdir)
   store.save_latest(30, {"state": run(30)["state"]})
@@ -151,25 +151,25 @@ def older_form(workdir) -> None:
     file.write_text(json.dumps(content))
 
 
-def test_checkpoints_of_before(three):
+def test_old_checkpoints_are_restored(three):
   older_form(three)
-  step, found = restore(three)
+  step, saved = restore(three)
   assert step == 30
-  assert_same(found, run(30))
+  assert_same(saved, run(30))
 
 
-def test_checkpoints_of_before_without_a_best(three):
+def test_old_checkpoints_without_a_best_are_restored(three):
   older_form(three)
   shutil.rmtree(three / "checkpoints" / "best")
-  step, found = restore(three)
+  step, saved = restore(three)
   assert step == 30
-  assert_same(found, {"state": run(30)["state"], "best": run(0)["best"]})
+  assert_same(saved, {"state": run(30)["state"], "best": run(0)["best"]})
 
 
-def test_when_all_are_damaged_nothing_is_overwritten(three):
+def test_if_all_are_damaged_nothing_is_overwritten(three):
   for step in ("00000020", "00000030"):
     damage(three / "checkpoints" / "latest" / step)
-  with pytest.raises(errors.UserError, match="none of the checkpoints there can be read; move"):
+  with pytest.raises(errors.UserError, match="no checkpoint can be read; move"):
     restore(three)
   assert len(list((three / "checkpoints" / "latest").iterdir())) == 2
 
@@ -187,6 +187,6 @@ def test_when_all_are_damaged_nothing_is_overwritten(three):
     ),
   ],
 )
-def test_of_another_model(three, other, message):
+def test_a_checkpoint_of_another_model_is_rejected(three, other, message):
   with pytest.raises(errors.UserError, match=message):
     restore(three, other)

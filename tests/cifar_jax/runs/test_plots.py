@@ -18,7 +18,7 @@ def test_learning_curves_are_drawn(tmp_path, validated, seeds):
     if seeds > 1:
       row["seeds"] = [{"seed": s} | {n: v + 0.01 * s for n, v in values.items()} for s in range(3)]
     rows.append(row)
-  plots.learning_curves(rows, "a net on a set", tmp_path / "curves.png")
+  plots.draw_learning_curves(rows, "a net on a set", tmp_path / "curves.png")
   with Image.open(tmp_path / "curves.png") as image:
     assert image.width > 2 * image.height
     pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
