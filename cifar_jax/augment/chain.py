@@ -1,4 +1,4 @@
-"""Chains of augmentations, written in a config as one string, which `parse` reads:
+"""Chains of augmentations, which a config writes as one string and `parse` reads:
 
 augment = 'random_crop(padding=4) | random_flip() | cutout(size=8) | mixup(alpha=0.2)'
 """
@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import jax
 
 from cifar_jax import errors, registry
-from cifar_jax.augment.transforms import TRANSFORMS, Check
+from cifar_jax.augment import affine, transforms  # noqa: F401  (both register their functions)
+from cifar_jax.augment.registration import TRANSFORMS, Check, Transform
 
 
-class Step(NamedTuple):
+class Call(NamedTuple):
   """One transform of a chain: its name and all its arguments, defaults included."""
 
   name: str
@@ -21,15 +22,15 @@ class Step(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as jax.jit needs
-class Pipeline:
-  """A chain of transforms, made by `parse`: the image-wise ones in order, then the mixing ones."""
+class Chain:
+  """Transforms in the order of the spec; those that mix images follow after all others."""
 
-  steps: tuple[Step, ...]
+  calls: tuple[Call, ...]
 
   @property
   def mixes(self) -> bool:
-    """Whether labels are mixed too, and must therefore be given as float32 [batch, classes]."""
-    return any(TRANSFORMS[step.name].mixes for step in self.steps)
+    """Return whether the chain mixes labels, which must then be float32 [batch, classes]."""
+    return any(TRANSFORMS[call.name].mixes for call in self.calls)
 
   def __call__(
     self,
@@ -38,40 +39,49 @@ class Pipeline:
     images: jax.Array,
     labels: jax.Array,
     axis_name: str | None = None,
-    example_keys: jax.Array | None = None,
-    epoch: jax.typing.ArrayLike = 0,
+    *,
+    example_keys: jax.Array,
+    epoch: jax.Array | int,
   ) -> tuple[jax.Array, jax.Array]:
-    """Applies the chain to this device's images and labels.
+    """Return this device's images and labels, transformed.
 
-    keys: [batch] typed PRNG keys, one per image. batch_key: one key for the global batch, the same
-    on every device. labels: come back untouched unless the chain mixes. axis_name: see `mixup`.
-    example_keys: [batch] keys, of each example the same in every epoch; only what goes by the epoch
-    needs them. epoch: its number, from 0.
+    Args:
+      keys: [batch] typed PRNG keys, one per image.
+      batch_key: one key for the global batch, the same on every device.
+      images: float32 [batch, height, width, channels].
+      labels: returned unchanged unless the chain mixes.
+      axis_name: the pmap axis that the global batch is spread over; None outside pmap.
+      example_keys: [batch] keys; an example's key is the same in every epoch.
+      epoch: the number of the epoch, from 0.
     """
     fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
-    for place, (name, arguments) in enumerate(self.steps):
+    for position, (name, arguments) in enumerate(self.calls):
       transform = TRANSFORMS[name]
       if transform.by_epoch:
-        images = transform.function(fold(example_keys, place), epoch, images, **arguments)
+        images = transform.function(fold(example_keys, position), epoch, images, **arguments)
       elif not transform.mixes:
-        images = transform.function(fold(keys, place), images, **arguments)
-    for place, (name, arguments) in enumerate(self.steps):
+        images = transform.function(fold(keys, position), images, **arguments)
+    for position, (name, arguments) in enumerate(self.calls):
       if TRANSFORMS[name].mixes:
-        key = jax.random.fold_in(batch_key, place)
+        key = jax.random.fold_in(batch_key, position)
         images, labels = TRANSFORMS[name].function(
           key, images, labels, **arguments, axis_name=axis_name
         )
     return images, labels
 
 
-def parse(spec: str) -> Pipeline:
-  """The chain that a spec describes: calls joined by '|', with literal arguments; '' is no change.
+def parse(spec: str) -> Chain:
+  """Return the chain that a spec describes: calls joined by '|', with literal arguments.
 
-  A name without parentheses stands for a call without arguments. Raises errors.UserError.
+  A name without parentheses is a call without arguments. The chain of '' changes nothing.
+
+  Raises:
+    UserError: the spec is not such a chain, or a transform or an argument is unknown, missing or
+      out of range.
   """
   spec = " ".join(spec.split())
   if not spec:
-    return Pipeline(())
+    return Chain(())
   try:
     node = ast.parse(spec, mode="eval").body
   except (SyntaxError, ValueError):
@@ -83,52 +93,61 @@ def parse(spec: str) -> Pipeline:
     calls.append(node.right)
     node = node.left
   calls.append(node)
-  return Pipeline(tuple(_parse_step(call) for call in reversed(calls)))
+  return Chain(tuple(_parse_call(call) for call in reversed(calls)))
 
 
-def _error(message: str) -> errors.UserError:
-  return errors.UserError(f"augment: {message}")
-
-
-def _parse_step(node: ast.expr) -> Step:
+def _parse_call(node: ast.expr) -> Call:
+  """Return the call that a node of the syntax tree is, checked against the transform."""
   call = node if isinstance(node, ast.Call) else ast.Call(node, args=[], keywords=[])
   if not isinstance(call.func, ast.Name):
     raise _error(f"cannot read {ast.unparse(node)!r}; write name(argument=value)")
   name = call.func.id
   if name not in TRANSFORMS:
-    raise registry.unknown("augment", "transform", name, TRANSFORMS)
-
+    raise registry.unknown("augment", "transform", name, sorted(TRANSFORMS))
   transform = TRANSFORMS[name]
-  parameters = transform.parameters()
-  takes = f"it takes: {', '.join(parameters) or 'none'}"
-  if len(call.args) > len(parameters):
-    raise _error(f"{name} is given {len(call.args)} arguments; {takes}")
-  given = dict(zip(parameters, call.args, strict=False))
-  for keyword in call.keywords:
-    if keyword.arg not in parameters:
-      raise _error(f"{name} takes no argument {keyword.arg or '**'!r}; {takes}")
-    if keyword.arg in given:
-      raise _error(f"{name} is given {keyword.arg!r} twice")
-    given[keyword.arg] = keyword.value
-
+  nodes = _name_arguments(name, call, transform)
   arguments = {}
-  for argument, parameter in parameters.items():
+  for argument, parameter in transform.parameters.items():
     check = transform.checks[argument]
-    if argument in given:
-      arguments[argument] = _literal(name, argument, given[argument], check)
+    if argument in nodes:
+      arguments[argument] = _evaluate(name, argument, nodes[argument], check)
     elif parameter.default is parameter.empty:
-      raise _error(f"{name} needs {argument!r}: {check.wording}")
+      raise _error(f"{name} lacks {argument!r}; set it to {check.wording}")
     else:
       arguments[argument] = parameter.default
-  return Step(name, arguments)
+  return Call(name, arguments)
 
 
-def _literal(name: str, argument: str, node: ast.expr, check: Check) -> Any:
+def _name_arguments(name: str, call: ast.Call, transform: Transform) -> dict[str, ast.expr]:
+  """Return the nodes of a call's arguments by name, whether they are positional or keywords."""
+  parameters = transform.parameters
+  accepted = f"it takes: {', '.join(parameters) or 'none'}"
+  if len(call.args) > len(parameters):
+    raise _error(f"{name} has too many arguments ({len(call.args)}); {accepted}")
+  nodes = dict(zip(parameters, call.args, strict=False))
+  for keyword in call.keywords:
+    if keyword.arg is None or keyword.arg not in parameters:
+      raise _error(f"{name} takes no argument {keyword.arg or '**'!r}; {accepted}")
+    if keyword.arg in nodes:
+      raise _error(f"{name} has {keyword.arg!r} twice; write it once")
+    nodes[keyword.arg] = keyword.value
+  return nodes
+
+
+def _evaluate(name: str, argument: str, node: ast.expr, check: Check) -> Any:
+  """Return the value of an argument's node."""
   text = ast.unparse(node)
   try:
     value = ast.literal_eval(node)
   except (ValueError, TypeError):
-    raise _error(f"{name}({argument}={text}): {text!r} is not a literal value") from None
+    raise _error(
+      f"{name}({argument}={text}): {text!r} is not a literal value; {argument} must be "
+      f"{check.wording}"
+    ) from None
   if not check.accepts(value):
     raise _error(f"{name}({argument}={text}): {argument} must be {check.wording}")
   return value
+
+
+def _error(message: str) -> errors.UserError:
+  return errors.UserError(f"augment: {message}")

@@ -352,7 +352,7 @@ def test_the_unfrozen_run_continues_the_frozen_one():
 def test_augmented_photos_are_those_of_image_data_generator():
   from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-  (step,) = chain.parse(config_of("report001_vgg16_augmented").augment).steps
+  (call,) = chain.parse(config_of("report001_vgg16_augmented").augment).calls
   generator = ImageDataGenerator(
     rotation_range=40,
     width_shift_range=0.2,
@@ -362,8 +362,8 @@ def test_augmented_photos_are_those_of_image_data_generator():
     horizontal_flip=0.2,
     fill_mode="nearest",
   )
-  assert step.name == "random_affine"
-  ours = step.arguments
+  assert call.name == "random_affine"
+  ours = call.arguments
   assert ours["rotation"] == generator.rotation_range
   assert ours["shift"] == (generator.height_shift_range, generator.width_shift_range)
   assert [1 - ours["zoom"], 1 + ours["zoom"]] == generator.zoom_range
