@@ -63,13 +63,12 @@ def test_the_map_names_every_module():
   folders = ("analysis", "cifar_jax", "tuning")
   files = [*ROOT.glob("*.py"), *(file for f in folders for file in (ROOT / f).glob("**/*.py"))]
   assert len(files) > 50
-  on_their_own = ("analysis/report", "analysis/visualize")  # the map names these as folders
   missing = [
     str(file.relative_to(ROOT))
     for file in files
     if file.name != "__init__.py"
-    and str(file.parent.relative_to(ROOT)) not in on_their_own
     and f"{file.name}`" not in text
+    and f"`{file.parent.name}/`" not in text  # the map names the folders in analysis/
   ]
   assert missing == [], "name them in WORKSPACE.md"
 
