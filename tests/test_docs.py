@@ -8,7 +8,7 @@ import small_runs
 
 import models
 import modes
-from cifar_jax.augment import test_time, transforms
+from cifar_jax.augment import chain, test_time
 from cifar_jax.data import datasets
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import results
@@ -83,7 +83,7 @@ def section(heading):
   [
     ("Models", models.list_names()),
     ("Datasets", datasets.REGISTRY),
-    ("Augmentation", transforms.TRANSFORMS),
+    ("Augmentation", chain.TRANSFORMS),
     ("Test-time augmentation", test_time.KINDS),
     ("Optimizers", optimizers.METHODS),
     ("Schedules", schedules.SCHEDULES),
