@@ -1,6 +1,6 @@
-"""What every speed benchmark has: its options, the environment, images, and the record it writes.
+"""What all benchmarks share: options, environment, images, and the record that each writes.
 
-This module starts no JAX; only the sides that are measured touch the device.
+This module does not start JAX, so that only the measured programs use the device.
 """
 
 import argparse
@@ -15,75 +15,107 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from cifar_jax.data import cache
 from cifar_jax.data.datasets import REGISTRY
 from cifar_jax.runtime import startup
+from cifar_jax.types import Row
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "speed"
+_NUM_CLASSES = 10
 
 
 # --- Command line and environment ----------------------------------------------------------------
 
 
-def bare_parser(doc: str, name: str) -> argparse.ArgumentParser:
-  """--output and no more; `doc` is the benchmark's docstring, `name` that of its record."""
-  made = argparse.ArgumentParser(
+def bare_parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+  """Return a parser with the option --output only.
+
+  Args:
+    doc: the benchmark's docstring, which --help prints.
+    name: the name of its record.
+  """
+  parser = argparse.ArgumentParser(
     description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  made.add_argument("--output", type=pathlib.Path, default=RESULTS / f"{name}.json")
-  return made
-
-
-def parser(doc: str, name: str) -> argparse.ArgumentParser:
-  """`bare_parser` with the options of benchmarks that measure time."""
-  made = bare_parser(doc, name)
-  made.add_argument("--threads", type=int, default=0, help="CPU cores to use; 0 means all")
-  made.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as main.py has it")
-  made.add_argument("--rounds", type=int, default=5, help="blocks of each side, in turn")
-  made.add_argument("--seconds", type=float, default=2.0, help="least length of a block")
-  made.add_argument("--limit", type=float, default=1800, help="seconds a side may take to warm up")
-  made.add_argument("--quick", action="store_true", help="small sizes: does it work at all?")
-  made.add_argument(
-    "--data_dir", help="TFDS directory to read CIFAR-10 from; without it images are random"
+  parser.add_argument(
+    "--output",
+    type=pathlib.Path,
+    default=RESULTS / f"{name}.json",
+    help="the record (default: %(default)s)",
   )
-  return made
+  return parser
 
 
-def peer_option(made: argparse.ArgumentParser) -> None:
-  """Adds --peer_python."""
-  made.add_argument(
+def parser(doc: str | None, name: str) -> argparse.ArgumentParser:
+  """Return `bare_parser` with the options of benchmarks that measure time."""
+  parser = bare_parser(doc, name)
+  parser.add_argument("--threads", type=int, default=0, help="number of CPU cores; 0 means all")
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    help="default: bfloat16 on a GPU, float32 on CPU",
+  )
+  parser.add_argument("--rounds", type=int, default=5, help="number of blocks of each side")
+  parser.add_argument("--seconds", type=float, default=2.0, help="shortest length of a block")
+  parser.add_argument("--limit", type=float, default=1800, help="longest warm-up, in seconds")
+  parser.add_argument("--quick", action="store_true", help="tiny sizes, to check the command")
+  parser.add_argument(
+    "--data_dir", help="TFDS directory with CIFAR-10 (default: random images of its shape)"
+  )
+  return parser
+
+
+def add_peer_option(parser: argparse.ArgumentParser) -> None:
+  """Add --peer_python."""
+  parser.add_argument(
     "--peer_python",
     default=str(ROOT / ".venv-peers" / "bin" / "python"),
-    help="Python that has torch, keras and tensorflow, or some of them (default: %(default)s)",
+    help="Python with torch, keras and tensorflow, or some of them (default: %(default)s)",
   )
 
 
-def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None = None):
-  """The options given; limits this process, and so all sides, to --threads cores."""
-  options = made.parse_args(arguments)
-  if options.quick:
+def parse(
+  parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+  """Parse the options, and apply those of `parser` to this process.
+
+  The process, and so all sides, is bound to --threads cores. On SIGTERM it exits normally, so that
+  sides and temporary folders are cleaned up.
+  """
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+  options = parser.parse_args(arguments)
+  if getattr(options, "quick", False):
     options.rounds, options.seconds = min(options.rounds, 2), 0.0
-  if options.threads:
+  if getattr(options, "threads", 0):
     cores = sorted(os.sched_getaffinity(0))
     if options.threads > len(cores):
-      made.error(f"--threads: {options.threads} is more than the {len(cores)} cores there are")
+      parser.error(f"--threads: {options.threads} is more than this machine's {len(cores)} cores")
     os.sched_setaffinity(0, cores[: options.threads])
   return options
 
 
-def side_environment(devices: int = 0, **extra: str) -> dict[str, str]:
-  """The variables that every side is started with, ours and peers alike.
+def side_environment(
+  devices: int = 0, variables: Mapping[str, str] | None = None
+) -> dict[str, str]:
+  """Return the environment variables that every side, ours or a peer, starts with.
 
-  GLIBC_TUNABLES is what main.py sets for itself (XLA_FLAGS too, but not for peers). JAX and
-  TensorFlow leave the memory of a GPU to the others, and XLA's programs are kept where main.py
-  keeps them. `devices`: virtual CPU devices.
+  GLIBC_TUNABLES has the value that main.py sets (XLA_FLAGS too, but not for peers). JAX and
+  TensorFlow allocate GPU memory on demand, so that sides can share it. XLA's compiled programs are
+  kept where main.py keeps them.
+
+  Args:
+    devices: number of virtual CPU devices; 0 leaves the devices as they are.
+    variables: more variables.
   """
   environment = startup.cpu_environment(os.environ)
   environment |= {
@@ -98,12 +130,12 @@ def side_environment(devices: int = 0, **extra: str) -> dict[str, str]:
     flags = environment.get("XLA_FLAGS", "")
     flags = f"{flags} --xla_force_host_platform_device_count={devices}".strip()
     environment |= {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "64"}
-  return environment | extra
+  return environment | dict(variables or {})
 
 
 @functools.cache
 def on_gpu() -> bool:
-  """Whether JAX, and so ours, will find an NVIDIA GPU; asked without starting it."""
+  """Return whether JAX will use an NVIDIA GPU, without starting JAX."""
   if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
     return False
   try:
@@ -112,11 +144,17 @@ def on_gpu() -> bool:
     return False
 
 
+# --- Images --------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
 def images(data_dir: str | None, train: int = 50_000, test: int = 10_000) -> Iterator[str]:
-  """Yields a data directory with CIFAR-10: `data_dir`, or random images of its form.
+  """Yield a data directory with CIFAR-10: `data_dir`, or a temporary one with random images.
 
-  What a step costs does not depend on the pixels, so speed can be measured where no data are.
+  The time of a step does not depend on the pixels, so speed can be measured without the data.
+
+  Args:
+    train, test: numbers of random images.
   """
   if data_dir:
     yield data_dir
@@ -127,85 +165,121 @@ def images(data_dir: str | None, train: int = 50_000, test: int = 10_000) -> Ite
 
 
 def write_random_cifar10(folder: str, train: int, test: int) -> None:
-  """Random images and labels, as datasets/ reads CIFAR-10 back from the data directory `folder`."""
+  """Write random images and labels, which load from the data directory `folder` as CIFAR-10."""
   rng = np.random.default_rng(0)
   entry = REGISTRY["cifar10"]
-  classes = entry.form[-1]
   sizes = {"train": train, "test": test}
   pixels = {s: rng.integers(0, 256, (n, 32, 32, 3), np.uint8) for s, n in sizes.items()}
-  labels = {s: {entry.label: rng.integers(0, classes, n)} for s, n in sizes.items()}
-  names = {entry.label: tuple(str(i) for i in range(classes))}
+  labels = {s: {entry.label: rng.integers(0, _NUM_CLASSES, n)} for s, n in sizes.items()}
+  names = {entry.label: tuple(str(i) for i in range(_NUM_CLASSES))}
   path = epath.Path(folder) / entry.folder / f"decoded-{entry.version}"
   path.parent.mkdir(parents=True)
   cache.write(path, cache.Decoded(pixels, labels, names))
 
 
-# --- Records -------------------------------------------------------------------------------------
+# --- Tables and records --------------------------------------------------------------------------
 
-_WIDE = {"model": 16, "side": 16, "ours / it": 17, "ratio": 17}  # columns that are not figures
+_NUMBER_WIDTH = 9  # characters
+_WIDTHS = {"model": 16, "side": 16, "ours / it": 17, "ratio": 17}
+_LOCATIONS = ("output", "peer_python", "data_dir", "airbench")  # options that name places only
 
 
-_PLACES = ("output", "peer_python", "data_dir", "airbench")  # which say nothing of a measurement
+class StreamedTable:
+  """A table on standard output that is printed row by row.
+
+  Args:
+    columns: the keys of the rows that are shown; a row's 'note' follows them.
+    widths: least width of columns, in characters; nine for the others.
+    left: left-aligned columns.
+  """
+
+  def __init__(
+    self,
+    columns: Sequence[str],
+    widths: Mapping[str, int] | None = None,
+    left: Collection[str] = (),
+  ):
+    self._columns, self._left = columns, left
+    widths = widths or {}
+    self._widths = {c: max(widths.get(c, _NUMBER_WIDTH), len(c)) for c in columns}
+    self._console = Console(width=1000, color_system=None)
+    self.print(dict(zip(columns, columns, strict=True)))
+
+  def print(self, row: Mapping[str, Any]) -> None:
+    """Print a row."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in self._columns:
+      justify = "left" if column in self._left else "right"
+      table.add_column(justify=justify, min_width=self._widths[column], no_wrap=True)
+    table.add_column(no_wrap=True)
+    cells = [cell_text(row.get(column, "")) for column in self._columns]
+    table.add_row(*map(Text, cells), Text(row.get("note") or ""))
+    with self._console.capture() as capture:
+      self._console.print(table)
+    print(capture.get().rstrip(), flush=True)
 
 
 class Record:
-  """A table on standard output and the same rows as JSON, rewritten after every row.
+  """A table on standard output, with the same rows as JSON in a file that each row updates.
 
   Args:
-    name: of the benchmark.
-    options: its command line, parsed; `output` is the path.
-    columns: of the table: keys of the rows; a row's 'note' comes after them.
+    name: the name of the benchmark.
+    options: the parsed command line; `output` is the path of the file.
+    columns: the columns of the table.
   """
 
   def __init__(self, name: str, options: argparse.Namespace, columns: Sequence[str]):
-    self._path, self._columns = options.output, list(columns)
+    self._path = options.output
     self.content: dict[str, Any] = {
       "benchmark": name,
       "options": {
         k: str(v) if isinstance(v, pathlib.Path) else v
         for k, v in vars(options).items()
-        if k not in _PLACES
+        if k not in _LOCATIONS
       },
-      "environment": environment(),
+      "environment": describe_environment(),
       "rows": [],
     }
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    print(self._line(dict(zip(columns, columns, strict=True))), flush=True)
+    self._table = StreamedTable(columns, _WIDTHS)
     self.write()
 
-  def add(self, row: dict[str, Any], **more: Any) -> None:
-    """Prints `row` and writes it, with `more` that only the JSON has."""
-    print(self._line(row), flush=True)
-    self.content["rows"].append(row | more)
+  def add(self, row: Row, **details: Any) -> None:
+    """Print `row`; write it together with `details`."""
+    self._table.print(row)
+    self.content["rows"].append(row | details)
     self.write()
 
-  def describe(self, side: Any) -> None:
-    """Notes the versions and the device of a timing.Side in the environment."""
+  def describe(self, name: str, description: Row) -> None:
+    """Record the versions and the device of a side in the environment.
+
+    Args:
+      name: the name of the side.
+      description: the line with which the side started; see timing.Side.
+    """
     for key in ("versions", "device"):
-      if key in side.description:
-        self.content["environment"].setdefault("sides", {}).setdefault(side.name, {})[key] = (
-          side.description[key]
-        )
+      if key in description:
+        sides = self.content["environment"].setdefault("sides", {})
+        sides.setdefault(name, {})[key] = description[key]
 
   def write(self) -> None:
+    """Write the file."""
     write_json(self._path, self.content)
-
-  def _line(self, row: dict[str, Any]) -> str:
-    cells = [cell_text(row.get(column, "")) for column in self._columns]
-    widths = [max(_WIDE.get(c, 9), len(c)) for c in self._columns]
-    line = "  ".join(text.rjust(width) for text, width in zip(cells, widths, strict=True))
-    return f"{line}  {row['note']}" if row.get("note") else line.rstrip()
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes the file whole or not at all."""
+  """Write a JSON file atomically."""
   partial = path.with_suffix(".partial")
   partial.write_text(json.dumps(content, indent=1) + "\n")
   os.replace(partial, path)
 
 
 def cell_text(value: Any) -> str:
-  """A figure in a table: three digits or more, counts in full; a ratio with its spread."""
+  """Return a value as text for a table.
+
+  Floats have three significant digits or more, integers all digits, and ratios, as timing.ratio
+  returns them, their spread. None is empty.
+  """
   if isinstance(value, dict):
     return f"{value['median']:.2f} ({value['lowest']:.2f}–{value['highest']:.2f})"
   if value is None:
@@ -215,9 +289,9 @@ def cell_text(value: Any) -> str:
   return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def environment() -> dict[str, Any]:
-  """Date, commit, processor, cores and what was set."""
-  from cifar_jax.runs import results  # imports JAX, which then starts on no device
+def describe_environment() -> Row:
+  """Return date, commit, versions, processor, cores, load and the variables that are set."""
+  from cifar_jax.runs import results  # imports JAX, but starts no device
 
   return {
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -239,8 +313,3 @@ def _processor() -> str:
     return platform.processor()
   names = [line.split(":", 1)[1].strip() for line in text.splitlines() if "model name" in line]
   return names[0] if names else platform.processor()
-
-
-def end_with_signals() -> None:
-  """Makes SIGTERM an ordinary exit, so that sides and temporary folders go with this process."""
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

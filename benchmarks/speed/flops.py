@@ -1,9 +1,9 @@
-"""The convolutions and matrix products of a network, found by tracing it, and what they cost.
+"""The convolutions and matrix products of a network, found by tracing it, and their operations.
 
-Operations are counted as the literature does: two for each multiplication with its addition, a
-convolution's borders as if they were inside, batch norm, activations and pooling not at all.
+Operations are counted as in the literature: two for each multiplication with its addition, the
+borders of a convolution as if they were inside, and none for batch norm, activations and pooling.
 Training costs the forward pass, the gradient of the weights (as much) and the gradient of the
-input (as much), which the layer that sees the images does not need.
+input (as much), which the first layer does not need.
 """
 
 import math
@@ -14,9 +14,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.types import Variables
+
 
 class Convolution(NamedTuple):
-  """A convolution's shapes: images [b, h, w, c] and kernel [h, w, in, out], and how it moves."""
+  """The shapes of a convolution: images [b, h, w, c], kernel [h, w, in, out], and its options."""
 
   images: tuple[int, ...]
   kernel: tuple[int, ...]
@@ -28,25 +30,29 @@ class Convolution(NamedTuple):
 
   @property
   def flops(self) -> int:
-    """Of the forward pass."""
+    """Operations of the forward pass."""
     return 2 * math.prod(self.output) * math.prod(self.kernel[:-1])
 
 
 class Product(NamedTuple):
-  """A product of matrices with `flops` operations; `output` is its shape."""
+  """A matrix product: the shape of its output, and its operations."""
 
   output: tuple[int, ...]
   flops: int
 
 
 def of_model(model: nn.Module, shape: tuple[int, ...]) -> list[Convolution | Product]:
-  """What `model` computes for images of `shape` [b, h, w, c], in order, training."""
+  """Return the operations of a forward pass in training, in order.
+
+  Args:
+    shape: of the images, [b, h, w, c].
+  """
   model = model.clone(axis_name=None)
   variables = jax.eval_shape(
     lambda key: model.init(key, jnp.zeros((1, *shape[1:])), train=False), jax.random.key(0)
   )
 
-  def forward(variables: Any, images: jax.Array, key: jax.Array) -> Any:
+  def forward(variables: Variables, images: jax.Array, key: jax.Array) -> Any:
     return model.apply(
       variables, images, train=True, rngs={"dropout": key}, mutable=["batch_stats"]
     )
@@ -56,12 +62,17 @@ def of_model(model: nn.Module, shape: tuple[int, ...]) -> list[Convolution | Pro
 
 
 def of_training(forward: list[Convolution | Product]) -> int:
-  """Operations of forward and backward pass over what `forward` lists."""
+  """Return the operations of the forward and the backward pass of a network."""
   first, *others = forward
   return 2 * first.flops + 3 * sum(layer.flops for layer in others)
 
 
 def walk(jaxpr: Any) -> Iterator[Convolution | Product]:
+  """Yield the convolutions and matrix products of a jaxpr, including nested ones.
+
+  Raises:
+    ValueError: a convolution is dilated or has another layout than NHWC × HWIO.
+  """
   for equation in jaxpr.eqns:
     shapes = [tuple(v.aval.shape) for v in equation.invars if hasattr(v.aval, "shape")]
     output = tuple(equation.outvars[0].aval.shape) if equation.outvars else ()
@@ -72,12 +83,14 @@ def walk(jaxpr: Any) -> Iterator[Convolution | Product]:
       inner = math.prod(shapes[0][axis] for axis in contracted)
       yield Product(output, 2 * math.prod(output) * inner)
     for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "jaxpr")):
-      inside = getattr(value, "jaxpr", value)  # of a closed one, or as it is
-      if hasattr(inside, "eqns"):
-        yield from walk(inside)
+      nested = getattr(value, "jaxpr", value)  # a closed jaxpr holds an open one
+      if hasattr(nested, "eqns"):
+        yield from walk(nested)
 
 
-def _convolution(equation: Any, shapes: list, output: tuple[int, ...]) -> Convolution:
+def _convolution(
+  equation: Any, shapes: list[tuple[int, ...]], output: tuple[int, ...]
+) -> Convolution:
   params = equation.params
   numbers = params["dimension_numbers"]
   if numbers.lhs_spec != (0, 3, 1, 2) or numbers.rhs_spec != (3, 2, 0, 1):

@@ -1,15 +1,16 @@
-"""Everything that a GPU is needed for, measured by one command in less than `--minutes`.
+"""Measure everything that needs a GPU, with one command that takes less than `--minutes`.
 
   python -m benchmarks.speed.gpu --peer_python=PATH
 
-runs the other benchmarks one after the other, the most telling first. Each part has a time of its
-own; one that fails, or whose time is up, is a line of the table and of the JSON, and the others go
-on. Parts for which too little time is left are skipped, and said to be; `--parts` runs them alone.
-The JSON (`--output`) holds every row that any part has finished, and is rewritten while they run,
-so that a cut loses nothing. Without a GPU it measures the CPU, which takes longer: --quick does for
-seeing whether it works.
+runs the other benchmarks one after the other, the most important first. Each part has a time limit.
+A part that fails or exceeds its limit is marked in the table and in the record, and the others go
+on. A part for which too little time is left is skipped; `--parts` runs it alone. The record
+(`--output`) holds every row that a part has finished, and is rewritten while parts run, so that an
+interruption loses nothing. Without a GPU the command measures the CPU, which takes longer; with
+--quick it shows whether everything works.
 """
 
+import argparse
 import json
 import os
 import pathlib
@@ -21,10 +22,12 @@ import time
 from typing import Any, NamedTuple
 
 from benchmarks import records
+from cifar_jax.runtime.text_table import format_table
+from cifar_jax.types import Row
 
 
 class Part(NamedTuple):
-  """A benchmark of this folder, its arguments, and the seconds that it may take at most."""
+  """A benchmark of this folder, its arguments, its time limit, and whether it measures peers."""
 
   name: str
   benchmark: str
@@ -45,64 +48,88 @@ PARTS = (
   Part("pointwise", "train_step", ("--models=pointwise_resnet", *_STEP), 120, peers=True),
   Part("startup", "startup", ("--model=resnet18", "--peers=torch", "--rounds=1"), 150, peers=True),
 )
-_LEAST = 20  # seconds for which a part is still begun
+_SHORTEST = 20  # seconds; with less time left a part is skipped
+_RESERVE = 5  # seconds, for stopping a part
 
 
 def main() -> None:
-  records.end_with_signals()
   parser = records.parser(__doc__, "gpu")
-  records.peer_option(parser)
-  parser.add_argument("--minutes", type=float, default=8.7)
+  records.add_peer_option(parser)
+  parser.add_argument("--minutes", type=float, default=8.7, help="for all parts")
   parser.add_argument("--parts", default=",".join(part.name for part in PARTS))
   options = records.parse(parser)
-  wanted = options.parts.split(",")
-  if unknown := set(wanted) - {part.name for part in PARTS}:
-    parser.error(f"--parts: there is no {', '.join(sorted(unknown))}")
+  names = options.parts.split(",")
+  if unknown := set(names) - {part.name for part in PARTS}:
+    parser.error(f"--parts: {', '.join(sorted(unknown))} is unknown; see --help")
   end = time.monotonic() + 60 * options.minutes
-  record = Record(options)
+  record = Record(options.output)
   try:
     with records.images(options.data_dir) as data, tempfile.TemporaryDirectory() as folder:
       for part in PARTS:
-        if part.name in wanted:
-          run(part, options, data, pathlib.Path(folder), end - time.monotonic(), record)
+        if part.name in names:
+          file = pathlib.Path(folder) / f"{part.name}.json"
+          run(part, options, data, file, end - time.monotonic(), record)
   finally:
     record.write()
-  print()
-  for name, found in record.content["parts"].items():
-    print(f"{name:<12} {found['outcome']:<40} {found['seconds']:6.0f} s")
-  print(f"wrote {options.output}")
+  rows = [
+    [name, part["outcome"], f"{part['seconds']:.0f}"]
+    for name, part in record.content["parts"].items()
+  ]
+  print(f"\n{format_table(['part', 'outcome', 's'], rows, right=[2])}\nwrote {options.output}")
 
 
 class Record:
-  """What the parts have found so far, in one file."""
+  """The records of all parts so far, in one file.
 
-  def __init__(self, options):
-    self._path = options.output
+  Args:
+    path: the file.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self.content: dict[str, Any] = {"environment": records.environment(), "parts": {}}
+    self.content: dict[str, Any] = {"environment": records.describe_environment(), "parts": {}}
     self.write()
 
   def update(self, part: Part, outcome: str, seconds: float, file: pathlib.Path) -> None:
-    """`file`: the part's own record, which may not be there yet."""
-    found: dict[str, Any] = {"outcome": outcome, "seconds": seconds}
+    """Write the state of a part.
+
+    Args:
+      seconds: the time that the part has taken.
+      file: the part's record, which may not exist yet.
+    """
+    state: Row = {"outcome": outcome, "seconds": seconds}
     if file.exists():
-      found |= json.loads(file.read_text())
-    self.content["parts"][part.name] = found
+      state |= json.loads(file.read_text())
+    self.content["parts"][part.name] = state
     self.write()
 
   def write(self) -> None:
+    """Write the file."""
     records.write_json(self._path, self.content)
 
 
-def run(part: Part, options, data: str, folder: pathlib.Path, left: float, record: Record) -> None:
-  """Runs a part for as long as it may, and notes how it went."""
-  file = folder / f"{part.name}.json"
-  limit = min(part.seconds, left - 5)
-  if limit < _LEAST:
-    record.update(part, f"skipped: {max(0, left):.0f} s left", 0.0, file)
-    print(f"\n{part.name}: skipped, {max(0, left):.0f} s left", flush=True)
+def run(
+  part: Part,
+  options: argparse.Namespace,
+  data: str,
+  file: pathlib.Path,
+  seconds_left: float,
+  record: Record,
+) -> None:
+  """Run a part within its time limit, and record its outcome.
+
+  Args:
+    data: the data directory.
+    file: where the part writes its record.
+  """
+  limit = min(part.seconds, seconds_left - _RESERVE)
+  if limit < _SHORTEST:
+    outcome = f"skipped: {max(0, seconds_left):.0f} s left"
+    record.update(part, outcome, 0.0, file)
+    print(f"\n{part.name}: {outcome}", flush=True)
     return
-  command = [sys.executable, "-m", f"benchmarks.{part.benchmark}", *part.arguments]
+  command = [sys.executable, "-m", f"benchmarks.speed.{part.benchmark}", *part.arguments]
   command += [f"--output={file}", f"--data_dir={data}", f"--limit={limit:.0f}"]
   command += [f"--peer_python={options.peer_python}"] * part.peers
   command += [f"--dtype={options.dtype}"] * bool(options.dtype) + ["--quick"] * options.quick
@@ -111,25 +138,25 @@ def run(part: Part, options, data: str, folder: pathlib.Path, left: float, recor
   process = subprocess.Popen(command, cwd=records.ROOT, start_new_session=True)
   try:
     while (seconds := time.monotonic() - start) < limit and process.poll() is None:
-      record.update(part, "under way", seconds, file)
+      record.update(part, "running", seconds, file)
       time.sleep(0.5)
-    outcome = "done" if process.returncode == 0 else f"failed with code {process.returncode}"
+    outcome = "done" if process.returncode == 0 else f"failed with exit code {process.returncode}"
     if process.returncode is None:
-      outcome = f"cut after {limit:.0f} s"
+      outcome = f"stopped after {limit:.0f} s"
   finally:
-    _end(process)
+    _stop(process)
   record.update(part, outcome, time.monotonic() - start, file)
 
 
-def _end(process: subprocess.Popen) -> None:
-  """Asks a part to end, and after ten seconds ends it with all that it started."""
-  for number in (signal.SIGTERM, signal.SIGKILL):
+def _stop(process: subprocess.Popen[bytes]) -> None:
+  """Terminate a part; after ten seconds kill it and the processes that it started."""
+  for signum in (signal.SIGTERM, signal.SIGKILL):
     try:
-      os.killpg(process.pid, number)
+      os.killpg(process.pid, signum)
       process.wait(timeout=10)
     except (ProcessLookupError, subprocess.TimeoutExpired):
       continue
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  main()

@@ -1,30 +1,40 @@
-"""(a) A training step and an epoch of four networks: ours against PyTorch and Keras.
+"""A training step and an epoch of four networks: ours against PyTorch and Keras.
 
   python -m benchmarks.speed.train_step --peer_python=.venv-peers/bin/python
 
-All sides have the same network, parameters, batch, precision, optimiser (SGD with Nesterov
+All sides have the same network, parameters, batch, precision, optimizer (SGD with Nesterov
 momentum) and loss; PyTorch is channels-last, on a GPU compiled (torch.compile) and in bfloat16
-under autocast. A step is one on a batch that is on the device already. An epoch is `epoch examples`
-shuffled, cropped by up to 4 pixels, flipped and normalised: ours and PyTorch's from the device's
-memory in whole batches, Keras' by tf.data. Evaluation is in neither.
+under autocast. A step is a step on a batch that is already on the device. An epoch is
+`epoch examples` images, shuffled, cropped by up to 4 pixels, flipped and normalised: ours and
+PyTorch's from the device's memory in whole batches, Keras' by tf.data. Neither has an evaluation.
 
-Each side is a process of its own and warms up until it is compiled; then all are measured in turn,
-`--rounds` times. Figures are medians; a ratio is the median, with lowest and highest, of the
+Each side is a process and warms up until it is compiled; then all sides are measured in turn,
+`--rounds` times. The numbers are medians. A ratio is the median, with lowest and highest, of the
 ratios of single rounds, and above 1 where ours is slower.
 """
 
-import sys
+import argparse
+from typing import NamedTuple
 
 from benchmarks import records, timing
 from benchmarks.peers.common import MODELS
+from cifar_jax.types import Row
 
 PEERS = ("torch", "keras_jax", "keras_tensorflow")
+_NOT_MEASURED = timing.Timing([], "not measured: the benchmark ended before")
+
+
+class Sizes(NamedTuple):
+  """What a model is measured with: batch, examples in an epoch, and dtype."""
+
+  batch: int
+  examples: int
+  dtype: str
 
 
 def main() -> None:
-  records.end_with_signals()
   parser = records.parser(__doc__, "train_step")
-  records.peer_option(parser)
+  records.add_peer_option(parser)
   parser.add_argument("--models", default=",".join(MODELS))
   parser.add_argument("--peers", default=",".join(PEERS))
   parser.add_argument("--batch", type=int, help="default: 512 on a GPU; 128 on CPU, wrn28_10 16")
@@ -35,62 +45,77 @@ def main() -> None:
   record = records.Record("train_step", options, [*columns, "epoch examples", "ours / it, epoch"])
   with records.images(options.data_dir) as folder:
     for model in options.models.split(","):
-      one_model(model, options, folder, record)
+      measure(model, options, folder, record)
 
 
-def one_model(model: str, options, folder: str, record: records.Record) -> None:
+def choose_sizes(model: str, options: argparse.Namespace) -> Sizes:
+  """Return the sizes that the options or the device determine."""
   gpu = records.on_gpu()
-  small = {"wrn28_10": 2 if options.quick else 16}
-  batch = options.batch or small.get(model, 8 if options.quick else 128)
-  if gpu and not options.batch:
+  if options.batch:
+    batch = options.batch
+  elif gpu:
     batch = 512
-  examples = options.epoch_examples or (50_000 if gpu else batch * (2 if options.quick else 10))
-  dtype = options.dtype or ("bfloat16" if gpu else "float32")
+  elif model == "wrn28_10":
+    batch = 2 if options.quick else 16
+  else:
+    batch = 8 if options.quick else 128
+  num_batches = 2 if options.quick else 10
+  examples = options.epoch_examples or (50_000 if gpu else batch * num_batches)
+  return Sizes(batch, examples, options.dtype or ("bfloat16" if gpu else "float32"))
+
+
+def measure(
+  model: str, options: argparse.Namespace, folder: str, record: records.Record
+) -> None:
+  """Measure a model on all sides, and record a row for each, also after an interruption."""
+  sizes = choose_sizes(model, options)
   inputs = "constant,augmented" if options.epoch_rounds else "constant"
-  common = [f"--batch={batch}", f"--inputs={inputs}", f"--dtype={dtype}"]
-  ours = timing.ours("ours", model, options, folder, *common, f"--epoch_examples={examples}")
-  peers = [
-    timing.peer(p, model, options, *common, f"--examples={examples}")
-    for p in options.peers.split(",")
+  arguments = [f"--batch={sizes.batch}", f"--inputs={inputs}", f"--dtype={sizes.dtype}"]
+  epoch_examples = f"--epoch_examples={sizes.examples}"
+  sides = [timing.ours("ours", model, options, folder, *arguments, epoch_examples)]
+  sides += [
+    timing.peer(name, model, options, *arguments, f"--examples={sizes.examples}")
+    for name in options.peers.split(",")
   ]
-  sides = [ours, *peers]
   steps = [timing.Cell(side, "constant") for side in sides]
   epochs = [timing.Cell(side, "augmented", epoch=True) for side in sides]
-  found = dict.fromkeys([*steps, *epochs], timing.Timing([], "not measured: ended before"))
+  timings = dict.fromkeys([*steps, *epochs], _NOT_MEASURED)
   try:
     with timing.running(sides, options.limit) as problems:
-      found |= timing.measure(steps, problems, options.rounds, options.seconds, options.limit)
-      found |= timing.measure(epochs, problems, options.epoch_rounds, 0, options.limit)
+      timings |= timing.measure(steps, problems, options.rounds, options.seconds, options.limit)
+      timings |= timing.measure(epochs, problems, options.epoch_rounds, 0, options.limit)
   finally:
+    ours = sides[0].description
     for side, step, epoch in zip(sides, steps, epochs, strict=True):
-      record.describe(side)
-      described = side.description
-      if (
-        described and ours.description and described["parameters"] != ours.description["parameters"]
-      ):
-        found[step] = found[epoch] = timing.Timing([], "failed: it has other parameters than ours")
-      row = {
-        "model": model,
-        "side": side.name,
-        "batch": batch,
-        "step ms": found[step].milliseconds,
-        "images/s": batch / found[step].median if found[step].seconds else "",
-        "epoch s": found[epoch].median,
-        "epoch examples": examples // batch * batch,
-        "note": found[step].problem or found[epoch].problem,
-      }
-      if side is not ours:
-        row["ours / it"] = timing.ratio(found[steps[0]], found[step])
-        row["ours / it, epoch"] = timing.ratio(found[epochs[0]], found[epoch])
+      record.describe(side.name, side.description)
+      if side.description and ours and side.description["parameters"] != ours["parameters"]:
+        problem = timing.Timing([], "failed: the number of parameters differs from ours")
+        timings[step] = timings[epoch] = problem
+      row = _row(side, timings[step], timings[epoch], sizes)
+      if side is not sides[0]:
+        row["ours / it"] = timing.ratio(timings[steps[0]], timings[step])
+        row["ours / it, epoch"] = timing.ratio(timings[epochs[0]], timings[epoch])
       record.add(
-        row,
-        dtype=dtype,
-        step_seconds=found[step].seconds,
-        epoch_seconds=found[epoch].seconds,
-        parameters=described.get("parameters"),
-        seconds_to_warm_up=described.get("seconds_to_warm_up"),
+        {"model": model} | row,
+        dtype=sizes.dtype,
+        step_seconds=timings[step].seconds,
+        epoch_seconds=timings[epoch].seconds,
+        parameters=side.description.get("parameters"),
+        seconds_to_warm_up=side.description.get("seconds_to_warm_up"),
       )
 
 
+def _row(side: timing.Side, step: timing.Timing, epoch: timing.Timing, sizes: Sizes) -> Row:
+  return {
+    "side": side.name,
+    "batch": sizes.batch,
+    "step ms": step.milliseconds,
+    "images/s": sizes.batch / step.median if step.median else None,
+    "epoch s": epoch.median,
+    "epoch examples": sizes.examples // sizes.batch * sizes.batch,
+    "note": step.problem or epoch.problem,
+  }
+
+
 if __name__ == "__main__":
-  sys.exit(main())
+  main()
