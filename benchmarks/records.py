@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
@@ -209,7 +209,7 @@ class StreamedTable:
     """Print a row."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for column in self._columns:
-      justify = "left" if column in self._left else "right"
+      justify: Literal["left", "right"] = "left" if column in self._left else "right"
       table.add_column(justify=justify, min_width=self._widths[column], no_wrap=True)
     table.add_column(no_wrap=True)
     cells = [cell_text(row.get(column, "")) for column in self._columns]

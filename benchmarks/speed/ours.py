@@ -1,19 +1,20 @@
-"""Our side of a speed benchmark: the project's own programs, timed in a process of their own.
+"""Our side of a speed benchmark: the compiled steps of main.py, timed in a process.
 
   python -m benchmarks.speed.ours --model=resnet18 --data_dir=FOLDER
 
-prints one line of JSON when everything is compiled, and then answers every line of JSON on standard
-input, {"input": ..., "steps": n}, with the seconds that n training steps took (rounded up to whole
-dispatches, and said so); 0 steps are an epoch. The clock stops when the state is on the device.
+prints one line of JSON when everything is compiled. It then answers each line of JSON on standard
+input, {"input": ..., "steps": n}, with the seconds that n training steps took and the number of
+steps, which is rounded up to complete dispatches; n = 0 stands for an epoch. The time includes the
+wait until the state is on the device. {"matmul": size, "seconds": s} asks for `matmul_peak`.
 
 Inputs, each of which is `Experiment` and `CompiledSteps.train` as main.py uses them:
 
-  constant    one normalised float batch that is on the device already: the step alone
-  plain       the data set on the device: shuffled, gathered, normalised in the step
+  constant    one normalised float batch that is already on the device: the step alone
+  plain       the dataset on the device: shuffled, gathered and normalised in the step
   augmented   the same with random_crop(padding=4) | random_flip()
 
-Every model is trained with SGD, Nesterov momentum 0.9, at a rate so small that the numbers stay as
-they are, on the cross-entropy without penalties; peers do the same.
+Every model trains with SGD, Nesterov momentum 0.9, at a rate that hardly changes the weights, on
+the cross-entropy without penalties; peers do the same.
 """
 
 import argparse
@@ -37,19 +38,24 @@ from cifar_jax.data import sources
 from cifar_jax.runs import results
 from cifar_jax.training import compiled_steps, steps
 from cifar_jax.training.compiled_steps import CompiledSteps
-from cifar_jax.types import Batch, ResidentData, StreamedExamples, TrainShard
+from cifar_jax.types import Batch, ResidentData, Row, StreamedExamples, TrainShard
 from configs import default
 from experiment import Experiment, resolve
+from tuning.trials import set_field
 
 INPUTS = {"constant": "", "plain": "", "augmented": "random_crop(padding=4) | random_flip()"}
-_IN_FLIGHT = 4  # dispatches that may be queued, as in train.py
-_CONSTANT_STEPS = 25  # in a dispatch on accelerators: enough to hide it, few enough to stop soon
+_MAX_QUEUED = 4  # dispatches, as in train.py
+_CONSTANT_STEPS = 25  # per dispatch on accelerators: hides its cost, and still ends soon
 
 
 def make_config(
   model: str, data_dir: str, batch: int, fields: dict[str, Any] | None = None
 ) -> ml_collections.ConfigDict:
-  """The config of every measurement; `fields` are changed by dotted name."""
+  """Return the config of every measurement.
+
+  Args:
+    fields: further fields by full name.
+  """
   config = default.get_config()
   config.data.name = "cifar10"
   config.data.dir = data_dir
@@ -62,28 +68,24 @@ def make_config(
   config.optimizer.momentum = 0.9
   config.optimizer.nesterov = True
   for name, value in (fields or {}).items():
-    *parents, leaf = name.split(".")
-    section = config
-    for parent in parents:
-      section = section[parent]
-    section[leaf] = value
+    set_field(config, name, value)
   return config
 
 
 class Trainer:
-  """Training on one kind of input.
+  """Trains on one kind of input.
 
   Args:
-    config: as `make_config` returns it.
-    kind: one of `INPUTS`.
+    config: see `make_config`.
+    input_kind: one of `INPUTS`.
   """
 
-  def __init__(self, config: ml_collections.ConfigDict, kind: str):
+  def __init__(self, config: ml_collections.ConfigDict, input_kind: str):
     config = resolve(config)
-    config.augment = INPUTS[kind]
+    config.augment = INPUTS[input_kind]
     self.experiment = Experiment(config)
     self.state = compiled_steps.replicate(self.experiment.init())
-    if kind == "constant":
+    if input_kind == "constant":
       self._compiled, self._shards = _constant_batch(self.experiment)
     else:
       self._compiled = self.experiment.compile_steps()
@@ -99,7 +101,7 @@ class Trainer:
       self.state, loss = self._compiled.train(num_steps, self.state, shard, resident)
       num_done += num_steps
       queue.append(loss)
-      if len(queue) > _IN_FLIGHT:
+      if len(queue) > _MAX_QUEUED:
         queue.popleft().block_until_ready()
     jax.block_until_ready(self.state)
     return time.perf_counter() - start, num_done
@@ -152,8 +154,8 @@ def _constant_batch(
   return compiled, itertools.repeat((num_steps, TrainShard(rows, examples), ResidentData()))
 
 
-def describe(experiment: Experiment, seconds: float) -> dict[str, Any]:
-  """What the first line says."""
+def describe(experiment: Experiment, warm_up_seconds: float) -> Row:
+  """Return the content of the first line."""
   config = experiment.config
   forward = flops.of_model(experiment.model, (1, *experiment.dataset.train.images.shape[1:]))
   return {
@@ -162,14 +164,14 @@ def describe(experiment: Experiment, seconds: float) -> dict[str, Any]:
     "steps_per_epoch": experiment.steps_per_epoch,
     "dtype": config.dtype,
     "training_flops_per_example": flops.of_training(forward),
-    "seconds_to_warm_up": seconds,
+    "seconds_to_warm_up": warm_up_seconds,
     "device": results.device(),
     "versions": {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "optax")},
   }
 
 
 def matmul_peak(size: int, dtype: str, seconds: float) -> float:
-  """FLOP/s of products of two [size, size] matrices, the best of several blocks."""
+  """Return the FLOP/s of products of two [size, size] matrices, the best of several blocks."""
   a = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype)) / size**0.5
 
   @jax.jit
@@ -188,15 +190,19 @@ def matmul_peak(size: int, dtype: str, seconds: float) -> float:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
   parser.add_argument("--model", required=True)
   parser.add_argument("--data_dir", required=True)
   parser.add_argument("--batch", type=int, default=128)
   parser.add_argument("--dtype", default="auto")
   parser.add_argument("--seeds", type=int, default=1)
   parser.add_argument("--epoch_examples", type=int, default=0, help="0 means all")
-  parser.add_argument("--inputs", default="constant", help="separated by commas; compiled at once")
-  parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON")
+  parser.add_argument("--inputs", default="constant", help="kinds of input to compile")
+  parser.add_argument(
+    "--set", action="append", default=[], metavar="FIELD=JSON", help="a field of the config"
+  )
   options = parser.parse_args()
   start = time.monotonic()
   fields = {"dtype": options.dtype, "num_seeds": options.seeds}
@@ -206,20 +212,20 @@ def main() -> None:
   trainers = {kind: Trainer(config, kind) for kind in options.inputs.split(",")}
   for trainer in trainers.values():
     trainer.run(1)
-  first = next(iter(trainers.values())).experiment
-  answer(describe(first, time.monotonic() - start))
+  experiment = next(iter(trainers.values())).experiment
+  _answer(describe(experiment, time.monotonic() - start))
   for line in sys.stdin:
     request = json.loads(line)
     if "matmul" in request:
-      found = matmul_peak(request["matmul"], first.config.dtype, request["seconds"])
-      answer({"flops_per_second": found})
+      peak = matmul_peak(request["matmul"], experiment.config.dtype, request["seconds"])
+      _answer({"flops_per_second": peak})
       continue
-    seconds, done = trainers[request["input"]].run(request["steps"])
-    answer({"seconds": seconds, "steps": done})
+    seconds, num_done = trainers[request["input"]].run(request["steps"])
+    _answer({"seconds": seconds, "steps": num_done})
 
 
-def answer(found: dict[str, Any]) -> None:
-  print(json.dumps(found), flush=True)
+def _answer(content: Row) -> None:
+  print(json.dumps(content), flush=True)
 
 
 if __name__ == "__main__":

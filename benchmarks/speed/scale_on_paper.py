@@ -1,27 +1,25 @@
-"""What an epoch costs on machines that we have not measured: the tables of docs/scaling.md.
+"""Estimate an epoch on machines that were not measured: the tables of docs/scaling.md.
 
-  python -m benchmarks.speed.scale_on_paper                        prints them
-  python -m benchmarks.speed.scale_on_paper --write                puts them into docs/scaling.md
+  python -m benchmarks.speed.scale_on_paper                        prints the tables
+  python -m benchmarks.speed.scale_on_paper --write                writes them to docs/scaling.md
   python -m benchmarks.speed.scale_on_paper --utilisation=0.45     with another assumption
 
-A step over n devices, nothing overlapped, is
+The time of a step over n devices, without any overlap, is the sum of
 
-  compute    FLOPs of an image × batch / n / (peak × utilisation)
-  bytes      2 (n - 1) / n × bytes of a step / bytes a second out of a device
-  latency    all-reduces of a step × latency of one
+  compute    FLOPs per image × batch / n / (peak × utilisation)
+  bytes      2 (n - 1) / n × bytes per step / bytes per second out of a device
+  latency    all-reduces per step × latency of one
 
-FLOPs are counted by flops.py, bytes by all_reduce.step_bytes, all-reduces in the program
+FLOPs are counted by flops.py, bytes by all_reduce.step_bytes, and all-reduces in the program
 compiled for eight devices (benchmarks/results/speed/all_reduce.json). Peaks and bandwidths are
-published ones. The utilisation and the latencies are assumptions. A measured utilisation is the
-TFLOP/s that benchmarks.speed.utilisation prints, divided by the published peak.
+published. The utilisation and the latencies are assumptions. A measured utilisation is the TFLOP/s
+that benchmarks.speed.utilisation prints, divided by the published peak.
 """
 
 import argparse
 import functools
 import json
 import math
-import pathlib
-import sys
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -32,18 +30,18 @@ DOCUMENT = records.ROOT / "docs" / "scaling.md"
 BEGIN, END = "<!-- made by python -m benchmarks.speed.scale_on_paper -->", "<!-- end -->"
 UTILISATION = 0.3
 EPOCH = 50_000  # images
-BATCHES = {"airbench94": 1024}  # as the configs have them; all others 128
-LARGE_BATCH = 1024  # the largest that a config here has a published recipe for, airbench94's
+BATCHES = {"airbench94": 1024}  # the batches of the configs; 128 for the others
+LARGE_BATCH = 1024  # the largest batch of a config here with a published recipe (airbench94)
 
 
 class Machine(NamedTuple):
-  """Published figures, but for `latency`; docs/scaling.md names the sources.
+  """A machine with published figures, except `latency`; docs/scaling.md names the sources.
 
   Attributes:
-    devices: as JAX counts them.
-    flops: of one device in bfloat16, dense, a second.
-    out: bytes a second that one device sends in an all-reduce, over all links that it uses.
-    latency: seconds of an all-reduce of next to nothing. An assumption.
+    devices: number of devices in JAX.
+    flops: dense bfloat16 FLOP/s of one device.
+    out: bytes per second that one device sends in an all-reduce, over all links that it uses.
+    latency: seconds of an all-reduce of a few bytes; an assumption.
   """
 
   name: str
@@ -54,23 +52,24 @@ class Machine(NamedTuple):
 
 
 MACHINES = (
-  # 2×4 chips with 50 GB/s a link each way, in a ring through all: two links. 1 µs a hop, four hops
-  # from corner to corner, twice.
+  # 2×4 chips with links of 50 GB/s each way. A ring through all chips uses two links per chip.
+  # 1 µs per hop, four hops from corner to corner, there and back.
   Machine("v5e-8", 8, 197e12, 2 * 50e9, 2 * 4 * 1e-6),
-  # 4×4×4 chips, a torus: six links of 100 GB/s each way. Six hops to the farthest, twice.
+  # A torus of 4×4×4 chips: six links of 100 GB/s each way. Six hops to the farthest chip, there and
+  # back.
   Machine("v5p-128", 64, 459e12, 6 * 100e9, 2 * 6 * 1e-6),
-  # 900 GB/s of NVLink in both directions together.
+  # NVLink with 900 GB/s, the sum of both directions.
   Machine("8 × H100", 8, 989e12, 450e9, 20e-6),
 )
 
 
 class Network(NamedTuple):
-  """What a step of a network costs, whatever the machine.
+  """The work of a training step of a network, on any machine.
 
   Attributes:
-    parameters: trainable ones, and moving statistics of batch norm.
-    flops: of training on one image.
-    all_reduces: in a step, by sync_bn.
+    parameters: numbers of trainable parameters and of batch norm's moving statistics.
+    flops: FLOPs to train on one image.
+    all_reduces: all-reduces per step, by sync_bn.
   """
 
   name: str
@@ -80,14 +79,17 @@ class Network(NamedTuple):
 
   @property
   def batch(self) -> int:
+    """The batch of the config."""
     return BATCHES.get(self.name, 128)
 
   def bytes(self, sync_bn: bool) -> int:
+    """Return the bytes that a step reduces over the devices."""
     return all_reduce.step_bytes(*self.parameters, sync_bn)
 
 
 @functools.cache
 def networks() -> tuple[Network, ...]:
+  """Return the networks of the record of all_reduce."""
   import jax
   import jax.numpy as jnp
 
@@ -95,69 +97,69 @@ def networks() -> tuple[Network, ...]:
   from benchmarks.speed import flops
 
   rows = json.loads((records.RESULTS / "all_reduce.json").read_text())["rows"]
-  found = []
+  networks = []
   for name in all_reduce.NETWORKS:
     model = models.create({"name": name}, 10)
     variables = jax.eval_shape(
       lambda model=model: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     )
-    counted = {
+    counts = {
       row["sync_bn"] == "True": row["all-reduces"]
       for row in rows
       if row["model"] == name and row["devices"] == 8
     }
     work = flops.of_training(flops.of_model(model, (1, 32, 32, 3)))
-    found.append(Network(name, models.count_parameters(variables), work, counted))
-  return tuple(found)
+    networks.append(Network(name, models.count_parameters(variables), work, counts))
+  return tuple(networks)
 
 
 def compute_seconds(network: Network, machine: Machine, batch: int, utilisation: float) -> float:
-  """Of a step of `batch` images over all devices."""
+  """Return the seconds that a step of `batch` images over all devices computes."""
   return network.flops * batch / machine.devices / (machine.flops * utilisation)
 
 
 def transfer_seconds(size: int, machine: Machine) -> float:
-  """Of all-reducing `size` bytes, without latency: a ring's, or a torus' rings'."""
+  """Return the seconds of an all-reduce of `size` bytes over rings, without latency."""
   n = machine.devices
   return 2 * (n - 1) / n * size / machine.out
 
 
 def reduce_seconds(network: Network, machine: Machine, sync_bn: bool) -> float:
-  """Of all that a step reduces."""
+  """Return the seconds of all all-reduces of a step."""
   latency = network.all_reduces[sync_bn] * machine.latency
   return transfer_seconds(network.bytes(sync_bn), machine) + latency
 
 
 def break_even(network: Network, machine: Machine, sync_bn: bool, utilisation: float) -> float:
-  """Images a device and step at which reducing takes as long as computing."""
+  """Return the images per device and step at which reducing takes as long as computing."""
   one = compute_seconds(network, machine, machine.devices, utilisation)
   return reduce_seconds(network, machine, sync_bn) / one
 
 
 def tables(utilisation: float = UTILISATION) -> str:
-  """The four tables in Markdown."""
+  """Return the four tables in Markdown."""
   pairs = [(m, n) for m in MACHINES for n in networks()]
   return "\n\n".join(
     [
       _table(
-        "network|parameters|training GFLOP an image|MB reduced a step|in all-reduces: sync_bn|own "
-        "statistics",
+        "network|parameters|training GFLOP per image|MB reduced per step|all-reduces: sync_bn|"
+        "local",
         map(_network_row, networks()),
       ),
       _table(
-        "machine|devices|peak TFLOP/s|GB/s out of a device|µs an all-reduce (assumed)",
+        "machine|devices|peak TFLOP/s|GB/s out of a device|µs per all-reduce (assumed)",
         map(_machine_row, MACHINES),
       ),
-      f"A step in milliseconds and an epoch of {EPOCH:,} images in seconds, at the batch of the "
+      f"Milliseconds per step, and seconds per epoch of {EPOCH:,} images, at the batch of the "
       f"config and {utilisation:.0%} of the peak:",
       _table(
-        "machine|network|batch|compute|bytes|latency: sync_bn|own|epoch: sync_bn|own",
+        "machine|network|batch|compute|bytes|latency: sync_bn|local|epoch: sync_bn|local",
         [_epoch_row(*pair, utilisation) for pair in pairs],
       ),
-      "Images a device and step at which reducing takes as long as computing, and the devices over "
-      f"which a batch of {LARGE_BATCH:,} gives each so many:",
+      "Images per device and step at which reducing takes as long as computing, and the number of "
+      f"devices over which a batch of {LARGE_BATCH:,} gives each device that many:",
       _table(
-        "machine|network|images: sync_bn|own|devices: sync_bn|own",
+        "machine|network|images: sync_bn|local|devices: sync_bn|local",
         [_limit_row(*pair, utilisation) for pair in pairs],
       ),
     ]
@@ -213,7 +215,7 @@ def _table(header: str, rows: Iterable[list[str]]) -> str:
 
 
 def updated(document: str) -> str:
-  """docs/scaling.md with the tables as they are now."""
+  """Return the text of docs/scaling.md with the current tables."""
   before, rest = document.split(BEGIN)
   _, after = rest.split(END)
   return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
@@ -224,14 +226,18 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--utilisation", type=float, default=UTILISATION, help="in (0, 1]")
-  parser.add_argument("--write", action="store_true", help="into docs/scaling.md, as assumed there")
+  parser.add_argument(
+    "--write",
+    action="store_true",
+    help="write the tables to docs/scaling.md, with the utilisation assumed there",
+  )
   options = parser.parse_args()
   if not 0 < options.utilisation <= 1:
     parser.error(f"--utilisation: {options.utilisation} must be in (0, 1]")
   if options.write:
-    pathlib.Path(DOCUMENT).write_text(updated(DOCUMENT.read_text()))
+    DOCUMENT.write_text(updated(DOCUMENT.read_text()))
   print(tables(options.utilisation))
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  main()

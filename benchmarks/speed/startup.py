@@ -101,9 +101,7 @@ class Starts:
     return row, details
 
 
-def first_step(
-  name: str, options: argparse.Namespace, data: str, folder: str
-) -> dict[str, float]:
+def first_step(name: str, options: argparse.Namespace, data: str, folder: str) -> dict[str, float]:
   """Start a side; return the seconds until each time that it prints, such as 'first_step_at'.
 
   Args:

@@ -64,9 +64,7 @@ def choose_sizes(model: str, options: argparse.Namespace) -> Sizes:
   return Sizes(batch, examples, options.dtype or ("bfloat16" if gpu else "float32"))
 
 
-def measure(
-  model: str, options: argparse.Namespace, folder: str, record: records.Record
-) -> None:
+def measure(model: str, options: argparse.Namespace, folder: str, record: records.Record) -> None:
   """Measure a model on all sides, and record a row for each, also after an interruption."""
   sizes = choose_sizes(model, options)
   inputs = "constant,augmented" if options.epoch_rounds else "constant"

@@ -1,4 +1,4 @@
-"""The pure parts of benchmarks/: what is counted, compared and read; nothing is timed here."""
+"""The pure functions of benchmarks/: counting, comparing, reading; nothing is timed here."""
 
 import json
 import math
@@ -16,22 +16,22 @@ from cifar_jax.data import datasets
 
 
 @pytest.mark.parametrize("name", common.MODELS)
-def test_peers_declare_the_parameters_that_our_networks_have(name):
+def test_peers_declare_the_parameters_of_our_networks(name):
   model = models.create({"name": name}, common.CLASSES)
   images = jnp.zeros((1, 32, 32, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
   assert models.count_parameters(variables) == common.PARAMETERS[name]
 
 
-# Multiply-adds of one image: 0.56 G is what kuangliu/pytorch-cifar's ResNet-18 is known by, and
-# 5.2 G what WRN-28-10 is (arXiv:1605.07146 and tables since).
+# Multiply-adds per image: 0.56 G for kuangliu/pytorch-cifar's ResNet-18, and 5.2 G for WRN-28-10
+# (arXiv:1605.07146 and later tables).
 @pytest.mark.parametrize(("name", "giga"), [("resnet18", 0.56), ("wrn28_10", 5.2)])
 def test_operations_of_known_networks(name, giga):
   layers = flops.of_model(models.create({"name": name}, 10), (1, 32, 32, 3))
   assert sum(layer.flops for layer in layers) / 2e9 == pytest.approx(giga, rel=0.01)
 
 
-def test_operations_grow_with_the_batch_and_training_costs_three_passes_but_for_the_first_layer():
+def test_operations_grow_with_the_batch_and_training_costs_three_passes_except_in_layer_one():
   model = models.create({"name": "simple_cnn"}, 10)
   one, four = (flops.of_model(model, (n, 32, 32, 3)) for n in (1, 4))
   assert sum(layer.flops for layer in four) == 4 * sum(layer.flops for layer in one)
@@ -41,7 +41,7 @@ def test_operations_grow_with_the_batch_and_training_costs_three_passes_but_for_
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_convolution_without_borders_costs_what_xla_says(groups):
+def test_operations_of_a_convolution_without_borders_are_xlas(groups):
   x, w = jnp.zeros((2, 9, 9, 4)), jnp.zeros((3, 3, 4 // groups, 6))
 
   def convolve(x, w):
@@ -49,21 +49,21 @@ def test_a_convolution_without_borders_costs_what_xla_says(groups):
       x, w, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
 
-  (found,) = flops.walk(jax.make_jaxpr(jax.jit(convolve))(x, w).jaxpr)
-  assert found.output == (2, 4, 4, 6)
-  assert found.flops == jax.jit(convolve).lower(x, w).compile().cost_analysis()["flops"]
+  (convolution,) = flops.walk(jax.make_jaxpr(jax.jit(convolve))(x, w).jaxpr)
+  assert convolution.output == (2, 4, 4, 6)
+  assert convolution.flops == jax.jit(convolve).lower(x, w).compile().cost_analysis()["flops"]
 
 
 def test_ratios_are_taken_round_by_round():
   slow, fast = timing.Timing([2.0, 6.0, 20.0]), timing.Timing([1.0, 2.0, 10.0])
   assert timing.ratio(slow, fast) == {"median": 2.0, "lowest": 2.0, "highest": 3.0}
-  assert timing.ratio(slow, timing.Timing([], "skipped: not there")) is None
+  assert timing.ratio(slow, timing.Timing([], "skipped: missing")) is None
 
 
 def test_cost_of_input_is_the_median_over_rounds():
-  found = input_cost.cost([1.1, 2.4, 3.0], [1.0, 2.0, 4.0])
-  assert found["cost %"] == pytest.approx(10)
-  assert (found["lowest %"], found["highest %"]) == pytest.approx((-25, 20))
+  cost = input_cost.cost([1.1, 2.4, 3.0], [1.0, 2.0, 4.0])
+  assert cost["cost %"] == pytest.approx(10)
+  assert (cost["lowest %"], cost["highest %"]) == pytest.approx((-25, 20))
 
 
 @pytest.mark.parametrize(
@@ -76,21 +76,21 @@ def test_cost_of_input_is_the_median_over_rounds():
     ({"median": 1.234, "lowest": 1.0, "highest": 2.0}, "1.23 (1.00–2.00)"),
   ],
 )
-def test_figures_in_tables(value, text):
+def test_values_in_tables(value, text):
   assert records.cell_text(value) == text
 
 
 @pytest.mark.parametrize(
-  ("output", "kind", "said"),
+  ("output", "kind", "reason"),
   [
     ("Traceback\n  File x\nModuleNotFoundError: No module named 'torch'\n", "skipped", "'torch'"),
-    ("RuntimeError: out of memory\nsome library's last word\n", "failed", "out of memory"),
+    ("RuntimeError: out of memory\na library's last line\n", "failed", "out of memory"),
     ("", "failed", "ended with code 3"),
   ],
 )
-def test_why_a_side_ended_is_told_in_one_line(output, kind, said):
-  text = str(timing.reason(output, 3))
-  assert text.startswith(kind) and said in text and "\n" not in text
+def test_the_reason_why_a_side_ended_is_one_line(output, kind, reason):
+  text = str(timing.failure(output, 3))
+  assert text.startswith(kind) and reason in text and "\n" not in text
 
 
 def test_final_rows_of_an_airbench_script():
@@ -109,28 +109,27 @@ def test_final_rows_of_an_airbench_script():
   assert to_accuracy.final_rows(["nothing\n"]) == []
 
 
-def test_random_images_are_read_as_cifar10(tmp_path):
+def test_random_images_load_as_cifar10(tmp_path):
   records.write_random_cifar10(str(tmp_path), train=30, test=20)
-  found = datasets.load("cifar10", str(tmp_path))
-  assert found.train.images.shape == (30, 32, 32, 3) and found.test.images.shape[0] == 20
-  assert len(found.class_names) == 10 and set(np.unique(found.train.labels)) <= set(range(10))
+  dataset = datasets.load("cifar10", str(tmp_path))
+  assert dataset.train.images.shape == (30, 32, 32, 3) and dataset.test.images.shape[0] == 20
+  assert len(dataset.class_names) == 10 and set(np.unique(dataset.train.labels)) <= set(range(10))
 
 
 def test_a_record_holds_the_rows_so_far_and_the_environment(tmp_path, capsys):
-  options = records.parser("", "x").parse_args([f"--output={tmp_path / 'made' / 'x.json'}"])
+  options = records.parser("", "x").parse_args([f"--output={tmp_path / 'new' / 'x.json'}"])
   record = records.Record("x", options, ["model", "step ms"])
-  record.add({"model": "resnet18", "step ms": 12.345, "note": "alone"}, step_seconds=[0.012])
+  record.add({"model": "resnet18", "step ms": 12.345, "note": "[alone]"}, step_seconds=[0.012])
   written = json.loads(options.output.read_text())
   assert written["rows"] == [
-    {"model": "resnet18", "step ms": 12.345, "note": "alone", "step_seconds": [0.012]}
+    {"model": "resnet18", "step ms": 12.345, "note": "[alone]", "step_seconds": [0.012]}
   ]
   assert {"date", "git_commit", "cores", "processor"} <= written["environment"].keys()
   printed = capsys.readouterr().out.splitlines()
-  assert printed[0].split() == ["model", "step", "ms"]
-  assert printed[1].split() == ["resnet18", "12.3", "alone"]
+  assert printed == ["           model    step ms", "        resnet18       12.3  [alone]"]
 
 
-def test_every_layer_of_the_floor_is_found():
+def test_flops_lists_every_layer_of_a_network():
   layers = flops.of_model(models.create({"name": "simple_cnn"}, 10), (8, 32, 32, 3))
   kinds = [type(layer).__name__ for layer in layers]
   assert kinds == ["Convolution"] * 6 + ["Product"] * 3

@@ -13,11 +13,11 @@ from benchmarks.speed import all_reduce, scale_on_paper
 def test_bytes_of_the_compiled_step_are_those_of_the_formula(tmp_path_factory, sync_bn):
   data = tmp_path_factory.getbasetemp() / "data"
   config = small_runs.config(data, model__sync_bn=sync_bn)
-  parameters, found = all_reduce.of_step(config)
+  parameters, sizes = all_reduce.of_step(config)
   assert parameters == (3734, 64)
-  assert sum(found) == all_reduce.step_bytes(*parameters, sync_bn)
-  # Six norms wait for the other devices, forward and backward; the last goes with the gradients.
-  assert len(found) >= 12 if sync_bn else len(found) < 6
+  assert sum(sizes) == all_reduce.step_bytes(*parameters, sync_bn)
+  # Six norms reduce forward and backward; the last one's backward goes with the gradients.
+  assert len(sizes) >= 12 if sync_bn else len(sizes) < 6
 
 
 def test_all_reduces_are_read_from_a_program():
@@ -33,9 +33,9 @@ def test_all_reduces_are_read_from_a_program():
     all_reduce.all_reduces("%x = f32[8]{0} all-gather(%a), dimensions={0}")
 
 
-def test_a_ring_sends_what_the_formula_says():
+def test_a_ring_sends_the_bytes_of_the_formula():
   machine = scale_on_paper.Machine("ring", 5, 1.0, out=10.0, latency=0.0)
-  # Five parts of 100 bytes: each device sends one in each of 4 steps, summing, and of 4, sharing.
+  # Five parts of 100 bytes: each device sends one in each of 4 steps to sum, and of 4 to share.
   assert scale_on_paper.transfer_seconds(500, machine) == pytest.approx((4 + 4) * 100 / 10)
 
 
@@ -48,11 +48,11 @@ def test_at_the_break_even_reducing_takes_as_long_as_computing():
         computing = scale_on_paper.compute_seconds(network, machine, batch, 0.4)
         reducing = scale_on_paper.reduce_seconds(network, machine, sync_bn)
         assert computing == pytest.approx(reducing)
-        # Written out, for one device's images.
+        # The same for the images of one device.
         assert computing == pytest.approx(network.flops * images / (machine.flops * 0.4))
 
 
-def test_recorded_bytes_are_those_of_the_formula_but_for_what_xla_saves():
+def test_recorded_bytes_are_those_of_the_formula_except_xlas_savings():
   rows = json.loads((records.RESULTS / "all_reduce.json").read_text())["rows"]
   assert len(rows) == 5 * 4 * 2
   by_name = {network.name: network for network in scale_on_paper.networks()}
