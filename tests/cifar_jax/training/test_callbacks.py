@@ -1,4 +1,4 @@
-"""The state machines against the Keras callbacks they stand for, epoch by epoch."""
+"""The callbacks against those of Keras, epoch by epoch."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cifar_jax import errors
 from cifar_jax.training import callbacks
 
-# Keras' own, at every read of a variable.
+# Keras raises this warning at every read of a variable.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 EPOCHS = 30
@@ -35,7 +35,7 @@ _traces = {}
 
 
 def trace(callback, values):
-  """The states after each epoch, stacked; compiled once for each callback's settings."""
+  """Return the states after each epoch, stacked; compile once for each callback's settings."""
 
   def run(values):
     def epoch(state, at):
@@ -210,7 +210,7 @@ def test_vmap_over_seeds_is_one_by_one(callback):
   for i, expected in enumerate(alone):
     jax.tree.map(lambda a, b, i=i: np.testing.assert_array_equal(a[i], b), together, expected)
   if isinstance(callback, callbacks.EarlyStopping):
-    assert len(set(together.stopped_epoch[:, -1].tolist())) > 1  # each stops on its own
+    assert len(set(together.stopped_epoch[:, -1].tolist())) > 1  # each seed stops on its own
 
 
 def test_plateau_with_swept_learning_rates():

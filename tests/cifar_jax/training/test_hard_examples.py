@@ -25,7 +25,7 @@ CLASSES = 5
 
 
 class Network(nn.Module):
-  """Batch norm, ReLU, a dense layer: what a proxy needs to depend on the whole batch."""
+  """A small proxy whose batch norm makes each loss depend on the whole batch."""
 
   axis_name: str | None = None
 
@@ -57,7 +57,8 @@ def batch_of(seed, size=16):
 
 
 def state_of(config, tx, seed=0):
-  own = hard_examples.init_proxy(config, Network(), tx, jnp.int32(seed), jnp.zeros((1, 2, 2, 3)))
+  images = jnp.zeros((1, 2, 2, 3))
+  proxy_state = hard_examples.init_proxy(config, Network(), tx, jnp.int32(seed), images)
   return steps.TrainState(
     step=jnp.int32(0),
     params={},
@@ -68,7 +69,7 @@ def state_of(config, tx, seed=0):
     lr_scale=jnp.float32(0.5),
     sums=steps.Sums.zero(),
     key=jax.random.key_data(jax.random.key(seed)),
-    proxy=own,
+    proxy=proxy_state,
   )
 
 
@@ -82,7 +83,7 @@ def optimizer(config):
 
 
 def losses_in_numpy(params, batch):
-  """Smoothed cross-entropy of each example, [b], with the statistics of this batch."""
+  """Return the smoothed cross-entropy of each example, [b], with this batch's statistics."""
   params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   x = batch["image"].reshape(len(batch["image"]), -1)
   x = x @ params["first"]["kernel"] + params["first"]["bias"]
@@ -124,7 +125,7 @@ def test_the_hardest_are_kept_and_the_proxy_learns_from_them_at_every_other_step
 
 
 def head_gradient(params, batch, hardest):
-  """Of the mean loss of the hardest, by the last layer's kernel, in NumPy."""
+  """Return the gradient of the hardest examples' mean loss by the last layer's kernel, in NumPy."""
   params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
   x = batch["image"].reshape(len(batch["image"]), -1)
   x = x @ params["first"]["kernel"] + params["first"]["bias"]
@@ -199,20 +200,22 @@ PROXY = {
 
 
 def compiled_once(config):
-  """Makes one Experiment for all runs of a config, whose programs are compiled once."""
+  """Return a function that gives every run of a config the same Experiment, compiled once."""
   experiment = Experiment(resolve(config))
   first = experiment.init()
-  program = experiment.compile_steps()
+  compiled = experiment.compile_steps()
   experiment.init = lambda weights: jax.tree.map(jnp.copy, first)
-  experiment.compile_steps = lambda: program
+  experiment.compile_steps = lambda: compiled
   return lambda config: experiment
 
 
 def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch):
   config = small_runs.config(tmp_path / "data", **PROXY)
   run = functools.partial(train.train_and_evaluate, config, make_experiment=compiled_once(config))
-  whole = run(str(tmp_path / "whole"))
-  with monkeypatch.context() as patch:  # a signal is there from the start: one step is taken
+  full = run(str(tmp_path / "full"))
+  with (
+    monkeypatch.context() as patch
+  ):  # the signal arrives before the first step, so one step is taken
     patch.setattr(train, "stop_signals", lambda: contextlib.nullcontext([signal.SIGTERM]))
     with pytest.raises(train.Interrupted):
       run(str(tmp_path / "stopped"))
@@ -221,14 +224,14 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch
   assert stopped["state.sums.examples"] == 40  # of 80 in the batch
   resumed = run(str(tmp_path / "stopped"))
   small_runs.assert_same(
-    small_runs.final_state(tmp_path / "whole"), small_runs.final_state(tmp_path / "stopped")
+    small_runs.final_state(tmp_path / "full"), small_runs.final_state(tmp_path / "stopped")
   )
-  assert resumed["test_loss"] == whole["test_loss"]
+  assert resumed["test_loss"] == full["test_loss"]
   # The best weights are the network's alone, and so is the number of parameters.
-  best = small_runs.checkpoint(tmp_path / "whole" / "checkpoints" / "best")
+  best = small_runs.checkpoint(tmp_path / "full" / "checkpoints" / "best")
   assert {path.split(".")[0] for path in best} == {"params", "batch_stats"}
   trainable = sum(leaf.size for path, leaf in best.items() if path.startswith("params"))
-  assert trainable == whole["parameters"]["trainable"]
+  assert trainable == full["parameters"]["trainable"]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +246,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch
     ({"loss.l2": (("dense2", 1.0),)}, "loss.l2: "),
   ],
 )
-def test_what_cannot_be_is_refused_before_training(tmp_path, fields, message):
+def test_invalid_fields_are_refused_before_training(tmp_path, fields, message):
   with pytest.raises(errors.UserError, match=f"^{re.escape(message)}"):
     Experiment(resolve(small_runs.config(tmp_path, **(PROXY | fields))))
 
