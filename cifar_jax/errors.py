@@ -1,13 +1,13 @@
-"""The one exception whose message is meant for the person at the keyboard."""
+"""The exception whose message is meant for the user."""
 
 
 class UserError(Exception):
-  """Something the user can mend: one line naming the field or file, what is wrong and the remedy.
+  """An error that the user can fix: one line, `field: problem; what to do`.
 
-  main.py prints the message without a traceback and exits with a non-zero code.
+  main.py prints the message without a traceback and exits with code 1.
   """
 
   def __str__(self) -> str:
-    """One line, whatever a message quotes of files: what does not print is escaped."""
+    """Return the message as one line; escape characters that do not print."""
     text = super().__str__()
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""Things that a config names: the call of the one named, and messages about the rest."""
+"""Names in configs: call what a name stands for, and describe unknown names."""
 
 import difflib
 import inspect
@@ -11,12 +11,12 @@ from cifar_jax import errors
 
 
 def unknown(field: str, kind: str, name: object, known: Iterable[str]) -> errors.UserError:
-  """The error for a name that is not known, or not given (None): names the closest and all."""
+  """Return the error for an unknown or missing (None) name, which lists the known names."""
   known = list(known)
-  what = "missing" if name is None else f"unknown {kind} {name!r}"
-  close = difflib.get_close_matches(str(name), known, n=1)
-  hint = f"did you mean {close[0]!r}? " if close else ""
-  return errors.UserError(f"{field}: {what}; {hint}known: {', '.join(known)}")
+  problem = "missing" if name is None else f"unknown {kind} {name!r}"
+  matches = difflib.get_close_matches(str(name), known, n=1)
+  hint = f"did you mean {matches[0]!r}? " if matches else ""
+  return errors.UserError(f"{field}: {problem}; {hint}known: {', '.join(known)}")
 
 
 def call_named(
@@ -27,26 +27,27 @@ def call_named(
   common: Sequence[str] = (),
   **context: Any,
 ) -> Any:
-  """Calls registry[config["name"]](*args, **context, **the rest of config).
+  """Call registry[config["name"]] with `args`, `context` and the other fields of `config`.
 
-  Arguments whose value is None are left to their defaults.
+  An argument whose value is None keeps its default.
 
   Args:
-    section: where `config` stands in the whole config, for the messages: 'schedule.name: …'.
-    registry: functions by name; parameters that a config may set are those with a default.
-    common: arguments that the caller has taken out of `config`, for the messages.
+    section: the name of the section that `config` is, for the messages: 'schedule.name: …'.
+    registry: functions by name. A config may set the parameters that have a default.
+    args: the positional arguments.
+    common: arguments that the caller has removed from `config`, for the messages.
     context: parameters that the caller sets; the functions have no default for them.
 
   Raises:
     UserError: the name or an argument is unknown, or a flag's value is neither True nor False.
   """
-  given = {field: value for field, value in dict(config).items() if value is not None}
-  name = given.pop("name", None)
+  arguments = {field: value for field, value in dict(config).items() if value is not None}
+  name = arguments.pop("name", None)
   if name not in registry:
     raise unknown(f"{section}.name", section, name, sorted(registry))
   parameters = inspect.signature(registry[name]).parameters.values()
   accepted = {p.name: p.default for p in parameters if p.default is not p.empty}
-  for field, value in given.items():
+  for field, value in arguments.items():
     if field not in accepted:
       raise errors.UserError(
         f"{section}.{field}: {name!r} takes no such argument; "
@@ -54,17 +55,17 @@ def call_named(
       )
     if isinstance(accepted[field], bool) and not isinstance(value, bool):
       raise errors.UserError(f"{section}.{field}: must be True or False, got {value!r}")
-  return registry[name](*args, **context, **given)
+  return registry[name](*args, **context, **arguments)
 
 
 def check_number(
   field: str, value: Any, requirement: str, holds: Callable[[Any], bool] = lambda x: True
 ) -> None:
-  """Raises UserError unless `value` is a finite number for which `holds`, or a JAX array.
+  """Raise UserError unless `value` is a finite number that satisfies `holds`.
 
-  A JAX array may be traced, in which case nothing is known of its value.
+  Accept any JAX array, because the value of a traced array is unknown.
   """
-  import jax  # here, because `datasets` needs this module and not a second of jax's start-up
+  import jax  # here, because cifar_jax/data needs this module but not JAX
 
   if isinstance(value, jax.Array):
     return

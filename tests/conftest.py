@@ -1,4 +1,4 @@
-"""Settings every test shares: JAX on the CPU as eight devices, Keras (the oracle) on JAX."""
+"""Settings of all tests: JAX on the CPU as eight devices, and Keras, the oracle, on JAX."""
 
 import logging
 import os
@@ -10,12 +10,12 @@ os.environ["KERAS_BACKEND"] = "jax"
 flags = os.environ.get("XLA_FLAGS", "")
 if "xla_force_host_platform_device_count" not in flags:
   os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
-os.environ.setdefault("NPROC", "64")  # see main.py: fewer threads than devices can deadlock
+os.environ.setdefault("NPROC", "64")  # fewer threads than devices can deadlock, see startup.py
 
 
 @pytest.fixture
 def log_lines(monkeypatch):
-  """The lines that the project logs for people, at level INFO and above."""
+  """The lines that the project logs at level INFO and above."""
   from cifar_jax.runtime import console
 
   lines: list[str] = []
@@ -23,6 +23,6 @@ def log_lines(monkeypatch):
   handler.emit = lambda record: lines.append(record.getMessage())
   monkeypatch.setattr(console.log, "handlers", [handler])
   level = console.log.level
-  console.log.setLevel(logging.INFO)  # setLevel, because it also clears the logger's cache
+  console.log.setLevel(logging.INFO)  # unlike monkeypatch, setLevel clears the logger's cache
   yield lines
   console.log.setLevel(level)

@@ -31,6 +31,8 @@ CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
     (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, it has no config.json"),
     (["--mode=sweep", "--workdir=x"], "error: --sweep: missing"),
     ([CONFIG, "--mode=lr_range", "--workdir=x", "--low=3", "--high=2"], "error: low, high: 3 to 2"),
+    ([CONFIG, "--workdir=x", "--profile=9"], "error: --profile: '9' must be steps"),
+    ([CONFIG, "--workdir=x", "--heartbeat=-1"], "--heartbeat=-1"),
     ([CONFIG, "--workdir=/proc/run"], "error: workdir: /proc/run cannot be written"),
   ],
 )
