@@ -1,1 +1,1 @@
-"""Pictures of what a network has learnt."""
+"""Pictures of what a trained network has learnt."""

@@ -1,4 +1,4 @@
-"""Pictures of what networks see: values against NumPy and closed forms, and a small run drawn."""
+"""Pictures of a network: values against NumPy and closed forms, and the pictures of a small run."""
 
 import json
 
@@ -13,7 +13,7 @@ from PIL import Image
 import input_pipeline
 import models
 from analysis import load_run
-from analysis.visualize import gradients, pictures, visualize
+from analysis.visualize import ascent, drawings, examples, gradients, pictures, visualize
 from cifar_jax import errors
 
 
@@ -23,7 +23,7 @@ def run(workdir):
 
 
 class Net(nn.Module):
-  """A convolution, then the mean or everything of what it puts out, then a dense layer."""
+  """A convolution, then a mean over positions or a flattening, then a dense layer."""
 
   classes: int
   pool: bool
@@ -35,16 +35,16 @@ class Net(nn.Module):
     return nn.Dense(self.classes, name="head")(x)
 
 
-def initial(model, images):
-  """Its variables; compiled, which is quicker than one operation after the other."""
+def init_variables(model, images):
+  """Return a model's variables, computed by one compiled program, which is faster."""
   return jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
 
 
-def net(classes, pool):
-  """A Net, its variables, images for it and what its convolution puts out by SciPy."""
+def make_net(classes, pool):
+  """Return a Net, its variables, images for it, and SciPy's output of its convolution."""
   model = Net(classes, pool)
   images = np.random.default_rng(0).normal(size=(4, 6, 8, 3)).astype(np.float32)
-  variables = initial(model, images)
+  variables = init_variables(model, images)
   kernel, bias = (np.asarray(variables["params"]["conv"][name]) for name in ("kernel", "bias"))
   convolved = np.stack(
     [
@@ -61,44 +61,46 @@ def net(classes, pool):
   return model, variables, images, convolved + bias
 
 
-def conv_of(model, variables, images):
-  (layer,) = gradients.feature_maps(model, variables, images.shape[1:], nn.Conv)
+def find_convolution(model, variables, images):
+  (layer,) = gradients.find_feature_maps(model, variables, images.shape[1:], nn.Conv)
   return layer
 
 
-def test_activations_are_the_networks_own_intermediates(run):
+def test_activations_are_flaxs_intermediates(run):
   images = run.normalize(run.load_data()[0].test.images[:3])
-  layers = gradients.feature_maps(run.model, run.variables, run.image_shape)
-  found = gradients.outputs(run.model, run.variables, images, layers)
+  layers = gradients.find_feature_maps(run.model, run.variables, run.image_shape)
+  outputs = gradients.compute_outputs(run.model, run.variables, images, layers)
 
   @jax.jit
-  def own(images):
+  def capture(images):
     captured = {"capture_intermediates": True, "mutable": ["intermediates"]}
     return run.model.apply(run.variables, images, train=False, **captured)[1]["intermediates"]
 
-  intermediates = own(images)
+  intermediates = capture(images)
   names = [layer.name for layer in layers]
   stages = [f"stage{s}_{kind}{i}" for s in (1, 2) for i in (1, 2) for kind in ("conv", "norm")]
   assert names == [*stages, "Dropout_0"]
-  for layer, output in zip(layers, found, strict=True):
+  for layer, output in zip(layers, outputs, strict=True):
     expected = intermediates[layer.name]["__call__"][0]
     assert output.shape == (3, *layer.shape)
     np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-5, err_msg=layer.name)
 
 
 def test_activations_of_a_convolution_are_scipys():
-  model, variables, images, convolved = net(3, pool=True)
-  (found,) = gradients.outputs(model, variables, images, [conv_of(model, variables, images)])
-  np.testing.assert_allclose(found, convolved, atol=1e-5)
+  model, variables, images, convolved = make_net(3, pool=True)
+  (output,) = gradients.compute_outputs(
+    model, variables, images, [find_convolution(model, variables, images)]
+  )
+  np.testing.assert_allclose(output, convolved, atol=1e-5)
 
 
 @pytest.mark.parametrize("pool", [True, False])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_grad_cam_is_its_closed_form(pool, classes):
-  model, variables, images, convolved = net(classes, pool)
+  model, variables, images, convolved = make_net(classes, pool)
   wanted = np.array([0, 1, 1, 0])
-  layer = conv_of(model, variables, images)
-  found = gradients.grad_cam(model, variables, images, wanted, layer)
+  layer = find_convolution(model, variables, images)
+  heat = gradients.compute_grad_cam(model, variables, images, wanted, layer)
   # The logits are linear in the map: their gradient is the dense layer's kernel.
   head = np.asarray(variables["params"]["head"]["kernel"])
   if classes == 2:
@@ -107,22 +109,26 @@ def test_grad_cam_is_its_closed_form(pool, classes):
   weights = head / positions if pool else head.reshape(positions, 5, classes).mean(0)
   expected = np.maximum(np.einsum("nhwc,cn->nhw", convolved, weights[:, wanted]), 0)
   assert (expected > 0).any((1, 2)).all()
-  np.testing.assert_allclose(found, expected, atol=1e-6)
+  np.testing.assert_allclose(heat, expected, atol=1e-6)
 
 
 def test_grad_cam_explains_both_classes_of_a_single_logit():
   config = {"name": "basic_cnn", "widths": (4, 4), "single_logit": True}
   model = models.create(config, 2)
   images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-  variables = initial(model, images)
-  layer = gradients.last_feature_map(gradients.feature_maps(model, variables, (16, 16, 3)))
+  variables = init_variables(model, images)
+  layer = gradients.find_last_feature_map(
+    gradients.find_feature_maps(model, variables, (16, 16, 3))
+  )
   assert layer.name == "norm2"
-  found = [gradients.grad_cam(model, variables, images, np.array([c, c]), layer) for c in (0, 1)]
-  (maps,) = gradients.outputs(model, variables, images, [layer])
-  # The head is linear in the map: what speaks for one class speaks against the other.
+  heats = [
+    gradients.compute_grad_cam(model, variables, images, np.array([c, c]), layer) for c in (0, 1)
+  ]
+  (maps,) = gradients.compute_outputs(model, variables, images, [layer])
+  # The head is linear in the map: evidence for one class is evidence against the other.
   weights = np.asarray(variables["params"]["head"]["kernel"]).reshape(16, 4).mean(0)
-  np.testing.assert_allclose(found[1] - found[0], maps @ weights, atol=1e-5)
-  assert all(heat.any() for heat in found)
+  np.testing.assert_allclose(heats[1] - heats[0], maps @ weights, atol=1e-5)
+  assert all(heat.any() for heat in heats)
 
 
 LAST_MAPS = {
@@ -133,7 +139,7 @@ LAST_MAPS = {
   "lenet2": ("stage2_conv2", (16, 16, 64)),
   "two_block_cnn_bn": ("stage2_norm2", (16, 16, 64)),
   "elu_resnet18": ("stage4_block2", (2, 2, 512)),
-  "vgg16": ("base/block5_conv3", (2, 2, 512)),  # a single position is left after it
+  "vgg16": ("base/block5_conv3", (2, 2, 512)),  # the later layers have a single position
 }
 
 
@@ -142,26 +148,28 @@ def test_every_family_has_a_last_map_and_a_gradient_to_it(name):
   model = models.create({"name": name}, 10, jnp.bfloat16)
   images = jnp.zeros((2, 32, 32, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-  layers = gradients.feature_maps(model, variables, (32, 32, 3))
-  layer = gradients.last_feature_map(layers)
+  layers = gradients.find_feature_maps(model, variables, (32, 32, 3))
+  layer = gradients.find_last_feature_map(layers)
   assert (layer.name, layer.shape) == LAST_MAPS[name]
   heat = jax.eval_shape(
-    lambda v, x: gradients.grad_cam(model, v, x, jnp.zeros(2, int), layer), variables, images
+    lambda v, x: gradients.compute_grad_cam(model, v, x, jnp.zeros(2, int), layer),
+    variables,
+    images,
   )
   assert (heat.shape, heat.dtype) == ((2, *layer.shape[:2]), jnp.float32)
 
-  convolutions = gradients.feature_maps(model, variables, (32, 32, 3), nn.Conv)
+  convolutions = gradients.find_feature_maps(model, variables, (32, 32, 3), nn.Conv)
   assert convolutions == [layer for layer in layers if layer.module is nn.Conv]
   kernels = [p for p in jax.tree.leaves(variables["params"]) if p.ndim == 4]
   assert len(convolutions) == len(kernels)
 
 
-def test_dropout_and_layers_that_only_pass_on_are_no_last_map():
+def test_the_last_map_has_parameters_and_several_positions():
   layer = gradients.Layer(0, "conv", nn.Conv, (4, 4, 8), True)
   dropout = gradients.Layer(1, "dropout", nn.Dropout, (2, 2, 8), False)
   single = gradients.Layer(2, "block", nn.Conv, (1, 1, 8), True)
-  assert gradients.last_feature_map([layer, dropout, single]) is layer
-  assert gradients.last_feature_map([single]) is single
+  assert gradients.find_last_feature_map([layer, dropout, single]) is layer
+  assert gradients.find_last_feature_map([single]) is single
 
 
 def test_ascent_on_a_linear_filter_is_its_closed_form():
@@ -172,44 +180,45 @@ def test_ascent_on_a_linear_filter_is_its_closed_form():
 
   model = Pointwise()
   pixels = np.random.default_rng(0).uniform(0, 255, (3, 5, 6, 3)).astype(np.float32)
-  variables = initial(model, pixels)
+  variables = init_variables(model, pixels)
   kernel = np.asarray(variables["params"]["conv"]["kernel"])[0, 0]
   filters = np.array([2, 0, 3])
-  ascent = gradients.Ascent(
-    model, variables, lambda x: x / 255, conv_of(model, variables, pixels), step_size=7.0
+  climb = ascent.Ascent(
+    model, variables, lambda x: x / 255, find_convolution(model, variables, pixels), step_size=7.0
   )
-  found = ascent(pixels, filters, steps=3)  # of 1, 1 + 0.9 and 1 + 0.9 + 0.81 times 7
+  result = climb(pixels, filters, num_steps=3)  # steps of 7 times 1, 1 + 0.9, 1 + 0.9 + 0.81
   direction = kernel[:, filters].T / np.sqrt((kernel[:, filters].T ** 2).mean(1, keepdims=True))
-  np.testing.assert_allclose(found, pixels + 7 * 5.61 * direction[:, None, None], atol=1e-3)
-  expected = np.einsum("nhwc,cn->n", found / 255, kernel[:, filters]) / 30
-  np.testing.assert_allclose(ascent.response(found, filters), expected, rtol=1e-4)
+  np.testing.assert_allclose(result, pixels + 7 * 5.61 * direction[:, None, None], atol=1e-3)
+  expected = np.einsum("nhwc,cn->n", result / 255, kernel[:, filters]) / 30
+  np.testing.assert_allclose(climb.respond(result, filters), expected, rtol=1e-4)
 
 
 def test_ascent_takes_images_of_another_size_than_the_network(run):
-  layers = gradients.feature_maps(run.model, run.variables, run.image_shape, nn.Conv)
-  ascent = gradients.Ascent(run.model, run.variables, run.normalize, layers[-1])
-  assert ascent(np.zeros((2, 12, 16, 3)), np.arange(2), 1).shape == (2, 12, 16, 3)
-  assert 0 < ascent.operations(np.zeros((1, 8, 8, 3))) < ascent.operations(np.zeros((4, 8, 8, 3)))
+  layers = gradients.find_feature_maps(run.model, run.variables, run.image_shape, nn.Conv)
+  climb = ascent.Ascent(run.model, run.variables, run.normalize, layers[-1])
+  assert climb(np.zeros((2, 12, 16, 3)), np.arange(2), 1).shape == (2, 12, 16, 3)
+  few, many = (climb.count_operations(np.zeros((n, 8, 8, 3))) for n in (1, 4))
+  assert 0 < few < many
 
 
 def test_the_median_filter_of_a_trained_network_is_excited_tenfold(run):
-  """Not each filter is: there may be a bound, or none but poor images near the noise."""
-  for layer in gradients.feature_maps(run.model, run.variables, run.image_shape, nn.Conv):
-    excited = visualize.excite(run, layer)
+  """Only the median: a filter may be bounded, or have only poor images near the noise."""
+  for layer in gradients.find_feature_maps(run.model, run.variables, run.image_shape, nn.Conv):
+    excited = ascent.excite_filters(run, layer)
     assert excited.pixels.shape == (layer.shape[2], 32, 32, 3)
     assert excited.pixels.dtype == np.uint8
-    assert (excited.to_found > excited.to_noise).all(), layer.name
-    assert np.median(excited.to_pixels) > np.median(excited.to_noise), layer.name
-    assert np.median(excited.to_found / np.abs(excited.to_noise)) >= 10, layer.name
+    assert (excited.ascent_response > excited.noise_response).all(), layer.name
+    assert np.median(excited.pixels_response) > np.median(excited.noise_response), layer.name
+    assert np.median(excited.ascent_response / np.abs(excited.noise_response)) >= 10, layer.name
 
 
-def test_augmented_images_are_what_training_makes_of_them(run, monkeypatch, tmp_path):
+def test_augmented_images_are_those_of_training(run, monkeypatch, tmp_path):
   dataset, _ = run.load_data()
   images, labels = dataset.test.images[:3], dataset.test.labels[:3]
   drawn = []
-  monkeypatch.setattr(pictures, "show", lambda axis, pixels: drawn.append(pixels))
-  examples = [visualize.Example("", *pair) for pair in zip(images, labels, strict=True)]
-  visualize.draw_augmentation(run, examples, tmp_path / "a.png")
+  monkeypatch.setattr(pictures, "show_image", lambda axis, pixels: drawn.append(pixels))
+  shown = [examples.Example("", *pair) for pair in zip(images, labels, strict=True)]
+  drawings.draw_augmentation(run, shown, tmp_path / "a.png")
   assert len(drawn) == 3 * 7
 
   # The first three positions of the second epoch, and the second step's mixing.
@@ -225,60 +234,60 @@ def test_augmented_images_are_what_training_makes_of_them(run, monkeypatch, tmp_
 
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
-def test_denormalized_is_the_inverse_of_normalized(run, normalize):
+def test_denormalize_inverts_normalize(run, normalize):
   images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
   run.config.data.normalize, old = normalize, run.config.data.normalize
   try:
-    found = visualize.denormalize(run, run.normalize(images))
+    pixels = drawings.denormalize(run, run.normalize(images))
   finally:
     run.config.data.normalize = old
-  np.testing.assert_array_equal(found, images)
+  np.testing.assert_array_equal(pixels, images)
 
 
 def test_mosaic_has_every_tile_in_its_place():
   tiles = np.arange(1, 6, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 1), np.uint8)
-  found = pictures.mosaic(tiles, min_side=4, ground=0)
-  assert found.shape == (4 * 2 + 2, 6 * 3 + 4, 1)
+  mosaic = pictures.make_mosaic(tiles, min_side=4, ground=0)
+  assert mosaic.shape == (4 * 2 + 2, 6 * 3 + 4, 1)
   for i in range(5):
     row, column = divmod(i, 3)
-    assert (found[6 * row : 6 * row + 4, 8 * column : 8 * column + 6] == i + 1).all()
-  assert found.astype(int).sum() == 15 * 24
+    assert (mosaic[6 * row : 6 * row + 4, 8 * column : 8 * column + 6] == i + 1).all()
+  assert mosaic.astype(int).sum() == 15 * 24
 
 
 @pytest.mark.parametrize(("count", "filling"), [(4, 4), (5, 4), (8, 6), (13, 12), (64, 64)])
-def test_numbers_that_fill_a_mosaic(count, filling):
-  assert pictures.that_fill_a_mosaic(count, 64) == filling
-  assert pictures.that_fill_a_mosaic(100, count) == filling
-  found = pictures.mosaic(np.zeros((filling, 40, 40, 3), np.uint8))
-  assert found[-1, -1].tolist() == [0, 0, 0]  # the last place is taken
+def test_the_largest_full_mosaic(count, filling):
+  assert pictures.largest_full_mosaic(count, 64) == filling
+  assert pictures.largest_full_mosaic(100, count) == filling
+  mosaic = pictures.make_mosaic(np.zeros((filling, 40, 40, 3), np.uint8))
+  assert mosaic[-1, -1].tolist() == [0, 0, 0]  # the last place is taken
 
 
-def test_colours_tell_signs_and_heat_covers_the_hot():
+def test_colours_show_signs_and_heat_covers_the_maximum():
   maps = np.array([[[-2.0, 0.0, 1.0]], [[0.0, 0.0, 0.0]]])
-  blue, white, red = pictures.signed_colours(maps)[0, 0].astype(int)
+  blue, white, red = pictures.colour_by_sign(maps)[0, 0].astype(int)
   assert blue[2] > blue[0] + 50 and red[0] > red[2] + 50 and white.min() > 240
-  assert pictures.signed_colours(maps)[1].min() > 240
+  assert pictures.colour_by_sign(maps)[1].min() > 240
   heat = np.zeros((2, 2))
   heat[0, 1] = 3.0
-  found = pictures.overlay(np.full((8, 8, 1), 100, np.uint8), heat).astype(int)
-  assert found.shape == (8, 8, 3)
-  assert found[0, 7, 0] > found[7, 0, 0] and (found[4:, :2] == found[7, 0]).all()
+  pixels = pictures.overlay_heat(np.full((8, 8, 1), 100, np.uint8), heat).astype(int)
+  assert pixels.shape == (8, 8, 3)
+  assert pixels[0, 7, 0] > pixels[7, 0, 0] and (pixels[4:, :2] == pixels[7, 0]).all()
 
 
-def test_layers_are_spread_from_the_first_to_the_last():
+def test_selected_layers_include_the_first_and_the_last():
   layers = [gradients.Layer(i, "", nn.Conv, (1, 1, 1), True) for i in range(155)]
-  chosen = [layer.number for layer in gradients.spread(layers, 11)]
+  chosen = [layer.number for layer in gradients.select_evenly(layers, 11)]
   assert chosen == sorted(set(chosen)) and len(chosen) == 11
   assert (chosen[0], chosen[-1]) == (0, 154)
-  assert gradients.spread(layers[:11], 11) == layers[:11]
+  assert gradients.select_evenly(layers[:11], 11) == layers[:11]
 
 
 PICTURES = {"learning_curves", "augmentation", "kernels", "filters", "grad_cam"}
 
 
-def test_a_run_is_drawn_with_its_own_test_images(workdir, monkeypatch):
-  monkeypatch.setattr(visualize, "_FILTER_LAYERS", 2)
-  monkeypatch.setattr(visualize, "_TEST_IMAGES", 4)
+def test_a_run_is_drawn_with_its_test_images(workdir, monkeypatch):
+  monkeypatch.setattr(drawings, "_MAX_FILTER_LAYERS", 2)
+  monkeypatch.setattr(examples, "_NUM_TEST_IMAGES", 4)
   written = visualize.visualize(workdir)
   names = {path.stem for path in written}
   (activations,) = names - PICTURES
@@ -295,7 +304,7 @@ def test_a_run_is_drawn_with_its_own_test_images(workdir, monkeypatch):
 
 def test_a_run_is_drawn_with_image_files(workdir, tmp_path, monkeypatch):
   for name in ("draw_filters", "draw_kernels", "draw_augmentation"):
-    monkeypatch.setattr(visualize, name, lambda *_: None)
+    monkeypatch.setattr(drawings, name, lambda *_: None)
   for name in ("a/cat.png", "b/cat.png", "b/1$ and $2 猫.png"):
     (tmp_path / name).parent.mkdir(exist_ok=True)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(
@@ -309,9 +318,9 @@ def test_a_run_is_drawn_with_image_files(workdir, tmp_path, monkeypatch):
   ]
 
 
-def test_what_cannot_be_looked_at_is_refused(workdir, tmp_path):
+def test_files_that_cannot_be_shown_are_rejected(workdir, tmp_path):
   bad = tmp_path / "bad.png"
-  bad.write_bytes(b"no image")
+  bad.write_bytes(b"not an image")
   with pytest.raises(
     errors.UserError, match=r"bad\.png: cannot be read as an image \(not an image"
   ):
@@ -322,13 +331,13 @@ def test_what_cannot_be_looked_at_is_refused(workdir, tmp_path):
     visualize.visualize(workdir, [bad] * 17)
 
 
-def test_without_augmentation_there_is_no_picture_of_it(workdir, tmp_path, monkeypatch, log_lines):
+def test_a_run_without_augmentation_has_no_picture_of_it(workdir, tmp_path, monkeypatch, log_lines):
   for name in ("draw_filters", "draw_kernels", "draw_activations", "draw_grad_cam"):
-    monkeypatch.setattr(visualize, name, lambda *_: None)
+    monkeypatch.setattr(drawings, name, lambda *_: None)
   for file in workdir.iterdir():
     if file.name not in ("plots", "config.json"):
       (tmp_path / file.name).symlink_to(file)
   config = json.loads((workdir / "config.json").read_text()) | {"augment": ""}
   (tmp_path / "config.json").write_text(json.dumps(config))
   assert "augmentation" not in {path.stem for path in visualize.visualize(tmp_path)}
-  assert any("augments nothing" in line for line in log_lines)
+  assert any("does not augment images" in line for line in log_lines)
