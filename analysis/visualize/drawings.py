@@ -23,9 +23,9 @@ _MAX_CHANNELS = 64  # of a layer
 
 def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -> None:
   """Draw each image, and next to it several draws of the run's augmentation."""
-  pipeline = chain.parse(run.config.augment)
+  augment = chain.parse(run.config.augment)
   pixels = np.stack([example.pixels for example in examples])
-  draws = _draw_augmented(run, pipeline, pixels)
+  draws = _draw_augmented(run, augment, pixels)
   size = (1.1 * (1 + _NUM_DRAWS) + 0.2, 1.25 * len(examples) + 0.6)
   with plots.figure(path, len(examples), 1 + _NUM_DRAWS, size) as (figure, axes):
     grid = pictures.clear_axes(axes, len(examples), 1 + _NUM_DRAWS)
@@ -34,7 +34,7 @@ def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -
       pictures.set_title(grid[i, 0], label_example(run, example))
       for axis, (augmented, shares) in zip(grid[i, 1:], draws, strict=True):
         pictures.show_image(axis, denormalize(run, augmented[i]))
-        if pipeline.mixes:
+        if augment.mixes:
           pictures.set_title(axis, f"{float(shares[i, i]):.0%} of its label", color="gray")
     pictures.set_figure_title(
       figure, f"Before augmentation (left) and after, {_NUM_DRAWS} draws of\n{run.config.augment}"
@@ -42,7 +42,7 @@ def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -
 
 
 def _draw_augmented(
-  run: Run, pipeline: chain.Pipeline, pixels: np.ndarray
+  run: Run, augment: chain.Chain, pixels: np.ndarray
 ) -> list[tuple[jax.Array, jax.Array]]:
   """Return several draws of augmented images, and the share of each image [n, n] in each other.
 
@@ -50,7 +50,7 @@ def _draw_augmented(
   examples where transforms depend on the epoch. Transforms that mix images mix these, with the keys
   of the first steps.
   """
-  apply = jax.jit(pipeline)
+  apply = jax.jit(augment)
   key = jax.random.key(run.seed)
   numbers = np.arange(len(pixels))
   example_keys = rng.number_keys(rng.purpose_key(key, rng.EXAMPLE, 0), numbers)
