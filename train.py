@@ -63,10 +63,10 @@ def train_and_evaluate(
   config = resolve(config)
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
   with folder.locked(), contextlib.closing(folder):
-    folder.refuse_unshared()
+    folder.raise_if_unshared()
     if not distributed.same_as_first("config", config.to_json_best_effort):
       raise errors.UserError("--config: differs from the first process's; start the same command")
-    folder.refuse_other_config(config, default.get_config())
+    folder.raise_if_other_config(config, default.get_config())
     finished = folder.results()
     if finished is not None:
       log.info("%s: finished already; nothing to do", folder.path)
@@ -276,7 +276,7 @@ class Trainer:
     """Validate, update the callbacks and the best weights, and write the epoch's row."""
     experiment, epoch = self._experiment, len(self._rows)
     train_loss = self._sums.loss / self._sums.examples
-    monitoring.refuse_spike(
+    monitoring.raise_if_spike(
       [row["train_loss"] for row in self._rows],
       float(np.mean(train_loss)),
       self._config.stop_on_spike,

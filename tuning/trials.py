@@ -124,7 +124,7 @@ def expand(
       raise errors.UserError(f"sweep: two trials are the same: {name}; leave one out")
     path = folder / "trials" / name
     if (path / "config.json").exists():
-      run_folder.RunFolder(path, writer=False).refuse_other_config(resolved, default.get_config())
+      run_folder.RunFolder(path, writer=False).raise_if_other_config(resolved, default.get_config())
     trials[name] = Trial(name, fields, trial_config, path)
   return list(trials.values())
 

@@ -288,7 +288,7 @@ def _runs(folder: pathlib.Path) -> list[Target]:
 
   def resume() -> None:
     at = run_folder.RunFolder(folder)
-    at.refuse_other_config(config, default.get_config())
+    at.raise_if_other_config(config, default.get_config())
     at.results()
     assert [row["epoch"] for row in at.metrics_until(4, 4)] == [1, 2, 3, 4]
 

@@ -54,7 +54,7 @@ class RunFolder:
     with locks.lock_folder(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
       yield
 
-  def refuse_unshared(self) -> None:
+  def raise_if_unshared(self) -> None:
     """Raise UserError in a process that does not see what the first process writes here."""
     if not distributed.joined():
       return
@@ -69,7 +69,7 @@ class RunFolder:
         "that all hosts share, or a gs:// path"
       )
 
-  def refuse_other_config(
+  def raise_if_other_config(
     self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
   ) -> None:
     """Raise UserError, naming the fields that differ, if the folder holds another config's run.

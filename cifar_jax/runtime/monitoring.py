@@ -176,7 +176,7 @@ def loss_spike(
   return median if loss > factor * median else None
 
 
-def refuse_spike(
+def raise_if_spike(
   before: Sequence[float | None],
   loss: float,
   config: ml_collections.ConfigDict,

@@ -219,7 +219,7 @@ class Training:
     name = folder.path.name
     self.trained.append(name)
     config = experiment.resolve(config)
-    folder.refuse_other_config(config, default.get_config())
+    folder.raise_if_other_config(config, default.get_config())
     folder.write_config(config)
     metrics = self.results.get(name, {})
     if isinstance(metrics, BaseException):

@@ -11,9 +11,9 @@ from configs import default
 
 def test_the_same_config_is_accepted(tmp_path):
   folder = run_folder.RunFolder(tmp_path / "run")
-  folder.refuse_other_config(default.get_config(), default.get_config())
+  folder.raise_if_other_config(default.get_config(), default.get_config())
   folder.write_config(default.get_config())
-  folder.refuse_other_config(default.get_config(), default.get_config())
+  folder.raise_if_other_config(default.get_config(), default.get_config())
   assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == 128
 
 
@@ -24,7 +24,7 @@ def test_another_config_is_rejected_by_field(tmp_path):
   other.loss.l2 = (("kernel", 1e-4),)
   other.model.depth = 28
   with pytest.raises(errors.UserError) as raised:
-    folder.refuse_other_config(other, default.get_config())
+    folder.raise_if_other_config(other, default.get_config())
   assert str(raised.value) == (
     f"workdir: {tmp_path} holds a run with another config: "
     "loss.l2 ([] there, [['kernel', 0.0001]] now), model.depth (absent there, 28 now); "
@@ -36,11 +36,11 @@ def test_fields_that_an_older_run_lacks_have_their_defaults(tmp_path):
   folder, config = run_folder.RunFolder(tmp_path), default.get_config()
   del config.tta, config.lookahead
   folder.write_config(config)
-  folder.refuse_other_config(default.get_config(), default.get_config())
+  folder.raise_if_other_config(default.get_config(), default.get_config())
   other = default.get_config()
   other.tta = "flip"
   with pytest.raises(errors.UserError, match=r"config: tta \( there, flip now\)"):
-    folder.refuse_other_config(other, default.get_config())
+    folder.raise_if_other_config(other, default.get_config())
 
 
 def test_one_run_at_a_time_uses_a_folder(tmp_path):
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_named(tmp_path, name):
   with pytest.raises(errors.UserError, match=rf"{name}: .*JSON.*; use another workdir"):
     if name == "metrics.jsonl":
       folder.metrics()
-    folder.refuse_other_config(default.get_config(), default.get_config())
+    folder.raise_if_other_config(default.get_config(), default.get_config())
 
 
 def test_only_the_writer_writes(tmp_path):

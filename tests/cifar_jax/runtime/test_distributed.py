@@ -69,14 +69,14 @@ import pathlib, input_pipeline
 from small_runs import config
 from cifar_jax.runtime import console
 console.show_log()
-for folder in ("shared", f"own{{index}}"):
+for folder in ("shared", f"private{{index}}"):
   print(input_pipeline.load(config(pathlib.Path({str(tmp_path)!r}) / folder)).fingerprint)
 """
   (code0, out0, err0), (code1, out1, err1) = outputs(start_processes(code))
   assert (code0, code1) == (0, 0), err0 + err1
   assert len(set(re.findall("[0-9a-f]{64}", out0 + out1))) == 1
   assert err0.count("preparing digits") == 2 and err1.count("preparing digits") == 1
-  assert f"{tmp_path}/own1" in err1 and f"{tmp_path}/shared" not in err1
+  assert f"{tmp_path}/private1" in err1 and f"{tmp_path}/shared" not in err1
 
 
 def test_a_workdir_that_is_not_shared_is_refused_and_the_other_process_ends(tmp_path):
@@ -85,8 +85,8 @@ import time
 from cifar_jax import errors
 from cifar_jax.runs import run_folder
 try:
-  run_folder.RunFolder({str(tmp_path)!r} + "/shared", writer=index == 0).refuse_unshared()
-  run_folder.RunFolder({str(tmp_path)!r} + f"/{{index}}", writer=index == 0).refuse_unshared()
+  run_folder.RunFolder({str(tmp_path)!r} + "/shared", writer=index == 0).raise_if_unshared()
+  run_folder.RunFolder({str(tmp_path)!r} + f"/{{index}}", writer=index == 0).raise_if_unshared()
 except errors.UserError as error:
   print(error, file=sys.stderr)
   distributed.abandon(1)
