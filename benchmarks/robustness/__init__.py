@@ -1,1 +1,1 @@
-"""Tests that disturb runs and damage files."""
+"""Checks of complete programs: disturbed runs, damaged files, short runs of every reproduction."""

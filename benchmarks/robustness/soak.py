@@ -1,138 +1,220 @@
-"""Does a run survive what happens to runs? Faults, one after the other, and what came of each.
+"""Does a run survive faults? Disturb runs, one fault after the other, and compare the outcomes.
 
   python -m benchmarks.robustness.soak --times=100 --others=3 --minutes=25
 
-A run of a tiny network on the digits (three epochs, seconds) is disturbed, then the same command is
-given again until it is done. `equal` counts the faults after which every array of the last
-checkpoints, metrics.jsonl and results.json are bit for bit those of an undisturbed run, clocks
-apart, with each epoch in metrics.jsonl once. `kept` counts those after which the run went on from
-the newest checkpoint that was whole, and every error was told in one line without a traceback.
+A run of a tiny network on the digits (three epochs, seconds) is disturbed; then the same command is
+repeated until the run is done. `equal` counts the faults after which every array of the last
+checkpoints, metrics.jsonl and results.json are bit for bit those of an undisturbed run (times
+excepted), with each epoch in metrics.jsonl once. `kept` counts the faults after which the run
+resumed from the newest intact checkpoint, and every error was one line without a traceback.
 
-SIGKILL strikes at moments drawn at random, in turn while data are prepared, programs compiled,
-steps taken, checkpoints written, weights tested, and at any time from the start; up to five times
-in a row. Full disks and read-only folders are small file systems of their own, which takes root;
-where they cannot be had the row says so. Clocks are Python's, as `time` tells them.
+SIGKILL comes at random moments: in turn while the run prepares data, compiles, trains, writes a
+checkpoint or tests, and at any time from the start; up to five times in a row. Full disks and
+read-only folders are mounted file systems, which need root; without it their rows are skipped. The
+clock is that of Python's `time`.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import pathlib
 import sys
 import tempfile
 import time
+from typing import Any
 
 import numpy as np
 
 from benchmarks import records
 from benchmarks.robustness import soak_faults
-from benchmarks.robustness.soak_run import Wrong, differing, outcome, place
+from benchmarks.robustness.soak_run import Place, Wrong, differing, outcome, place
 
 _AGAIN = ("training", "checkpoint", "evaluation", "any time")  # as further kills of the same run
-_COMPILATIONS = 10  # each is followed by programs compiled anew
+_COMPILATIONS = 10  # at most, because each is followed by a new compilation
 _COLUMNS = ["fault", "times", "equal", "kept"]
+_KILL = "SIGKILL: "
+_FAULTS = {f"{_KILL}{name}": fault for name, fault in soak_faults.KILLS.items()} | (
+  soak_faults.OTHERS
+)
+
+
+@dataclasses.dataclass
+class Count:
+  """The outcomes of a fault.
+
+  Attributes:
+    times: how often it happened.
+    equal, kept: see the module's docstring.
+    problems: descriptions of the wrong outcomes.
+    skipped: why this machine does not permit the fault, or ''.
+  """
+
+  times: int = 0
+  equal: int = 0
+  kept: int = 0
+  problems: list[str] = dataclasses.field(default_factory=list)
+  skipped: str = ""
+
+  def row(self, fault: str) -> dict[str, Any]:
+    """Return the row of the record."""
+    row = {"fault": fault, "times": self.times, "equal": self.equal, "kept": self.kept}
+    row |= {"problems": self.problems} if self.problems else {}
+    return row | ({"skipped": self.skipped} if self.skipped else {})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What a trial came to.
+
+  Attributes:
+    faults: the faults that happened.
+    is_equal, is_kept: see the module's docstring.
+    problem: a description of what is wrong, or ''.
+  """
+
+  faults: list[str]
+  is_equal: bool
+  is_kept: bool
+  problem: str
 
 
 class Tally:
-  """What came of each fault: the rows of the table, written after every trial."""
+  """The outcomes of all faults, and the record, which each trial updates."""
 
   def __init__(self, options: argparse.Namespace):
-    self.rows = {
-      name: {"fault": name, "times": 0, "equal": 0, "kept": 0}
-      for name in [f"SIGKILL: {name}" for name in soak_faults.KILLS] + list(soak_faults.OTHERS)
-    }
-    self.record = records.Record("soak", options, _COLUMNS)
+    self.counts = {name: Count() for name in _FAULTS}
+    self._record = records.Record("soak", options, _COLUMNS)
 
-  def add(self, faults: list[str], equal: bool, kept: bool, problem: str) -> None:
-    for name in faults:
-      row = self.rows[name]
-      row["times"] += 1
-      row["equal"] += equal
-      row["kept"] += kept
-      if problem:
-        row.setdefault("problems", []).append(problem)
-        print(f"{name}: {problem}", file=sys.stderr, flush=True)
-    self.record.content["rows"] = list(self.rows.values())
-    self.record.write()
+  def add(self, result: Outcome) -> None:
+    """Count the outcome of a trial for each of its faults."""
+    for name in result.faults:
+      count = self.counts[name]
+      count.times += 1
+      count.equal += result.is_equal
+      count.kept += result.is_kept
+      if result.problem:
+        count.problems.append(result.problem)
+        print(f"{name}: {result.problem}", file=sys.stderr, flush=True)
+    self._record.content["rows"] = [count.row(name) for name, count in self.counts.items()]
+    self._record.write()
 
-  def kills(self) -> int:
-    return sum(row["times"] for name, row in self.rows.items() if name.startswith("SIGKILL"))
+  def num_kills(self) -> int:
+    """Return how often SIGKILL came."""
+    return sum(count.times for name, count in self.counts.items() if name.startswith(_KILL))
 
   def show(self) -> bool:
-    """Prints the table; whether everything ended as it should."""
-    self.record.content["rows"] = []
-    for row in self.rows.values():
-      problems = row.get("problems", [])
-      note = f"{len(problems)} × not as it should be" if problems else row.get("skipped")
-      self.record.add(row, **({"note": note} if note else {}))
-    return all(row["equal"] == row["kept"] == row["times"] for row in self.rows.values())
+    """Print the table; return whether every outcome is right."""
+    self._record.content["rows"] = []
+    for name, count in self.counts.items():
+      row = count.row(name)
+      if count.problems:
+        row["note"] = f"{len(count.problems)} wrong"
+      elif count.skipped:
+        row["note"] = count.skipped
+      self._record.add(row)
+    return all(count.equal == count.kept == count.times for count in self.counts.values())
 
 
-def trial(
-  faults: list[str], rng: np.random.Generator, folders: list[pathlib.Path], whole: dict
-) -> tuple[list[str], bool, bool, str]:
-  """Disturbs a new run by one fault after the other; what Tally.add takes of it."""
-  struck: list[str] = []
+def run_trial(
+  faults: list[str],
+  rng: np.random.Generator,
+  folders: list[pathlib.Path],
+  expected: dict[str, Any],
+) -> Outcome:
+  """Disturb a new run by one fault after the other, finish it, and compare its outcome.
+
+  Args:
+    folders: the arguments of `place`.
+    expected: the outcome of an undisturbed run.
+
+  Raises:
+    Skipped: this machine does not permit a fault.
+  """
+  happened: list[str] = []
   with place(*folders) as at:
     try:
       for name in faults:
-        fault = (
-          soak_faults.OTHERS[name]
-          if name in soak_faults.OTHERS
-          else soak_faults.KILLS[name.removeprefix("SIGKILL: ")]
-        )
-        with contextlib.suppress(soak_faults.Missed):
-          try:
-            fault(at, rng)
-          except Wrong:
-            struck.append(name)
-            raise
-          struck.append(name)
-        if at.finished:
+        _strike(name, at, rng, happened)
+        if at.is_finished:
           break
-      if not at.finished:
-        at.run_to_the_end()
-      different = differing(outcome(at.workdir), whole)
+      if not at.is_finished:
+        at.finish()
+      differences = differing(outcome(at.workdir), expected)
     except Wrong as error:
-      return struck or faults[:1], False, False, str(error)
-  problem = "; ".join(at.lost + ([f"different: {', '.join(different[:5])}"] if different else []))
-  return struck, not different, not at.lost, problem
+      return Outcome(happened or faults[:1], False, False, str(error))
+  problems = [*at.lost, *([f"different: {', '.join(differences[:5])}"] if differences else [])]
+  return Outcome(happened, not differences, not at.lost, "; ".join(problems))
+
+
+def _strike(name: str, at: Place, rng: np.random.Generator, happened: list[str]) -> None:
+  """Disturb a run by a fault; add its name to `happened` unless the run ended before."""
+  with contextlib.suppress(soak_faults.Missed):
+    try:
+      _FAULTS[name](at, rng)
+    except Wrong:
+      happened.append(name)
+      raise
+    happened.append(name)
+
+
+class Schedule:
+  """Chooses the faults of each trial: kills in turn, and the other faults in between.
+
+  Args:
+    num_kills: number of SIGKILLs.
+    num_others: number of each other fault.
+  """
+
+  def __init__(self, num_kills: int, num_others: int):
+    self._num_kills = num_kills
+    self._others = [name for name in soak_faults.OTHERS for _ in range(num_others)]
+
+  def is_done(self, num_killed: int) -> bool:
+    """Return whether no trial is left after a number of SIGKILLs."""
+    return not self._others and num_killed >= self._num_kills
+
+  def next(self, num_killed: int, rng: np.random.Generator) -> list[str]:
+    """Return the names of the faults of the next trial."""
+    if self._others and (num_killed >= self._num_kills or rng.random() < 0.4):
+      return [self._others.pop(int(rng.integers(len(self._others))))]
+    kills = list(soak_faults.KILLS)
+    first = kills[num_killed % len(kills)]
+    if first == "compilation" and num_killed >= _COMPILATIONS * len(kills):
+      first = "any time"
+    num_more = min(int(rng.integers(5)), max(0, self._num_kills - num_killed - 1))
+    return [f"{_KILL}{name}" for name in [first, *rng.choice(_AGAIN, num_more)]]
+
+  def skip(self, name: str) -> None:
+    """Leave out a fault from now on."""
+    self._others = [other for other in self._others if other != name]
 
 
 def main() -> bool:
-  records.end_with_signals()
   parser = records.bare_parser(__doc__, "soak")
-  parser.add_argument("--times", type=int, default=100, help="SIGKILLs")
-  parser.add_argument("--others", type=int, default=3, help="of each other fault")
-  parser.add_argument("--minutes", type=float, default=25, help="no new trial after so many")
+  parser.add_argument("--times", type=int, default=100, help="number of SIGKILLs")
+  parser.add_argument("--others", type=int, default=3, help="number of each other fault")
+  parser.add_argument("--minutes", type=float, default=25, help="no new trial after this time")
   parser.add_argument("--seed", type=int, default=0, help="of the moments and the damage")
-  options = parser.parse_args()
+  options = records.parse(parser)
   rng = np.random.default_rng(options.seed)
   tally = Tally(options)
+  schedule = Schedule(options.times, options.others)
   end = time.monotonic() + 60 * options.minutes
 
   with tempfile.TemporaryDirectory(prefix="soak_") as root:
     folders = [pathlib.Path(root, name) for name in ("places", "data", "cache")]
     folders[0].mkdir()
-    for _ in range(2):  # the first prepares and compiles; the second is what others start from
+    for _ in range(2):  # the first prepares and compiles; the others start like the second
       with place(*folders) as at:
-        at.run_to_the_end()
-        whole = outcome(at.workdir)
-    todo = [[name] for name in soak_faults.OTHERS for _ in range(options.others)]
-    while (todo or tally.kills() < options.times) and time.monotonic() < end:
-      kills = tally.kills()
-      if todo and (kills >= options.times or rng.random() < 0.4):
-        faults = todo.pop(int(rng.integers(len(todo))))
-      else:
-        first = list(soak_faults.KILLS)[kills % len(soak_faults.KILLS)]
-        if first == "compilation" and kills >= _COMPILATIONS * len(soak_faults.KILLS):
-          first = "any time"
-        more = rng.choice(_AGAIN, min(int(rng.integers(5)), max(0, options.times - kills - 1)))
-        faults = [f"SIGKILL: {name}" for name in [first, *more]]
+        at.finish()
+        expected = outcome(at.workdir)
+    while not schedule.is_done(tally.num_kills()) and time.monotonic() < end:
+      faults = schedule.next(tally.num_kills(), rng)
       try:
-        tally.add(*trial(faults, rng, folders, whole))
+        tally.add(run_trial(faults, rng, folders, expected))
       except soak_faults.Skipped as error:
-        tally.rows[faults[0]]["skipped"] = f"skipped: {error}"
-        todo = [other for other in todo if other != faults]
+        tally.counts[faults[0]].skipped = f"skipped: {error}"
+        schedule.skip(faults[0])
   return tally.show()
 
 

@@ -1,4 +1,4 @@
-"""What happens to runs: each function disturbs the run of a place, which is then run to its end."""
+"""The faults of soak.py: each function disturbs the run of a place, which soak.py then finishes."""
 
 import contextlib
 import functools
@@ -8,13 +8,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from benchmarks.robustness.soak_run import EPOCHS, LIMIT, STEPS, Place, Wrong
 
-# Python runs it at its start. (libfaketime also breaks waits by the monotonic clock, which no
-# change of the time does.)
+# A sitecustomize module, which Python imports at its start. (libfaketime would also break waits by
+# the monotonic clock, which a change of the time does not.)
 _CLOCK = """
 import os, time
 
@@ -28,80 +29,97 @@ time.time_ns = lambda: int(jumped() * 1e9)
 
 
 class Missed(Exception):
-  """The run was over before the fault could strike; another try is needed."""
+  """The run ended before the fault happened; another attempt is needed."""
 
 
 class Skipped(Exception):
-  """This machine cannot have the fault; says why."""
+  """This machine does not permit the fault; the argument is the reason."""
 
 
-def preparation(at: Place, rng: np.random.Generator) -> None:
+def kill_in_preparation(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run while it prepares the data."""
   at.data = at.folder / "data"
   _kill_after(at, lambda: (at.data / "digits" / "prepare.lock").exists(), rng.uniform(0, 2))
 
 
-def compilation(at: Place, rng: np.random.Generator) -> None:
+def kill_in_compilation(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run while it compiles, or soon after."""
   at.cache = at.folder / "cache"
-  _kill_after(at, lambda: " parameters, " in at.said(), rng.uniform(0, 8))
+  _kill_after(at, functools.partial(_has_data, at), rng.uniform(0, 8))
 
 
-def training(at: Place, rng: np.random.Generator) -> None:
-  _kill_after(at, lambda: " parameters, " in at.said(), rng.uniform(0, 3))
+def kill_in_training(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run while it trains."""
+  _kill_after(at, functools.partial(_has_data, at), rng.uniform(0, 3))
 
 
-def checkpoint(at: Place, rng: np.random.Generator) -> None:
+def kill_in_checkpoint(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run while it writes a checkpoint."""
   newest = at.newest("latest") + STEPS * int(rng.integers(EPOCHS))
-  holds = lambda: at.newest("latest") >= newest and at.is_writing()  # noqa: E731
-  _kill_after(at, holds, rng.uniform(0, 0.05))
+
+  def is_writing() -> bool:
+    return at.newest("latest") >= newest and at.is_writing()
+
+  _kill_after(at, is_writing, rng.uniform(0, 0.05))
 
 
-def evaluation(at: Place, rng: np.random.Generator) -> None:
-  _kill_after(at, lambda: f"epoch {EPOCHS}/{EPOCHS}" in at.said(), rng.uniform(0, 0.6))
+def kill_in_evaluation(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run while it tests the selected weights."""
+  _kill_after(at, functools.partial(_has_ended, at, EPOCHS), rng.uniform(0, 0.6))
 
 
-def any_time(at: Place, rng: np.random.Generator) -> None:
+def kill_at_any_time(at: Place, rng: np.random.Generator) -> None:
+  """Kill the run up to six seconds after its start."""
   _kill_after(at, lambda: True, rng.uniform(0, 6))
 
 
-def _kill_after(at: Place, holds: Callable[[], object], seconds: float) -> None:
+def _kill_after(at: Place, is_true: Callable[[], object], seconds: float) -> None:
+  """Start the run; kill it some seconds after a condition is true."""
   at.start()
-  if at.wait_for(holds):
+  if at.wait_for(is_true):
     time.sleep(seconds)
   if not at.kill():
     raise Missed
 
 
 def sigterm(at: Place, rng: np.random.Generator) -> None:
+  """Send SIGTERM after an epoch; the run must save and exit."""
   at.start()
-  at.wait_for(lambda: f"epoch 1/{EPOCHS}" in at.said())
+  at.wait_for(functools.partial(_has_ended, at, 1))
   time.sleep(rng.uniform(0, 0.5))
   if not at.kill(signal.SIGTERM):
     raise Missed
-  if not at.end(128 + signal.SIGTERM).endswith("saved; the same command resumes\n"):
-    raise Wrong("SIGTERM: it does not say that it has saved")
+  output = at.wait_for_exit(128 + signal.SIGTERM)
+  if not output.endswith("saved; the same command resumes\n"):
+    raise Wrong("SIGTERM: no message that the state is saved")
 
 
 def damaged_checkpoint(how: str, at: Place, rng: np.random.Generator) -> None:
-  """Kills the run when there are two checkpoints, and damages a file of the newest."""
+  """Kill the run when it has two checkpoints, and damage a file of the newest.
+
+  Args:
+    how: 'truncated', 'flipped' or 'missing'.
+  """
   at.start()
   if not at.wait_for(lambda: len(at.steps("latest")) > 1) or not at.kill():
     raise Missed
-  which = str(rng.choice(["latest", "best"]))
-  _damage(at.workdir / "checkpoints" / which / f"{at.newest(which):08}", how, rng)
-  at.run_to_the_end(damaged=which == "latest")
+  kind = str(rng.choice(["latest", "best"]))
+  _damage(at.workdir / "checkpoints" / kind / f"{at.newest(kind):08}", how, rng)
+  at.finish(is_damaged=kind == "latest")
 
 
 def damaged_cache(at: Place, rng: np.random.Generator) -> None:
-  """Kills the run, and damages a file of the decoded images."""
+  """Kill the run, and damage a file of the decoded images."""
   at.data = pathlib.Path(shutil.copytree(at.data, at.folder / "data"))
-  training(at, rng)
+  kill_in_training(at, rng)
   (folder,) = (at.data / "digits").glob("decoded-*")
   _damage(folder, str(rng.choice(["truncated", "flipped", "missing"])), rng)
-  if "preparing digits" not in at.run_to_the_end():
-    raise Wrong("the damage is not noticed")
+  if "preparing digits" not in at.finish():
+    raise Wrong("the damage went unnoticed")
 
 
 def _damage(folder: pathlib.Path, how: str, rng: np.random.Generator) -> None:
+  """Damage one of the files in a folder."""
   files = sorted(f for f in folder.rglob("*") if f.is_file() and f.stat().st_size)
   file = files[rng.integers(len(files))]
   content = bytearray(file.read_bytes())
@@ -116,67 +134,68 @@ def _damage(folder: pathlib.Path, how: str, rng: np.random.Generator) -> None:
 
 
 def full_disk(at: Place, rng: np.random.Generator) -> None:
-  """The run folder's disk has room for a part of the run."""
+  """Start the run on a disk that has room for a part of the run folder."""
   _disk(at, at.workdir, f"size={int(rng.integers(40, 500))}k")
   at.start()
-  _told_full(at)
+  _wait_for_full_disk(at)
   _mount("-o", "remount,size=1g", str(at.workdir))
 
 
 def full_at_metrics(at: Place, rng: np.random.Generator) -> None:
-  """The disk is full from the end of an epoch on, when metrics.jsonl is written next."""
+  """Fill the disk at the end of an epoch, before metrics.jsonl is written."""
   _disk(at, at.workdir, "size=64m")
   at.start()
-  at.wait_for(lambda: f"epoch 1/{EPOCHS}" in at.said() and not at.is_writing())
+  at.wait_for(lambda: _has_ended(at, 1) and not at.is_writing())
   with (at.workdir / "filler").open("wb", buffering=0) as filler:
     for size in (1 << 20, 1 << 12, 1):
       with contextlib.suppress(OSError):
         while True:
           filler.write(bytes(size))
-  _told_full(at)
+  _wait_for_full_disk(at)
   (at.workdir / "filler").unlink()
 
 
 def full_at_decoded(at: Place, rng: np.random.Generator) -> None:
-  """The data's disk has room for a part of the decoded images."""
+  """Start the run with a disk for the data that has room for a part of the decoded images."""
   at.data = at.folder / "data"
   _disk(at, at.data, f"size={int(rng.integers(40, 5000))}k")
   at.start()
-  _told_full(at)
+  _wait_for_full_disk(at)
   _mount("-o", "remount,size=1g", str(at.data))
 
 
-def _told_full(at: Place) -> None:
+def _wait_for_full_disk(at: Place) -> None:
+  """Wait until the run fails with an error that names the full disk."""
   if at.process.wait(LIMIT) == 0:
     raise Missed
-  said = at.end(1)
-  if "No space left on device" not in said and "make room" not in said:
-    raise Wrong("a full disk is not told")
+  output = at.wait_for_exit(1)
+  if "No space left on device" not in output and "make room" not in output:
+    raise Wrong("the error does not name the full disk")
 
 
 def read_only(at: Place, rng: np.random.Generator) -> None:
-  """The run folder cannot be written: from the first, or when it should be resumed."""
+  """Make the run folder read-only before the first start, or before the run is resumed."""
   at.workdir.mkdir()
   if rng.integers(2):
-    training(at, rng)
+    kill_in_training(at, rng)
   _mount("--bind", str(at.workdir), str(at.workdir))
   with contextlib.ExitStack() as undo:
     undo.callback(subprocess.run, ["umount", str(at.workdir)], check=True)
     _mount("-o", "remount,bind,ro", str(at.workdir))
     at.start()
-    at.end(1)
+    at.wait_for_exit(1)
 
 
 def second_run(at: Place, rng: np.random.Generator) -> None:
-  """Another run is started on the folder, and refused."""
+  """Start another run in the folder, which must fail."""
   at.start()
   time.sleep(rng.uniform(0, 1))
-  at.wait_for(lambda: " parameters, " in at.said())
+  at.wait_for(functools.partial(_has_data, at))
   first = at.process
   try:
     at.start()
-    if "another run is writing" not in at.end(1):
-      raise Wrong("the second run is not told why")
+    if "another run is writing" not in at.wait_for_exit(1):
+      raise Wrong("the error of the second run does not name the reason")
   finally:
     at.process = first
     if first.wait(LIMIT):
@@ -184,7 +203,7 @@ def second_run(at: Place, rng: np.random.Generator) -> None:
 
 
 def clock_jumps(at: Place, rng: np.random.Generator) -> None:
-  """The clock goes back or on by up to years, while it runs and between two starts."""
+  """Set the clock back or forward by up to three years, during the run and between two starts."""
   (at.folder / "sitecustomize.py").write_text(_CLOCK)
   at.environment = {"PYTHONPATH": str(at.folder), "CLOCK": str(at.folder / "clock")}
 
@@ -196,23 +215,31 @@ def clock_jumps(at: Place, rng: np.random.Generator) -> None:
   jump()
   at.start()
   for epoch in range(1, EPOCHS):
-    at.wait_for(lambda epoch=epoch: f"epoch {epoch}/{EPOCHS}" in at.said())
+    at.wait_for(functools.partial(_has_ended, at, epoch))
     jump()
   if not at.kill():
     raise Missed
   jump()
 
 
-# File systems of their own.
+def _has_data(at: Place) -> bool:
+  """Return whether the run has loaded its data, which its first log line describes."""
+  return " parameters, " in at.output()
+
+
+def _has_ended(at: Place, epoch: int) -> bool:
+  """Return whether the run has logged the end of an epoch, counted from 1."""
+  return f"epoch {epoch}/{EPOCHS}" in at.output()
 
 
 def _mount(*arguments: str) -> None:
-  done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
-  if done.returncode:
-    raise Skipped(f"mounting is not permitted ({done.stderr.strip()})")
+  completed = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+  if completed.returncode:
+    raise Skipped(f"mounting is not permitted ({completed.stderr.strip()})")
 
 
 def _disk(at: Place, folder: pathlib.Path, options: str) -> None:
+  """Mount a file system in memory at a new folder, until the end of the place."""
   folder.mkdir()
   _mount("-t", "tmpfs", "-o", options, "tmpfs", str(folder))
   at.undo.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
@@ -220,15 +247,17 @@ def _disk(at: Place, folder: pathlib.Path, options: str) -> None:
 
 # --- By name -------------------------------------------------------------------------------------
 
-KILLS = {
-  "preparation": preparation,
-  "compilation": compilation,
-  "training": training,
-  "checkpoint": checkpoint,
-  "evaluation": evaluation,
-  "any time": any_time,
+Fault: TypeAlias = Callable[[Place, np.random.Generator], None]
+
+KILLS: dict[str, Fault] = {
+  "preparation": kill_in_preparation,
+  "compilation": kill_in_compilation,
+  "training": kill_in_training,
+  "checkpoint": kill_in_checkpoint,
+  "evaluation": kill_in_evaluation,
+  "any time": kill_at_any_time,
 }
-OTHERS = {
+OTHERS: dict[str, Fault] = {
   "SIGTERM": sigterm,
   "checkpoint truncated": functools.partial(damaged_checkpoint, "truncated"),
   "checkpoint flipped": functools.partial(damaged_checkpoint, "flipped"),

@@ -1,4 +1,4 @@
-"""A run that soak.py disturbs: started, watched, killed, started again, compared."""
+"""The run that soak.py disturbs: start it, watch it, kill it, resume it, compare its outcome."""
 
 import contextlib
 import json
@@ -21,8 +21,8 @@ from benchmarks import records
 from cifar_jax.runs import checkpoints
 
 EPOCHS = 3
-STEPS = 16  # an epoch
-LIMIT = 900.0  # seconds that a start may take: more is a hang
+STEPS = 16  # per epoch
+LIMIT = 900.0  # seconds; a start that takes longer hangs
 _FIELDS = {
   "data.name": "digits",
   "data.normalize": "unit",
@@ -40,32 +40,37 @@ _FIELDS = {
 
 
 class Wrong(Exception):
-  """The program did not do what it should; says what."""
+  """The program misbehaved; the argument says how."""
 
 
 class Place:
-  """A folder with a run, its data and its compiled programs, and what the run has said.
+  """A folder with a run, and the process of the run.
+
+  Args:
+    folder: the folder of this place.
+    data: TFDS's directory, which places may share.
+    cache: the folder of compiled programs, which places may share.
 
   Attributes:
-    folder: holds everything that is the place's own.
-    workdir, data, cache: the run folder, TFDS's folder, and that of compiled programs.
-    environment: variables beside this process's.
-    process: the run that was started last.
-    lost: what was there when a fault struck and was not used afterwards.
-    undo: what is to be undone with the place.
+    workdir: the run folder.
+    environment: more environment variables of the run.
+    process: the latest start of the run.
+    lost: descriptions of checkpoints that a resumed run did not use.
+    undo: callbacks for the end of the place.
   """
+
+  process: subprocess.Popen[bytes]
 
   def __init__(self, folder: pathlib.Path, data: pathlib.Path, cache: pathlib.Path):
     self.workdir, self.data, self.cache = folder / "run", data, cache
     self.environment: dict[str, str] = {}
-    self.process: subprocess.Popen | None = None
     self.lost: list[str] = []
     self.undo = contextlib.ExitStack()
     self.folder = folder
     self._starts = 0
 
   def start(self) -> None:
-    """Starts the run, or what resumes it; always the same command."""
+    """Start or resume the run, always by the same command."""
     fields = _FIELDS | {"data.dir": str(self.data)}
     command = [sys.executable, str(records.ROOT / "main.py"), f"--workdir={self.workdir}"]
     command.append(f"--config={records.ROOT / 'configs' / 'default.py'}")
@@ -85,18 +90,18 @@ class Place:
   def _log(self) -> pathlib.Path:
     return self.folder / f"start-{self._starts}.log"
 
-  def said(self) -> str:
-    """All that the last start has printed."""
+  def output(self) -> str:
+    """Return everything that the latest start has printed."""
     return self._log.read_text(errors="replace")
 
-  def wait_for(self, holds: Callable[[], object]) -> bool:
-    """Waits until something holds; False if the run ended first.
+  def wait_for(self, is_true: Callable[[], object]) -> bool:
+    """Wait until a condition is true; return False if the run ends first.
 
     Raises:
-      Wrong: it took too long.
+      Wrong: neither happened within LIMIT.
     """
     deadline = time.monotonic() + LIMIT
-    while not holds():
+    while not is_true():
       if self.process.poll() is not None:
         return False
       if time.monotonic() > deadline:
@@ -105,111 +110,118 @@ class Place:
     return True
 
   def kill(self, signum: int = signal.SIGKILL) -> bool:
-    """Sends a signal and waits for the end; False if the run had ended already."""
-    running = self.process.poll() is None
+    """Send a signal and wait for the end; return False if the run had already ended."""
+    was_running = self.process.poll() is None
     self.process.send_signal(signum)
     try:
       self.process.wait(LIMIT)
     except subprocess.TimeoutExpired:
-      raise Wrong(f"{signal.Signals(signum).name} is not answered: {self._tail()}") from None
-    return running and self.process.returncode != 0
+      raise Wrong(f"ignores {signal.Signals(signum).name}: {self._tail()}") from None
+    return was_running and self.process.returncode != 0
 
-  def end(self, code: int) -> str:
-    """Waits for the run's own end, which must have this exit code; returns what it said.
+  def wait_for_exit(self, expected_code: int) -> str:
+    """Wait until the run exits; return its output.
 
     Raises:
-      Wrong: another code, a traceback, or an error of more than one line.
+      Wrong: another exit code, a traceback, or an error of more than one line.
     """
     try:
-      found = self.process.wait(LIMIT)
+      code = self.process.wait(LIMIT)
     except subprocess.TimeoutExpired:
       raise Wrong(f"hangs: {self._tail()}") from None
-    said = self.said()
-    if found != code:
-      raise Wrong(f"exit code {found} instead of {code}: {self._tail()}")
-    if "Traceback" in said:
+    output = self.output()
+    if code != expected_code:
+      raise Wrong(f"exit code {code} instead of {expected_code}: {self._tail()}")
+    if "Traceback" in output:
       raise Wrong(f"a traceback: {self._tail()}")
-    if code == 1 and [line.startswith("error: ") for line in said.splitlines()][-1:] != [True]:
-      raise Wrong(f"its last line is not the error: {self._tail()}")
-    return said
+    lines = output.splitlines()
+    if code == 1 and not (lines and lines[-1].startswith("error: ")):
+      raise Wrong(f"the last line is not the error: {self._tail()}")
+    return output
 
   @property
-  def finished(self) -> bool:
+  def is_finished(self) -> bool:
+    """Whether results.json exists."""
     return (self.workdir / "results.json").exists()
 
-  def run_to_the_end(self, damaged: bool = False) -> str:
-    """Starts the run and waits for it; returns what it said.
+  def finish(self, is_damaged: bool = False) -> str:
+    """Start the run and wait until it is done; return its output.
+
+    Notes in `lost` if the run does not resume from its newest checkpoint.
 
     Args:
-      damaged: whether the newest `latest` may be, so that the one before is good enough.
+      is_damaged: whether the newest `latest` may be damaged, so that the one before is right.
     """
-    newest, before = self.newest("latest"), self.newest("latest", back=1)
-    finished = self.finished
+    newest, previous = self.newest("latest"), self.newest("latest", back=1)
+    was_finished = self.is_finished
     self.start()
-    said = self.end(0)
-    resumed = re.search(r"Resuming .* at step (\d+),", said)
+    output = self.wait_for_exit(0)
+    resumed = re.search(r"Resuming .* at step (\d+),", output)
     step = int(resumed[1]) if resumed else 0
-    if damaged and step == before and "cannot be read" in said:
-      return said
-    if not finished and step != newest:
-      self.lost.append(f"resumed from step {step} where {newest} was there")
-    return said
+    if is_damaged and step == previous and "cannot be read" in output:
+      return output
+    if not was_finished and step != newest:
+      self.lost.append(f"resumed from step {step} instead of {newest}")
+    return output
 
-  def newest(self, which: str, back: int = 0) -> int:
-    """The newest step, or one so many before, of the checkpoints there; 0 for none."""
-    steps = self.steps(which)
+  def newest(self, kind: str, back: int = 0) -> int:
+    """Return the newest step of the checkpoints, or an earlier one, or 0 if there is none.
+
+    Args:
+      kind: 'latest' or 'best'.
+      back: how many checkpoints before the newest.
+    """
+    steps = self.steps(kind)
     return steps[-1 - back] if len(steps) > back else 0
 
-  def steps(self, which: str) -> list[int]:
-    """The steps of the checkpoints there, in their order."""
-    folder = self.workdir / "checkpoints" / which
+  def steps(self, kind: str) -> list[int]:
+    """Return the steps of the checkpoints in ascending order."""
+    folder = self.workdir / "checkpoints" / kind
     names = os.listdir(folder) if folder.is_dir() else []
     return sorted(int(name) for name in names if name.isdigit())
 
   def is_writing(self) -> bool:
-    """Whether a checkpoint is half written."""
+    """Return whether a checkpoint is being written."""
     folder = self.workdir / "checkpoints"
     with contextlib.suppress(OSError):
-      return any(
-        "tmp" in name for which in os.listdir(folder) for name in os.listdir(folder / which)
-      )
+      return any("tmp" in name for kind in os.listdir(folder) for name in os.listdir(folder / kind))
     return False
 
   def _tail(self) -> str:
-    return " / ".join(self.said().splitlines()[-8:])[-1500:]
+    return " / ".join(self.output().splitlines()[-8:])[-1500:]
 
 
 def outcome(workdir: pathlib.Path) -> dict[str, Any]:
-  """What a finished run has come to, without clocks: arrays, rows and figures by name.
+  """Return the arrays, rows and metrics of a finished run by name, without times.
 
   Raises:
-    Wrong: a checkpoint is damaged, or an epoch is missing or there twice.
+    Wrong: a checkpoint is damaged, or an epoch is missing or repeated.
   """
-  found: dict[str, Any] = {}
-  for which in ("latest", "best"):
-    folder = workdir / "checkpoints" / which
+  content: dict[str, Any] = {}
+  for kind in ("latest", "best"):
+    folder = workdir / "checkpoints" / kind
     newest = max(name for name in os.listdir(folder) if name.isdigit())
     try:
       arrays = checkpoints.read(epath.Path(folder / newest))
     except checkpoints.Unreadable as error:
       raise Wrong(str(error)) from error
-    found |= {f"{which} {path}": array for path, array in arrays.items()}
-    found[f"{which} step"] = newest if which == "latest" else None
-  del found["latest seconds"]
+    content |= {f"{kind} {path}": array for path, array in arrays.items()}
+    content[f"{kind} step"] = newest if kind == "latest" else None
+  del content["latest seconds"]
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   if [row["epoch"] for row in rows] != list(range(1, EPOCHS + 1)):
     raise Wrong(f"metrics.jsonl has the epochs {[row['epoch'] for row in rows]}")
   for row in rows:
     del row["seconds"], row["images_per_second"]
   results = json.loads((workdir / "results.json").read_text())
-  figures = {k: v for k, v in results.items() if k.startswith(("test_", "val_", "best_"))}
-  return found | {"metrics.jsonl": rows, "results.json": figures}
+  metrics = {k: v for k, v in results.items() if k.startswith(("test_", "val_", "best_"))}
+  return content | {"metrics.jsonl": rows, "results.json": metrics}
 
 
 def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-  """The names under which two outcomes are not the same bits."""
-  both = a.keys() & b.keys()
-  same = {name for name in both if _bits(a[name]) == _bits(b[name])}
+  """Return the names under which two outcomes differ in any bit."""
+  common = a.keys() & b.keys()
+  same = {name for name in common if _bits(a[name]) == _bits(b[name])}
   return sorted((a.keys() | b.keys()) - same)
 
 
@@ -221,14 +233,14 @@ def _bits(value: Any) -> Any:
 
 @contextlib.contextmanager
 def place(root: pathlib.Path, data: pathlib.Path, cache: pathlib.Path) -> Iterator[Place]:
-  """A new place below `root`, which goes in the end, and whatever still runs there with it."""
+  """Yield a new place below `root`; at the end kill its run and remove it."""
   folder = pathlib.Path(tempfile.mkdtemp(dir=root))
-  made = Place(folder, data, cache)
+  new_place = Place(folder, data, cache)
   try:
-    yield made
+    yield new_place
   finally:
-    if made.process is not None and made.process.poll() is None:
-      made.process.kill()
-      made.process.wait()
-    made.undo.close()
+    if hasattr(new_place, "process") and new_place.process.poll() is None:
+      new_place.process.kill()
+      new_place.process.wait()
+    new_place.undo.close()
     shutil.rmtree(folder)
