@@ -1,21 +1,20 @@
-"""The reports' networks out of Keras layers, as their listings have them, to compare with.
+"""The reports' networks built from Keras layers, as their listings have them.
 
-A layer has the name of the Flax one, with '.' for the nesting. Every network takes the pixels of an
-image's side and returns logits, where the reports end in a softmax or a sigmoid. In place of
-dropout stands `mark`, which is not random, so that its places and rates can be compared too.
+A layer has the name of the Flax module, with '.' for the nesting. Every function takes the side of
+an image in pixels. The networks return logits, where those of the reports end in a softmax or a
+sigmoid. `mark` replaces dropout: it is not random, so a test can compare its places and rates too.
 """
 
 import functools
 
 import flax.linen as nn
-import jax.numpy as jnp
 import keras
 import numpy as np
 from keras import layers
 
 
 def mark(x, rate, spatial):
-  """Multiplies all values by factors that depend on their place (spatial: on their channel)."""
+  """Multiply all values by factors that depend on their place (spatial: on their channel)."""
   shape = x.shape[-1:] if spatial else x.shape[1:]
   places = np.arange(np.prod(shape)).reshape(shape)
   return x * (1 + rate * np.cos(places)).astype(np.float32)
@@ -59,7 +58,7 @@ class SparseGate(layers.Layer):
     return x * relu(1 - large * relu(1 - large * largest))
 
 
-# Weights are always copied into these layers, and drawing random ones takes seconds.
+# Tests copy weights into these layers. Drawing random ones takes seconds.
 Conv2D = functools.partial(layers.Conv2D, kernel_initializer="zeros", padding="same")
 Dense = functools.partial(layers.Dense, kernel_initializer="zeros")
 BatchNormalization = layers.BatchNormalization
@@ -71,7 +70,7 @@ def l2(coefficient):
 
 
 def pointwise_resnet(side, widths=(64, 128, 256, 512), blocks=3, dropout=0.3):
-  """Report 000, figures 16 to 18."""
+  """Build the network of report 000, figures 16 to 18."""
   conv = functools.partial(Conv2D, kernel_regularizer=l2(5e-4))
 
   def norm(name):
@@ -104,7 +103,7 @@ def _conv_pool_norm(x, width, stage):
 
 
 def basic_cnn(side, widths=(256, 256, 256), dense=(), units=10, inception=False):
-  """Report 001, both tasks; with the inception block of task 2."""
+  """Build report 001's network of both tasks, if asked with the inception block of task 2."""
   inputs = x = keras.Input((side, side, 3))
   for stage, width in enumerate(widths, start=1):
     x = _conv_pool_norm(x, width, stage)
@@ -123,7 +122,7 @@ def basic_cnn(side, widths=(256, 256, 256), dense=(), units=10, inception=False)
 
 
 def residual_cnn(side, widths=(256, 256, 256), as_printed=False):
-  """Report 001, task 2, line by line."""
+  """Build report 001's network of task 2, line by line."""
   input_1 = keras.Input((side, side, 3))
   output_1 = _conv_pool_norm(input_1, widths[0], 1)
   residual_1 = Conv2D(widths[0], 1, strides=2, name="shortcut1")(input_1)
@@ -139,7 +138,7 @@ def residual_cnn(side, widths=(256, 256, 256), as_printed=False):
 
 
 def vgg(side, stages, widths=(64, 128, 256, 512, 512), dense=(512,), units=10, dropout=0.0):
-  """keras.applications' VGG16 without its top (and likewise VGG19), and dense layers."""
+  """Build VGG16 (or VGG19) of keras.applications without its top, and dense layers."""
   inputs = x = keras.Input((side, side, 3))
   for stage, (count, width) in enumerate(zip(stages, widths, strict=True), start=1):
     for index in range(1, count + 1):
@@ -152,7 +151,7 @@ def vgg(side, stages, widths=(64, 128, 256, 512, 512), dense=(512,), units=10, d
 
 
 def lenet(side, widths=(32, 64), dense=512, conv_dropout=0.25, dense_dropout=0.4):
-  """Report 002's models."""
+  """Build report 002's models."""
   conv = functools.partial(Conv2D, kernel_regularizer=l2(1e-4))
   net = [keras.Input((side, side, 3))]
   for stage, width in enumerate(widths, start=1):
@@ -165,7 +164,7 @@ def lenet(side, widths=(32, 64), dense=512, conv_dropout=0.25, dense_dropout=0.4
 
 
 def two_block_cnn(side, widths=(32, 64), dense=512, batch_norm=False):
-  """Report 004's models."""
+  """Build report 004's models."""
   net = [keras.Input((side, side, 3))]
 
   def add(layer, norm_name):
@@ -184,6 +183,61 @@ def two_block_cnn(side, widths=(32, 64), dense=512, batch_norm=False):
   return keras.Sequential([*net, Dropout(0.5), Dense(10, name="head")])
 
 
+def _norm_elu(x, name):
+  return layers.Activation("elu")(BatchNormalization(axis=3, momentum=0.9, name=name)(x))
+
+
+class EluBlocks:
+  """Report 003's blocks; with its BOTTLENECK corrected, and the two other kinds of block."""
+
+  def __init__(self, bottleneck, block, epsilon, spatial_dropout):
+    self.bottleneck, self.block, self.epsilon = bottleneck, block, epsilon
+    self.spatial_dropout = spatial_dropout
+
+  def features(self, width):
+    return 4 * width if self.bottleneck else width
+
+  def basic_blk(self, x, name, width, stride):
+    sizes = (1, 3, 1) if self.bottleneck else (3, 3)
+    x = _norm_elu(x, name + "norm1")
+    x = Conv2D(width, sizes[0], kernel_regularizer=l2(1e-4), strides=stride, name=name + "conv1")(x)
+    x = _norm_elu(x, name + "norm2")
+    x = Conv2D(width, sizes[1], kernel_regularizer=l2(1e-4), name=name + "conv2")(x)
+    if self.bottleneck:
+      x = _norm_elu(x, name + "norm3")
+      features = self.features(width)
+      x = Conv2D(features, sizes[2], kernel_regularizer=l2(1e-5), name=name + "conv3")(x)
+    return SparseGate(self.epsilon)(x) if self.block == "sparse" else x
+
+  def conv_blk(self, x, name, width, stride):
+    shortcut = _norm_elu(x, name + "shortcut_norm")
+    projection = Conv2D(
+      self.features(width),
+      (1, 1),
+      kernel_regularizer=l2(1e-5),
+      strides=stride,
+      name=name + "shortcut_conv",
+    )
+    return layers.Add()([self.basic_blk(x, name, width, stride), projection(shortcut)])
+
+  def ident_blk(self, x, name, width):
+    shortcut = x
+    x = self.basic_blk(Dropout(0.5)(x), name, width, 1)
+    if self.block == "highway":
+      gate = Conv2D(
+        self.features(width),
+        3,
+        activation="sigmoid",
+        kernel_regularizer=l2(1e-4),
+        name=name + "gate_conv",
+      )(shortcut)
+      carry = layers.Multiply()([1 - gate, shortcut])
+      x = layers.Add()([layers.Multiply()([gate, x]), carry])
+    else:
+      x = layers.Add()([x, shortcut])
+    return Dropout(self.spatial_dropout, spatial=True)(x)
+
+
 def elu_resnet(
   side,
   stages=(2, 2, 2, 2),
@@ -194,55 +248,18 @@ def elu_resnet(
   spatial_dropout=0.5,
   classes=10,
 ):
-  """Report 003's resnet.py; with its BOTTLENECK mended, and the two other kinds of block."""
-
-  def norm_elu(x, name):
-    return layers.Activation("elu")(BatchNormalization(axis=3, momentum=0.9, name=name)(x))
-
-  def basic_blk(x, name, k, f, s):
-    features = 4 * f if bottleneck else f
-    x = norm_elu(x, name + "norm1")
-    x = Conv2D(f, k[0], kernel_regularizer=l2(1e-4), strides=s, name=name + "conv1")(x)
-    x = norm_elu(x, name + "norm2")
-    x = Conv2D(f, k[1], kernel_regularizer=l2(1e-4), name=name + "conv2")(x)
-    if bottleneck:
-      x = norm_elu(x, name + "norm3")
-      x = Conv2D(features, k[2], kernel_regularizer=l2(1e-5), name=name + "conv3")(x)
-    return SparseGate(epsilon)(x) if block == "sparse" else x
-
-  k = (1, 3, 1) if bottleneck else (3, 3)
+  """Build the network of report 003's resnet.py from EluBlocks."""
+  blocks = EluBlocks(bottleneck, block, epsilon, spatial_dropout)
   inputs = keras.Input((side, side, 3))
   stem = Conv2D(width, 3, kernel_regularizer=l2(1e-5), strides=2, name="stem_conv")
-  x = norm_elu(stem(inputs), "stem_norm")
+  x = _norm_elu(stem(inputs), "stem_norm")
   for stage, count in enumerate(stages, start=1):
-    f = width * 2 ** (stage - 1)
-    features = 4 * f if bottleneck else f
+    stage_width = width * 2 ** (stage - 1)
     for index in range(1, count + 1):
       name = f"stage{stage}_block{index}."
-      shortcut = x
       if index == 1:
-        stride = 1 if stage == 1 else 2
-        x = basic_blk(x, name, k, f, stride)
-        shortcut = norm_elu(shortcut, name + "shortcut_norm")
-        projection = Conv2D(
-          features, (1, 1), kernel_regularizer=l2(1e-5), strides=stride, name=name + "shortcut_conv"
-        )
-        x = layers.Add()([x, projection(shortcut)])
-        continue
-      x = basic_blk(Dropout(0.5)(x), name, k, f, 1)
-      if block == "highway":
-        gate = Conv2D(
-          features, 3, activation="sigmoid", kernel_regularizer=l2(1e-4), name=name + "gate_conv"
-        )(shortcut)
-        carry = layers.Multiply()([1 - gate, shortcut])
-        x = layers.Add()([layers.Multiply()([gate, x]), carry])
+        x = blocks.conv_blk(x, name, stage_width, stride=1 if stage == 1 else 2)
       else:
-        x = layers.Add()([x, shortcut])
-      x = Dropout(spatial_dropout, spatial=True)(x)
+        x = blocks.ident_blk(x, name, stage_width)
   x = layers.Flatten()(layers.AveragePooling2D((2, 2), padding="same")(x))
   return keras.Model(inputs, Dense(classes, name="head")(Dropout(0.5)(x)))
-
-
-def logits(x):
-  """[batch, 1] of a network with one unit to the [batch, 2] that ours has."""
-  return jnp.concatenate([jnp.zeros_like(x), x], axis=-1)

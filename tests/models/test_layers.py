@@ -1,13 +1,15 @@
-"""models/layers.py against Flax's own layers, and the same masks on any number of devices."""
+"""models/layers.py against Flax's and Keras' layers, and the same masks on any device count."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from keras_weights import copy_weights, flax_weights, random_variables, shapes
 
 from cifar_jax.errors import UserError
-from models import layers
+from models import basic_cnn, layers
 
 
 def gradient(pool, x, cotangent):
@@ -60,7 +62,7 @@ def test_dropout_is_the_same_however_many_devices_share_the_batch(devices):
   key = jax.random.key(3)
   x = jnp.ones((8, 5, 5, 2))
   alone = drop(x, key)
-  assert len(np.unique(np.asarray(alone).reshape(8, -1), axis=0)) == 8  # every example its own
+  assert len(np.unique(np.asarray(alone).reshape(8, -1), axis=0)) == 8  # all masks differ
   shared = jax.pmap(
     lambda x, key: drop(x, key, axis_name="batch"),
     axis_name="batch",
@@ -109,7 +111,7 @@ def test_dropout_returns_its_input_when_not_training_or_at_rate_0_or_at_initiali
   x = jnp.ones((2, 10), jnp.bfloat16)
   assert layers.Dropout(0.5, deterministic=True).apply({}, x) is x
   assert layers.Dropout(0.0).apply({}, x) is x
-  # Neither the axis nor a 'dropout' key is at hand when a model is initialised.
+  # A model is initialised without the axis and without a 'dropout' key.
   y, variables = layers.Dropout(0.5, axis_name="batch").init_with_output(jax.random.key(0), x)
   assert y is x
   assert not variables
@@ -129,3 +131,49 @@ def test_he_fan_out_scales_with_the_outputs():
 def test_a_rate_outside_0_to_1_is_refused(rate):
   with pytest.raises(UserError, match=r"^model\.dropout: .* give a number in \[0, 1\)$"):
     layers.check_rate("dropout", rate)
+
+
+def test_a_single_logit_is_a_sigmoid_with_binary_cross_entropy():
+  import report_twins as twins  # imports Keras, which is slow
+
+  model = basic_cnn.BasicCNN(2, widths=(4, 5), dense=(6,), single_logit=True)
+  rng = np.random.default_rng(4)
+  images = jnp.asarray(rng.uniform(size=(6, 12, 12, 3)), jnp.float32)
+  labels = jnp.asarray([0, 1, 1, 0, 1, 1])
+  variables = random_variables(model, images)
+  network = twins.basic_cnn(12, widths=(4, 5), dense=(6,), units=1)
+  copy_weights(variables, network)
+
+  def ours(params):
+    logits, _ = model.apply(
+      {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+    )
+    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 2)).mean()
+
+  fixed = [weight.value for weight in network.non_trainable_variables]
+
+  def theirs(trainable):
+    logits, _ = network.stateless_call(trainable, fixed, images, training=True)
+    probabilities = jax.nn.sigmoid(logits)
+    return twins.keras.losses.BinaryCrossentropy()(labels[:, None], probabilities)
+
+  loss, gradients = jax.jit(jax.value_and_grad(ours))(variables["params"])
+  trainable = [weight.value for weight in network.trainable_variables]
+  expected, keras_gradients = jax.jit(jax.value_and_grad(theirs))(trainable)
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+  by_path = {
+    weight.path: gradient
+    for weight, gradient in zip(network.trainable_variables, keras_gradients, strict=True)
+  }
+  for layer in network.layers:
+    if layer.weights:
+      of_layer = flax_weights({"params": gradients}, layer)
+      for weight, gradient in zip(layer.trainable_weights, of_layer, strict=True):
+        reference = by_path[weight.path]
+        scale = np.abs(reference).max()
+        np.testing.assert_allclose(gradient, reference, rtol=1e-3, atol=1e-4 * scale)
+
+
+def test_a_single_logit_needs_two_classes():
+  with pytest.raises(UserError, match=r"^model\.single_logit: .* dataset has 10; leave it False"):
+    shapes({"name": "basic_cnn", "single_logit": True})

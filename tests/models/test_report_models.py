@@ -1,22 +1,17 @@
-"""The reports' networks against the totals they print, and against the same layers in Keras."""
+"""The reports' networks against the totals that they print, and against Keras' layers."""
 
 import functools
-import re
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from keras_weights import copy_weights, flax_weights, random_variables, shapes
 
 import models
-from cifar_jax.errors import UserError
 from cifar_jax.optim import optimizers
 from models import basic_cnn, elu_resnet, layers, lenet, pointwise_resnet, vgg
-
-PHOTOS = {"name": "basic_cnn", "dense": (512,), "single_logit": True}
 
 
 @pytest.fixture(scope="module")
@@ -26,80 +21,63 @@ def twins():
   return report_twins
 
 
-# Totals: the twin's name and arguments; (trainable, moving statistics) where a report prints them.
+# Totals.
+
+
+def case(config, twin, num_classes=10, side=32, printed=None, **arguments):
+  """A model, its Keras twin with arguments, and (trainable, moving) totals that a report prints."""
+  name = "-".join(map(str, config.values()))
+  return pytest.param(config, num_classes, side, twin, arguments, printed, id=name)
+
+
+PHOTOS = {"name": "basic_cnn", "dense": (512,), "single_logit": True}
+VGG16, VGG19 = (2, 2, 3, 3, 3), (2, 2, 4, 4, 4)
+ELU_18 = {"name": "elu_resnet18"}
 
 
 @pytest.mark.parametrize(
-  ("config", "num_classes", "side", "twin", "printed"),
+  ("config", "num_classes", "side", "twin", "arguments", "printed"),
   [
-    ({"name": "pointwise_resnet"}, 10, 32, ("pointwise_resnet", {}), (10_476_106, 13_568)),
-    ({"name": "lenet2"}, 10, 32, ("lenet", {}), (2_233_898, 0)),
-    ({"name": "lenet3"}, 10, 32, ("lenet", {"widths": (32, 64, 128)}), (1_668_906, 0)),
-    ({"name": "two_block_cnn"}, 10, 32, ("two_block_cnn", {}), (2_168_362, 0)),
-    ({"name": "two_block_cnn_bn"}, 10, 32, ("two_block_cnn", {"batch_norm": True}), None),
-    ({"name": "basic_cnn"}, 10, 32, ("basic_cnn", {}), None),
-    (
+    case({"name": "pointwise_resnet"}, "pointwise_resnet", printed=(10_476_106, 13_568)),
+    case({"name": "lenet2"}, "lenet", printed=(2_233_898, 0)),
+    case({"name": "lenet3"}, "lenet", widths=(32, 64, 128), printed=(1_668_906, 0)),
+    case({"name": "two_block_cnn"}, "two_block_cnn", printed=(2_168_362, 0)),
+    case({"name": "two_block_cnn_bn"}, "two_block_cnn", batch_norm=True),
+    case({"name": "basic_cnn"}, "basic_cnn"),
+    case(
       PHOTOS | {"widths": (32, 32, 32)},
-      2,
-      150,
-      ("basic_cnn", {"widths": (32, 32, 32), "dense": (512,), "units": 1}),
-      None,
+      "basic_cnn",
+      num_classes=2,
+      side=150,
+      widths=(32, 32, 32),
+      dense=(512,),
+      units=1,
     ),
-    ({"name": "inception_cnn"}, 10, 32, ("basic_cnn", {"inception": True}), None),
-    ({"name": "residual_cnn"}, 10, 32, ("residual_cnn", {}), None),
-    ({"name": "residual_cnn_as_printed"}, 10, 32, ("residual_cnn", {"as_printed": True}), None),
-    (
-      {"name": "vgg16", "single_logit": True},
-      2,
-      150,
-      ("vgg", {"stages": (2, 2, 3, 3, 3), "units": 1}),
-      None,
+    case({"name": "inception_cnn"}, "basic_cnn", inception=True),
+    case({"name": "residual_cnn"}, "residual_cnn"),
+    case({"name": "residual_cnn_as_printed"}, "residual_cnn", as_printed=True),
+    case(
+      {"name": "vgg16", "single_logit": True}, "vgg", num_classes=2, side=150, stages=VGG16, units=1
     ),
-    (
-      {"name": "vgg19_cifar"},
-      10,
-      32,
-      ("vgg", {"stages": (2, 2, 4, 4, 4), "dense": (512, 512)}),
-      None,
-    ),
-    ({"name": "elu_resnet"}, 100, 32, ("elu_resnet", {"classes": 100}), None),
-    ({"name": "elu_resnet18"}, 10, 32, ("elu_resnet", {}), None),
-    ({"name": "elu_resnet20"}, 10, 32, ("elu_resnet", {"stages": (3, 3, 3)}), None),
-    (
-      {"name": "elu_resnet50"},
-      10,
-      32,
-      ("elu_resnet", {"stages": (3, 4, 6, 3), "bottleneck": True}),
-      None,
-    ),
-    ({"name": "elu_resnet110"}, 10, 32, ("elu_resnet", {"stages": (18, 18, 18)}), None),
-    (
-      {"name": "elu_resnet18", "block": "highway"},
-      10,
-      32,
-      ("elu_resnet", {"block": "highway"}),
-      None,
-    ),
-    (
-      {"name": "elu_resnet18", "block": "sparse"},
-      10,
-      32,
-      ("elu_resnet", {"block": "sparse"}),
-      None,
-    ),
+    case({"name": "vgg19_cifar"}, "vgg", stages=VGG19, dense=(512, 512)),
+    case({"name": "elu_resnet"}, "elu_resnet", num_classes=100, classes=100),
+    case(ELU_18, "elu_resnet"),
+    case({"name": "elu_resnet20"}, "elu_resnet", stages=(3, 3, 3)),
+    case({"name": "elu_resnet50"}, "elu_resnet", stages=(3, 4, 6, 3), bottleneck=True),
+    case({"name": "elu_resnet110"}, "elu_resnet", stages=(18, 18, 18)),
+    case(ELU_18 | {"block": "highway"}, "elu_resnet", block="highway"),
+    case(ELU_18 | {"block": "sparse"}, "elu_resnet", block="sparse"),
   ],
-  ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
-def test_totals(twins, config, num_classes, side, twin, printed):
+def test_totals(twins, config, num_classes, side, twin, arguments, printed):
   totals = models.count_parameters(shapes(config, num_classes, side))
-  name, arguments = twin
-  network = getattr(twins, name)(side, **arguments)
+  network = getattr(twins, twin)(side, **arguments)
   trainable = sum(weight.value.size for weight in network.trainable_weights)
   assert totals == (trainable, network.count_params() - trainable)
   assert printed is None or totals == printed
 
 
-# Outputs, statistics and regularisers of small ones.
+# Outputs, statistics and regularisers of small networks.
 
 ELU_L2 = ((r"(stem_conv|shortcut_conv|conv3)/kernel$", 1e-5), (r"conv.?/kernel$", 1e-4))
 SMALL = {
@@ -154,7 +132,7 @@ SMALL = {
     ELU_L2,
   ),
   "elu_resnet_sparse": (
-    # This epsilon gates all examples, some or none, according to the block.
+    # This epsilon gates all examples, some or none, depending on the block.
     elu_resnet.EluResNet(10, (2, 1), width=4, block="sparse", epsilon=0.72),
     ("elu_resnet", {"stages": (2, 1), "width": 4, "block": "sparse", "epsilon": 0.72}),
     ELU_L2,
@@ -171,7 +149,7 @@ SMALL = {
 def test_outputs_statistics_and_regularisers(twins, monkeypatch, name):
   monkeypatch.setattr(layers, "Dropout", twins.FlaxMark)
   model, (twin, arguments), rules = SMALL[name]
-  # 20 pixels make the ELU networks' last pooling one of 5 by 5 places, with a border to pad.
+  # At 20 pixels the last pooling of the ELU networks sees 5×5 places, so it pads a border.
   side = 20 if name.startswith("elu") else 16
   images = jnp.asarray(np.random.default_rng(1).uniform(size=(3, side, side, 3)), jnp.float32)
   variables = random_variables(model, images)
@@ -223,22 +201,22 @@ def test_outputs_statistics_and_regularisers(twins, monkeypatch, name):
   ],
 )
 def test_initial_values(monkeypatch, name, he):
-  """Keras' he_normal where the report asks for it, else its default, glorot_uniform."""
-  found = {}
+  """Kernels draw from Keras' he_normal if the report names it, else from glorot_uniform."""
+  initializers = {}
   param = nn.Module.param
 
-  def recorded(self, name, init, *args, **kwargs):
-    found["/".join((*self.path, name))] = init
+  def record(self, name, init, *args, **kwargs):
+    initializers["/".join((*self.path, name))] = init
     return param(self, name, init, *args, **kwargs)
 
-  monkeypatch.setattr(nn.Module, "param", recorded)
+  monkeypatch.setattr(nn.Module, "param", record)
   config = {"name": name} | ({"block": "highway"} if name == "elu_resnet18" else {})
   shapes(config)
-  for path, init in found.items():
+  for path, init in initializers.items():
     if path.endswith("kernel"):
       draws = np.ravel(init(jax.random.key(0), (3, 3, 16, 32), jnp.float32))
-      # Variance 2 / inputs, and the mean of the inputs' and the outputs' 1 / n. Keras' normal
-      # distribution is cut off at two standard deviations and widened to make up for that.
+      # The variance is 2 / inputs for he_normal and 2 / (inputs + outputs) for glorot_uniform.
+      # Keras cuts the normal distribution at two standard deviations and widens it in return.
       draws = draws / np.sqrt(2 / 144 if he else 2 / (144 + 288))
       bound, inner = (2 / 0.87962566, 0.7152) if he else (np.sqrt(3), 0.5)
       assert draws.std() == pytest.approx(1, abs=0.03), path
@@ -260,17 +238,17 @@ def test_only_identity_blocks_have_highway_gates():
   "name",
   ["pointwise_resnet", "basic_cnn", "lenet2", "two_block_cnn_bn", "vgg19_cifar", "elu_resnet18"],
 )
-def test_every_layer_knows_of_the_other_devices(name, sync_bn):
-  found = []
+def test_every_layer_has_the_axis_of_the_devices(name, sync_bn):
+  modules = []
 
-  def note(call, args, kwargs, context):
-    found.append(context.module)
+  def record(call, args, kwargs, context):
+    modules.append(context.module)
     return call(*args, **kwargs)
 
-  with nn.intercept_methods(note):
+  with nn.intercept_methods(record):
     shapes({"name": name, "sync_bn": sync_bn}, axis_name="batch")
-  norms = {layer.axis_name for layer in found if isinstance(layer, nn.BatchNorm)}
-  dropouts = {layer.axis_name for layer in found if isinstance(layer, layers.Dropout)}
+  norms = {layer.axis_name for layer in modules if isinstance(layer, nn.BatchNorm)}
+  dropouts = {layer.axis_name for layer in modules if isinstance(layer, layers.Dropout)}
   assert norms <= {"batch" if sync_bn else None}
   assert dropouts <= {"batch"}
   assert norms | dropouts
@@ -288,109 +266,3 @@ def test_strict_identity_is_the_four_relus(twins):
   )
   response[gated.argmax(), 0, 0, 0] = np.nan
   assert np.isnan(elu_resnet.strict_identity(response, 2.2)).any()
-
-
-# Two classes.
-
-
-def test_a_single_logit_is_a_sigmoid_with_binary_cross_entropy(twins):
-  model = basic_cnn.BasicCNN(2, widths=(4, 5), dense=(6,), single_logit=True)
-  rng = np.random.default_rng(4)
-  images = jnp.asarray(rng.uniform(size=(6, 12, 12, 3)), jnp.float32)
-  labels = jnp.asarray([0, 1, 1, 0, 1, 1])
-  variables = random_variables(model, images)
-  network = twins.basic_cnn(12, widths=(4, 5), dense=(6,), units=1)
-  copy_weights(variables, network)
-
-  def ours(params):
-    logits, _ = model.apply(
-      {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
-    )
-    return optax.softmax_cross_entropy(logits, jax.nn.one_hot(labels, 2)).mean()
-
-  fixed = [weight.value for weight in network.non_trainable_variables]
-
-  def theirs(trainable):
-    logits, _ = network.stateless_call(trainable, fixed, images, training=True)
-    probabilities = jax.nn.sigmoid(logits)
-    return twins.keras.losses.BinaryCrossentropy()(labels[:, None], probabilities)
-
-  loss, gradients = jax.jit(jax.value_and_grad(ours))(variables["params"])
-  trainable = [weight.value for weight in network.trainable_variables]
-  expected, keras_gradients = jax.jit(jax.value_and_grad(theirs))(trainable)
-  np.testing.assert_allclose(loss, expected, rtol=1e-5)
-  by_path = {
-    weight.path: gradient
-    for weight, gradient in zip(network.trainable_variables, keras_gradients, strict=True)
-  }
-  for layer in network.layers:
-    if layer.weights:
-      of_layer = flax_weights({"params": gradients}, layer)
-      for weight, gradient in zip(layer.trainable_weights, of_layer, strict=True):
-        theirs_ = by_path[weight.path]
-        scale = np.abs(theirs_).max()
-        np.testing.assert_allclose(gradient, theirs_, rtol=1e-3, atol=1e-4 * scale)
-
-
-def test_a_single_logit_needs_two_classes():
-  with pytest.raises(UserError, match=r"^model\.single_logit: .* dataset has 10; leave it False"):
-    shapes(PHOTOS)
-
-
-# VGG's base.
-
-
-def test_features_computed_once_give_the_same_logits():
-  model = vgg.VGG(3, (1, 1), (4, 6), dense=(7,))
-  images = jnp.asarray(np.random.default_rng(5).uniform(size=(2, 10, 10, 3)), jnp.float32)
-  variables = random_variables(model, images)
-  base = variables["params"].pop("base")
-  assert set(variables["params"]) == {"dense1", "head"}
-  features = vgg.VGGBase(model.stages, model.widths).apply({"params": base}, images)
-  assert features.shape == (2, 2, 2, 6)
-  on_features = model.clone(from_features=True)
-  spec = jax.eval_shape(
-    functools.partial(on_features.init, train=False), jax.random.key(0), features
-  )
-  assert jax.tree.structure(spec) == jax.tree.structure(variables)
-  np.testing.assert_array_equal(
-    on_features.apply(variables, features, train=True),
-    model.apply({"params": {**variables["params"], "base": base}}, images, train=False),
-  )
-
-
-# Bad configs.
-
-
-@pytest.mark.parametrize(
-  ("config", "side", "message"),
-  [
-    ({"name": "lenet2", "conv_dropout": 1}, 32, r"model\.conv_dropout: 1 is not a dropout .*"),
-    ({"name": "lenet3", "dense_dropout": -1}, 32, r"model\.dense_dropout: -1 is not a dropout .*"),
-    ({"name": "two_block_cnn", "dropout": 2.0}, 32, r"model\.dropout: 2\.0 is not a dropout .*"),
-    ({"name": "vgg19_cifar", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a dropout .*"),
-    ({"name": "pointwise_resnet", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a .*"),
-    ({"name": "elu_resnet", "block_dropout": 1}, 32, r"model\.block_dropout: 1 is not a .*"),
-    ({"name": "elu_resnet", "spatial_dropout": 1}, 32, r"model\.spatial_dropout: 1 is not a .*"),
-    ({"name": "elu_resnet", "head_dropout": 1}, 32, r"model\.head_dropout: 1 is not a .*"),
-    ({"name": "elu_resnet", "block": "spares"}, 32, r"model\.block: .* did you mean 'sparse'\? .*"),
-    ({"name": "elu_resnet", "stages": ()}, 32, r"model\.stages: the tuple is empty; .*"),
-    ({"name": "elu_resnet", "epsilon": 0.0}, 32, r"model\.epsilon: must be a number > 0, got 0\.0"),
-    ({"name": "elu_resnet", "gate_bias": float("nan")}, 32, r"model\.gate_bias: must be a .*"),
-    ({"name": "elu_resnet18", "stages": (1,)}, 32, r"model\.stages: 'elu_resnet18' takes no .*"),
-    ({"name": "inception_cnn", "widths": (8,)}, 32, r"model\.widths: \(8,\) is a single stage; .*"),
-    (
-      {"name": "residual_cnn_as_printed", "widths": (8, 4, 4)},
-      32,
-      r"model\.widths: \(8, 4, 4\) begins with two different widths; .*",
-    ),
-    ({"name": "residual_cnn"}, 30, r"model\.name: .* 30x30 pixels; .* must be multiples of 4"),
-    ({"name": "lenet3"}, 7, r"model\.name: 3 stages halve an image of 7x7 pixels to nothing; .*"),
-    ({"name": "vgg16"}, 31, r"model\.name: 5 stages halve an image of 31x31 pixels to nothing; .*"),
-    ({"name": "basic_cnn"}, 7, r"model\.widths: 3 stages halve an image of 7x7 pixels .*"),
-  ],
-)
-def test_bad_configs_are_refused_by_field(config, side, message):
-  with pytest.raises(UserError) as error:
-    shapes(config, 10, side)
-  assert re.fullmatch(message, str(error.value))

@@ -4,9 +4,11 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from keras_weights import random_variables
 
 import models
 import train
@@ -144,3 +146,22 @@ def test_a_folder_without_weights_is_refused(tmp_path):
   with pytest.raises(UserError, match="nothing: no such run folder or file; name"):
     transfer.load(str(tmp_path / "nothing"))
   assert transfer.load("") is None
+
+
+def test_features_computed_once_give_the_same_logits():
+  model = vgg.VGG(3, (1, 1), (4, 6), dense=(7,))
+  images = jnp.asarray(np.random.default_rng(5).uniform(size=(2, 10, 10, 3)), jnp.float32)
+  variables = random_variables(model, images)
+  base = variables["params"].pop("base")
+  assert set(variables["params"]) == {"dense1", "head"}
+  features = vgg.VGGBase(model.stages, model.widths).apply({"params": base}, images)
+  assert features.shape == (2, 2, 2, 6)
+  on_features = model.clone(from_features=True)
+  spec = jax.eval_shape(
+    functools.partial(on_features.init, train=False), jax.random.key(0), features
+  )
+  assert jax.tree.structure(spec) == jax.tree.structure(variables)
+  np.testing.assert_array_equal(
+    on_features.apply(variables, features, train=True),
+    model.apply({"params": {**variables["params"], "base": base}}, images, train=False),
+  )
