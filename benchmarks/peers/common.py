@@ -1,13 +1,13 @@
-"""What the peers' programs share: their command line, and how they answer.
+"""What the peers' programs share: the command line, and the requests that they answer.
 
-A peer is a program of its own that imports nothing of this project, so that it runs under any
-Python that has its library:
+A peer imports nothing from this project, so that it runs under any Python that has its library:
 
   python benchmarks/peers/torch_train.py --model=resnet18 --batch=128
 
-prints one line of JSON with the seconds of several blocks of steps on one constant batch. With
---serve it prints a line that describes it, and then answers each line of JSON on standard input,
-{"input": "constant" or "plain" or "augmented", "steps": n}; 0 steps are an epoch.
+prints one line of JSON with the seconds per step of several blocks of steps on one constant batch.
+With --serve it prints a line that describes it. It then answers each line of JSON on standard
+input, {"input": "constant" or "plain" or "augmented", "steps": n}, with seconds and steps; n = 0
+stands for an epoch.
 """
 
 import argparse
@@ -15,10 +15,12 @@ import json
 import platform
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 MODELS = ("simple_cnn", "resnet18", "pointwise_resnet", "wrn28_10")
-# (trainable, moving statistics) for 10 classes. Asserted by each peer of its own network, and by
-# tests/test_benchmarks.py of ours.
+# Numbers of (trainable parameters, moving statistics) for 10 classes. Each peer asserts the numbers
+# of its network, and tests/benchmarks/test_benchmarks.py those of ours.
 PARAMETERS = {
   "simple_cnn": (846_634, 896),
   "resnet18": (11_173_962, 9_600),
@@ -26,37 +28,47 @@ PARAMETERS = {
   "wrn28_10": (36_479_194, 17_952),
 }
 CLASSES = 10
-LEARNING_RATE = 1e-4  # so small that the numbers stay as they are
+LEARNING_RATE = 1e-4  # hardly changes the weights
 MOMENTUM = 0.9
 
 
-def parse(doc):
+def parse(doc: str) -> argparse.Namespace:
+  """Parse the command line; --help prints the first line of `doc`, the program's docstring."""
   parser = argparse.ArgumentParser(description=doc.splitlines()[0])
   parser.add_argument("--model", required=True, choices=MODELS)
   parser.add_argument("--batch", type=int, default=128)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-  parser.add_argument("--threads", type=int, default=0, help="0: as the library chooses")
+  parser.add_argument("--threads", type=int, default=0, help="0: the library's default")
   parser.add_argument("--examples", type=int, default=50_000, help="in an epoch")
-  parser.add_argument("--inputs", default="constant", help="to warm up, separated by commas")
-  parser.add_argument("--serve", action="store_true")
-  parser.add_argument("--blocks", type=int, default=5, help="without --serve")
-  parser.add_argument("--steps", type=int, default=20, help="in a block, without --serve")
+  parser.add_argument("--inputs", default="constant", help="kinds of input to warm up")
+  parser.add_argument("--serve", action="store_true", help="answer requests")
+  parser.add_argument("--blocks", type=int, default=5, help="number of blocks, without --serve")
+  parser.add_argument("--steps", type=int, default=20, help="steps in a block, without --serve")
   return parser.parse_args()
 
 
-def check_parameters(model, trainable, moving):
+def check_parameters(model: str, trainable: int, moving: int) -> None:
+  """Raise AssertionError unless the network has the numbers of parameters of ours."""
   if (trainable, moving) != PARAMETERS[model]:
     raise AssertionError(f"{model}: {trainable} + {moving} parameters, not {PARAMETERS[model]}")
 
 
-def serve(options, run, versions, device):
-  """Warms up, and measures as the command line says.
+def serve(
+  options: argparse.Namespace,
+  run: Callable[[str, int], int],
+  versions: dict[str, str],
+  device: dict[str, Any],
+) -> None:
+  """Warm up, and measure as the command line says.
 
-  run: called with (input, steps), takes the steps, waits until they are done, and returns how many
-    they were.
+  Args:
+    run: takes a number of steps on a kind of input, waits until they are done, and returns their
+      number.
+    versions: the versions of the libraries.
+    device: a description of the device.
   """
 
-  def timed(kind, steps):
+  def timed(kind: str, steps: int) -> tuple[float, int]:
     start = time.perf_counter()
     done = run(kind, steps)
     return time.perf_counter() - start, done
@@ -67,7 +79,7 @@ def serve(options, run, versions, device):
   first_step_at, first_step = time.time(), time.perf_counter() - start
   for kind in kinds:
     run(kind, 3)
-  found = {
+  description = {
     "parameters": PARAMETERS[options.model],
     "batch": options.batch,
     "dtype": options.dtype,
@@ -79,10 +91,10 @@ def serve(options, run, versions, device):
   }
   if not options.serve:
     blocks = [timed(kinds[0], options.steps) for _ in range(options.blocks)]
-    found["seconds_per_step"] = [seconds / done for seconds, done in blocks]
-    print(json.dumps(found), flush=True)
+    description["seconds_per_step"] = [seconds / done for seconds, done in blocks]
+    print(json.dumps(description), flush=True)
     return
-  print(json.dumps(found), flush=True)
+  print(json.dumps(description), flush=True)
   for line in sys.stdin:
     request = json.loads(line)
     seconds, done = timed(request["input"], request["steps"])

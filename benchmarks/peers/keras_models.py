@@ -5,11 +5,12 @@ import functools
 from keras import Model, layers
 
 RELU = functools.partial(layers.Activation, "relu")
-# PyTorch's defaults, which resnet18 and wrn28_10 have; the two others have Keras'.
+# resnet18 and wrn28_10 have PyTorch's defaults, the two others Keras'.
 torch_norm = functools.partial(layers.BatchNormalization, momentum=0.9, epsilon=1e-5)
 
 
 def create(name, classes):
+  """Return a model for `classes` classes, with logits as output."""
   image = layers.Input((32, 32, 3))
   x = {
     "simple_cnn": simple_cnn,
@@ -33,7 +34,7 @@ def simple_cnn(x, widths=(32, 64, 128), dense=(256, 128)):
 
 
 def conv(x, width, size, stride=1):
-  """Without bias, padded alike on all sides, which 'same' is not at stride 2."""
+  """Convolve without bias, with equal padding on all sides (unlike 'same' at stride 2)."""
   if stride > 1 and size > 1:
     x = layers.ZeroPadding2D(size // 2)(x)
     return layers.Conv2D(width, size, stride, use_bias=False)(x)

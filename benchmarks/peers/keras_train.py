@@ -1,12 +1,12 @@
 """Keras' side of a speed benchmark, on the backend that KERAS_BACKEND names: jax or tensorflow.
 
-The step alone is the training loop that Keras' guides write for the backend: a jitted function of
-stateless calls for JAX; tf.function and GradientTape for TensorFlow, compiled by XLA on a GPU and
-not on CPU, where TensorFlow's own kernels are quicker. bfloat16 is the policy mixed_bfloat16.
+The step alone is the training loop of Keras' guides for the backend: a jitted function of stateless
+calls for JAX; tf.function and GradientTape for TensorFlow, compiled by XLA on a GPU but not on CPU,
+where TensorFlow's kernels are faster. bfloat16 is the policy mixed_bfloat16.
 
 An epoch is model.fit over a tf.data pipeline that shuffles, pads, crops, flips and normalises
-single images, in parallel and ahead of the step, as tutorials have it. Images are random, since a
-step costs the same whatever they show.
+single images, in parallel and ahead of the step, as in tutorials. The images are random, because
+the time of a step does not depend on the pixels.
 """
 
 import importlib.metadata
@@ -16,7 +16,7 @@ import common
 import keras
 import keras_models
 import numpy as np
-import tensorflow as tf  # tf.data, whatever the backend
+import tensorflow as tf  # for tf.data, on any backend
 
 BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 
@@ -24,7 +24,7 @@ BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
 def main():
   options = common.parse(__doc__)
   if BACKEND == "jax":
-    tf.config.set_visible_devices([], "GPU")  # tf.data does without it
+    tf.config.set_visible_devices([], "GPU")  # tf.data needs no GPU
   if options.threads:
     tf.config.threading.set_intra_op_parallelism_threads(options.threads)
   keras.utils.set_random_seed(0)
@@ -59,6 +59,7 @@ def main():
 
 
 def jax_loop(model, optimizer, loss, images, labels):
+  """Return a function that takes steps on one batch, on JAX."""
   import jax
 
   optimizer.build(model.trainable_variables)
@@ -76,7 +77,7 @@ def jax_loop(model, optimizer, loss, images, labels):
     trainable, optimizer_state = optimizer.stateless_apply(optimizer_state, gradients, trainable)
     return (trainable, non_trainable, optimizer_state), value
 
-  # Copies, since the step gives its arguments' memory away and fit() uses the variables' own.
+  # Copies, because the step donates its arguments, and fit() uses the variables' memory.
   state = [
     [jax.numpy.array(v.value) for v in variables]
     for variables in (
@@ -97,6 +98,7 @@ def jax_loop(model, optimizer, loss, images, labels):
 
 
 def tensorflow_loop(model, optimizer, loss, images, labels):
+  """Return a function that takes steps on one batch, on TensorFlow."""
   x, y = tf.constant(images), tf.constant(labels)
 
   @tf.function(jit_compile=bool(tf.config.list_physical_devices("GPU")))
@@ -112,12 +114,13 @@ def tensorflow_loop(model, optimizer, loss, images, labels):
   def run(steps):
     for _ in range(steps):
       value = step(x, y)
-    value.numpy()  # waits: the device takes the steps in order
+    value.numpy()  # waits for all steps, which the device takes in order
 
   return run
 
 
 def fit_loop(model, loss, options, augmented):
+  """Return a function that takes steps by model.fit over a tf.data pipeline."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (options.examples, 32, 32, 3), np.uint8)
   labels = rng.integers(0, common.CLASSES, options.examples).astype("int32")
@@ -142,13 +145,14 @@ def fit_loop(model, loss, options, augmented):
   )
 
   def run(steps):
-    # As fit() itself does it where an epoch is a pass through the data.
+    # fit() runs its loop for an epoch that is one pass through the data.
     model.fit(data.take(steps), epochs=1, verbose=0)
 
   return run
 
 
 def version(name):
+  """Return the version of an installed package, or of its variant for CPUs."""
   try:
     return importlib.metadata.version(name)
   except importlib.metadata.PackageNotFoundError:
@@ -156,6 +160,7 @@ def version(name):
 
 
 def device():
+  """Return the name of the device that Keras uses."""
   if BACKEND == "jax":
     import jax
 

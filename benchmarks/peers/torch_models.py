@@ -5,6 +5,7 @@ from torch import nn
 
 
 def create(name, classes):
+  """Return a model for `classes` classes, with logits as output."""
   return {
     "simple_cnn": SimpleCNN,
     "resnet18": ResNet18,
@@ -14,7 +15,7 @@ def create(name, classes):
 
 
 def keras_norm(channels):
-  """Batch norm with Keras' defaults; PyTorch's momentum counts the new statistics."""
+  """Return batch norm with Keras' defaults; PyTorch's momentum is the weight of the new batch."""
   return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
@@ -70,7 +71,7 @@ class ResNet18(nn.Module):
 
 
 class PointwiseBlock(nn.Module):
-  """1×1 (which strides), then 3×3; round them the identity or a 1×1. Convolutions have biases."""
+  """A 1×1 convolution with the stride, then a 3×3, both with biases; the shortcut may be a 1×1."""
 
   def __init__(self, inputs, width, stride, projection):
     super().__init__()
@@ -101,7 +102,7 @@ class PointwiseResNet(nn.Module):
 
 
 class PreActBlock(nn.Module):
-  """Two 3×3 convolutions, each after batch norm and ReLU; the first one strides."""
+  """Two 3×3 convolutions, each after batch norm and ReLU; the first has the stride."""
 
   def __init__(self, inputs, width, stride, first):
     super().__init__()

@@ -1,11 +1,11 @@
 """PyTorch's side of a speed benchmark: plain training, channels-last.
 
-On a GPU the model is compiled (torch.compile) and runs in bfloat16 under autocast if --dtype says
-so; on CPU it runs as it is. The optimiser is torch.optim.SGD with Nesterov momentum.
+On a GPU the model is compiled (torch.compile); --dtype=bfloat16 runs it under autocast. The
+optimizer is torch.optim.SGD with Nesterov momentum.
 
-Real data lie on the device as bytes, and whole batches are shuffled, cropped, flipped and
-normalised there, which is quicker than a DataLoader with transforms of single images. They are
-random, since a step costs the same whatever they show.
+The images are on the device as bytes. Whole batches are shuffled, cropped, flipped and normalised
+there, which is faster than a DataLoader that transforms single images. The images are random,
+because the time of a step does not depend on the pixels.
 """
 
 import common
@@ -71,7 +71,7 @@ def main():
 
 
 class Pipeline:
-  """Endless epochs of batches: images [b, 3, 32, 32] channels-last, labels [b]."""
+  """Yields batches of endless epochs: images [b, 3, 32, 32] channels-last, labels [b]."""
 
   def __init__(self, examples, batch, device, augmented):
     self.batch, self.augmented, self.device = batch, augmented, device
@@ -98,7 +98,7 @@ class Pipeline:
 
 
 def crop(images, padding=4):
-  """A window of each image [b, h, w, c] as large as the image, at random in the padded one."""
+  """Return a random window of each padded image, as large as the image: [b, h, w, c]."""
   count, size = images.shape[:2]
   padded = F.pad(images, (0, 0, padding, padding, padding, padding))
   offsets = torch.randint(2 * padding + 1, (2, count, 1), device=images.device)
@@ -108,6 +108,7 @@ def crop(images, padding=4):
 
 
 def flip(images):
+  """Return the images [b, h, w, c] with a random half of them mirrored."""
   chosen = torch.rand(len(images), device=images.device) < 0.5
   return torch.where(chosen[:, None, None, None], images.flip(2), images)
 

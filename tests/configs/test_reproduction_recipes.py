@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 from reproductions import ABSENT, NAMES, config_of, fields, module, variables_of
 
-from benchmarks import three_epochs
+from benchmarks.robustness import three_epochs
 from cifar_jax.augment import chain
 from cifar_jax.config import check_config
 from cifar_jax.optim import optimizers, schedules
