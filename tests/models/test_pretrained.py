@@ -14,6 +14,9 @@ import models
 from cifar_jax.errors import UserError
 from models import pretrained, vgg
 
+# Keras converts its variables to NumPy in a way that NumPy 2 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 # The numbers of the convolutions in `features` of torchvision's VGG-16, as documented.
 TORCHVISION = dict(
   zip(
@@ -125,7 +128,6 @@ def write_keras_files(folder, weights):
     model.save_weights(folder / f"{name}.weights.h5")
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_every_layout_of_keras_is_read(small, tmp_path):
   write_keras_files(tmp_path, small)
   files = sorted(path.name for path in tmp_path.iterdir())
