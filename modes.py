@@ -157,9 +157,9 @@ def _report(call: Call) -> None:
   from analysis.report import report
 
   if len(call.workdirs) == 1:
-    path = report.report(call.workdirs[0])
+    path = report.write_report(call.workdirs[0])
   else:
-    path = report.compare(call.workdirs, "comparison.html")
+    path = report.write_comparison(call.workdirs, "comparison.html")
   print(f"wrote {path}")
 
 

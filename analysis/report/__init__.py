@@ -1,1 +1,1 @@
-"""HTML reports of runs."""
+"""HTML pages about runs."""

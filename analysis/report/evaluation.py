@@ -1,110 +1,116 @@
-"""The part of a run's page that `--mode=evaluate` has the figures for."""
+"""The sections of a run's page whose figures come from `--mode=evaluate`."""
 
 import shlex
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
-from analysis.report import page, records
-from analysis.report.page import Cell, Html, number, percent, tag, text
-from analysis.report.records import Record
+from analysis.report import page
+from analysis.report.page import Cell, Html, number_cell, percent_cell, tag, text_cell
+from analysis.run_record import RunRecord, read_json_if_present
+from cifar_jax.types import Row
 
-_MOST_CELLS = 20  # classes up to which the confusion matrix is a table
-_MOST_PAIRS = 10  # of classes taken for one another
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+_MAX_CLASSES = 20  # with more, the confusion matrix is a picture instead of a table
+_MAX_CONFUSIONS = 10  # pairs of classes in the list of confusions
 
 
-def sections(run: Record) -> dict[str, list[Html]]:
-  """What `--mode=evaluate` has measured, or how to have it measured."""
-  found, folder = run.evaluation, run.path / "evaluation"
+def make_sections(run: RunRecord) -> dict[str, list[Html]]:
+  """Return the sections by heading; without an evaluation, the command that makes one."""
+  evaluation, folder = run.evaluation, run.path / "evaluation"
   path = shlex.quote(str(run.path))
   command = tag("code", f"python main.py --mode=evaluate --workdir={path}")
-  if not found:
+  if not evaluation:
     missing = "Not evaluated yet. For the confusion matrix, the figures by class, the mistakes and "
     then = " and make the report again."
     return {"Evaluation": [tag("p", missing, "the calibration, run ", command, then)]}
-  before = []
-  if found["evaluated"] < run.results.get("finished", ""):
-    which = "Evaluated before the run finished, so perhaps with other weights: run "
-    before = [page.notice(which, command, " and make the report again.", bad=True)]
+  notices = []
+  if evaluation["evaluated"] < run.results.get("finished", ""):
+    reason = "Evaluated before the run finished, so perhaps with other weights: run "
+    notices = [page.notice(reason, command, " and make the report again.", bad=True)]
   return {
-    "Evaluation": [*before, *_splits(run)],
-    "Confusion matrix": _confusion(folder),
-    "Classes": _classes(run, folder),
-    "Mistakes": _mistakes(run, folder),
-    "Calibration": _calibration(run),
+    "Evaluation": [*notices, *_make_splits(run)],
+    "Confusion matrix": _make_confusions(folder),
+    "Classes": _make_classes(run, folder),
+    "Mistakes": _make_mistakes(run, folder),
+    "Calibration": _make_calibration(run),
   }
 
 
-def _splits(run: Record) -> list[Html]:
-  found = run.evaluation
+def _make_splits(run: RunRecord) -> list[Html]:
+  evaluation = run.evaluation
   header = ["split", "images", "accuracy", *["top-5"] * run.has_top5, "loss"]
 
-  def line(name: str, count: int, figures: dict[str, float]) -> list[Cell]:
-    top5 = [percent(figures["top5"])] if run.has_top5 else []
-    loss = number(figures["loss"], ".4f")
-    return [text(name), number(count), percent(figures["accuracy"]), *top5, loss]
+  def make_row(name: str, count: int, measures: Row) -> list[Cell]:
+    top5 = [percent_cell(measures["top5"])] if run.has_top5 else []
+    loss = number_cell(measures["loss"], ".4f")
+    accuracy = percent_cell(measures["accuracy"])
+    return [text_cell(name), number_cell(count), accuracy, *top5, loss]
 
-  rows = [line(name, split["examples"], split) for name, split in found["splits"].items()]
-  seed = f" of seed {found['seed']}" if run.config["num_seeds"] > 1 else ""
-  notes = [f"The weights of step {found['step']:,}{seed}, on images as they are."]
-  recorded = (found["recorded"] or {}).get("test_accuracy")
+  splits = evaluation["splits"]
+  rows = [make_row(name, split["examples"], split) for name, split in splits.items()]
+  seed = f" of seed {evaluation['seed']}" if run.config["num_seeds"] > 1 else ""
+  notes = [f"The weights of step {evaluation['step']:,}{seed}, on images without augmentation."]
+  recorded = (evaluation["recorded"] or {}).get("test_accuracy")
   if recorded:
-    off = recorded["difference"]
+    difference = recorded["difference"]
     notes.append(
-      f"The test accuracy is {100 * off:+.2f} points from that in results.json."
-      if abs(off) >= 5e-5
+      f"The test accuracy differs by {100 * difference:+.2f} points from that in results.json."
+      if abs(difference) >= 5e-5
       else "The test accuracy is that in results.json."
     )
-  if tta := found["test_time_augmentation"]:
-    rows.append(line(f"test, {tta['kind']}", found["splits"]["test"]["examples"], tta))
+  if tta := evaluation["test_time_augmentation"]:
+    rows.append(make_row(f"test, {tta['kind']}", splits["test"]["examples"], tta))
     notes.append(
       f"Test-time augmentation, the mean over {tta['views']} views of each image, changes the test "
-      f"accuracy by {100 * tta['gain']['accuracy']:+.2f} points; all else here is without it."
+      f"accuracy by {100 * tta['gain']['accuracy']:+.2f} points; all other figures are without it."
     )
   return [page.table(header, rows), tag("p", " ".join(notes), class_="soft")]
 
 
-def _confusion(folder: epath.Path) -> list[Html]:
-  found, picture = records.read_json(folder / "confusion_matrix.json"), []
+def _make_confusions(folder: epath.Path) -> list[Html]:
+  picture = []
   if (file := folder / "confusion_matrix.png").exists():
     picture = [page.image(file, "confusion matrix")]
-  if not found:
+  confusions = read_json_if_present(folder / "confusion_matrix.json")
+  if not confusions:
     return picture
-  names, counts = found["class_names"], np.array(found["counts"])
+  names, counts = confusions["class_names"], np.array(confusions["counts"])
   wrong = counts * (1 - np.eye(len(names), dtype=int))
-  places = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_PAIRS]
-  pairs = [(i, j) for i, j in zip(*np.unravel_index(places, wrong.shape), strict=True)]
+  largest = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_CONFUSIONS]
   rows = [
     [
-      text(names[i]),
-      text(names[j]),
-      number(int(wrong[i, j])),
-      number(float(wrong[i, j] / counts[i].sum()), ".1%"),
+      text_cell(names[i]),
+      text_cell(names[j]),
+      number_cell(int(wrong[i, j])),
+      number_cell(float(wrong[i, j] / counts[i].sum()), ".1%"),
     ]
-    for i, j in pairs
+    for i, j in zip(*np.unravel_index(largest, wrong.shape), strict=True)
     if wrong[i, j]
   ]
-  often = [
-    tag("h3", "Most often mistaken"),
+  most_frequent = [
+    tag("h3", "Most frequent confusions"),
     page.table(["true", "predicted", "images", "share"], rows),
   ]
-  if len(names) > _MOST_CELLS:
-    return picture + often
-  told = "A row for each true class, a column for each predicted one. Colour: the share of the row."
-  matrix = tag("div", tag("div", _matrix(names, counts), class_="scroll", tabindex=0))
+  if len(names) > _MAX_CLASSES:
+    return picture + most_frequent
+  note = "A row for each true class, a column for each predicted one. Colour: the share of the row."
+  matrix = tag("div", tag("div", _make_matrix(names, counts), class_="scroll", tabindex=0))
   return [
-    tag("p", told, class_="soft"),
-    tag("div", matrix, tag("div", often if rows else None), class_="beside"),
+    tag("p", note, class_="soft"),
+    tag("div", matrix, tag("div", most_frequent if rows else None), class_="columns"),
   ]
 
 
-def _matrix(names: list[str], counts: np.ndarray) -> Html:
+def _make_matrix(names: list[str], counts: np.ndarray) -> Html:
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
 
-  def cell(i: int, j: int) -> Html:
+  def make_cell(i: int, j: int) -> Html:
     count, share = int(counts[i, j]), float(shares[i, j])
-    # Mistakes are rarer than hits, and would hardly be seen on the same scale.
+    # Wrong predictions are rare: on the same scale as correct ones they would be invisible.
     strength = share if i == j else min(1.0, 2.5 * share)
     kinds = ["wrong"] * (i != j) + ["dense"] * (strength > 0.55) + ["none"] * (count == 0)
     return tag(
@@ -117,84 +123,88 @@ def _matrix(names: list[str], counts: np.ndarray) -> Html:
 
   heads = [tag("th", tag("span", name), scope="col") for name in names]
   lines = [
-    tag("tr", tag("th", name, scope="row"), [cell(i, j) for j in range(len(names))])
+    tag("tr", tag("th", name, scope="row"), [make_cell(i, j) for j in range(len(names))])
     for i, name in enumerate(names)
   ]
   head = tag("thead", tag("tr", tag("th", "true", tag("br"), "↓  predicted →"), heads))
   return tag("table", head, tag("tbody", lines), class_="confusion")
 
 
-def _classes(run: Record, folder: epath.Path) -> list[Html]:
-  found = records.read_json(folder / "classification_report.json")
-  if not found:
+def _make_classes(run: RunRecord, folder: epath.Path) -> list[Html]:
+  classes = read_json_if_present(folder / "classification_report.json")
+  if not classes:
     return []
 
-  def line(name: str, title: str) -> list[Cell]:
-    figures = [percent(found[name][kind]) for kind in ("precision", "recall", "f1-score")]
-    return [text(title), *figures, number(int(found[name]["support"]))]
+  def make_row(name: str, title: str) -> list[Cell]:
+    measures = [percent_cell(classes[name][kind]) for kind in ("precision", "recall", "f1-score")]
+    return [text_cell(title), *measures, number_cell(int(classes[name]["support"]))]
 
   header = ["class", "precision", "recall", "F1", "test images"]
-  rows = [line(name, name) for name in run.class_names if isinstance(found.get(name), dict)]
-  foot = [line("macro avg", "mean of classes")] if "macro avg" in found else []
+  rows = [make_row(name, name) for name in run.class_names if isinstance(classes.get(name), dict)]
+  foot = [make_row("macro avg", "mean of classes")] if "macro avg" in classes else []
   return [page.table(header, rows, foot)]
 
 
-def _mistakes(run: Record, folder: epath.Path) -> list[Html]:
+def _make_mistakes(run: RunRecord, folder: epath.Path) -> list[Html]:
   mistakes = run.evaluation["mistakes"]
   if not mistakes:
     return [tag("p", "None: every test image is classified correctly.")]
   picture = folder / "mistakes.png"
-  told = "The test images that the network is wrong about and was surest of: what it says, how "
+  note = "The wrong predictions on test images with the highest probabilities."
   rows = [
     [
-      text(mistake["predicted"]),
-      percent(mistake["probability"]),
-      text(mistake["true"]),
-      number(mistake["test_image"], "d"),
+      text_cell(mistake["predicted"]),
+      percent_cell(mistake["probability"]),
+      text_cell(mistake["true"]),
+      number_cell(mistake["test_image"], "d"),
     ]
     for mistake in mistakes
   ]
   table = page.table(["predicted", "probability", "true", "test image"], rows)
   return [
-    tag("p", told, "probable it holds that, and what is true.", class_="soft"),
+    tag("p", note, class_="soft"),
     *([page.image(picture, "the most confident mistakes")] if picture.exists() else []),
     tag("details", tag("summary", "As a table"), table),
   ]
 
 
-def _calibration(run: Record) -> list[Html]:
-  found, accuracy = run.evaluation["calibration"], run.evaluation["splits"]["test"]["accuracy"]
-  filled = [b for b in found["bins"] if b["count"]]
-  low = [b["low"] for b in filled]
-  width = 0.9 * (found["bins"][0]["high"] - found["bins"][0]["low"])
+def _make_calibration(run: RunRecord) -> list[Html]:
+  calibration = run.evaluation["calibration"]
+  accuracy = run.evaluation["splits"]["test"]["accuracy"]
+  bins, confidence = calibration["bins"], calibration["confidence"]
+  filled = [b for b in bins if b["count"]]
+  low_edges = [b["low"] for b in filled]
+  width = 0.9 * (bins[0]["high"] - bins[0]["low"])
   total = sum(b["count"] for b in filled)
 
-  def reliability(axis: Any) -> None:
-    right = [b["accuracy"] for b in filled]
-    axis.bar(low, right, width, align="edge", color=page.COLOURS[0])
-    axis.plot([b["confidence"] for b in filled], right, "o", color=page.COLOURS[1], markersize=3.5)
-    axis.plot([0, 1], [0, 1], color=page.BETWEEN, ls="--", lw=1.2)
+  def draw_reliability(axis: "Axes") -> None:
+    heights = [b["accuracy"] for b in filled]
+    means = [b["confidence"] for b in filled]
+    axis.bar(low_edges, heights, width, align="edge", color=page.COLOURS[0])
+    axis.plot(means, heights, "o", color=page.COLOURS[1], markersize=3.5)
+    axis.plot([0, 1], [0, 1], color=page.GREY, ls="--", lw=1.2)
     axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability", ylabel="accuracy")
 
-  def histogram(axis: Any) -> None:
-    axis.bar(low, [b["count"] / total for b in filled], width, align="edge", color=page.COLOURS[0])
-    axis.axvline(found["confidence"], color=page.COLOURS[1], lw=1.6)
+  def draw_histogram(axis: "Axes") -> None:
+    shares = [b["count"] / total for b in filled]
+    axis.bar(low_edges, shares, width, align="edge", color=page.COLOURS[0])
+    axis.axvline(confidence, color=page.COLOURS[1], lw=1.6)
     axis.set(xlim=(0, 1), xlabel="probability", ylabel="share of images")
 
   charts = [
-    page.chart("How often it is right", "accuracy by probability", reliability),
-    page.chart("How sure it is", "share of images by probability", histogram),
+    page.chart("Accuracy by probability", "accuracy by probability", draw_reliability),
+    page.chart("Images by probability", "share of images by probability", draw_histogram),
   ]
   notes = (
-    "Of the test images, by the probability of the predicted class. A network that is as often "
-    "right as it is sure has its dots, at the mean probability of each bar, on the dashed line. On "
-    "the histogram the line is the mean."
+    "Test images, by the probability of the predicted class. Each dot is at the mean probability "
+    "of its bar; the dots of a calibrated network lie on the dashed line. The line of the "
+    "histogram is the mean probability."
   )
   return [
     page.facts(
       [
-        ("Expected calibration error", f"{found['ece']:.2%} ({len(found['bins'])} bins)"),
-        ("Mean probability", f"{found['confidence']:.2%}, where {accuracy:.2%} are right"),
+        ("Expected calibration error", f"{calibration['ece']:.2%} ({len(bins)} bins)"),
+        ("Mean probability", f"{confidence:.2%}; the accuracy is {accuracy:.2%}"),
       ]
     ),
     tag("div", charts, class_="charts"),

@@ -1,7 +1,8 @@
-"""HTML pages that stand alone: one file with its pictures inside, and nothing fetched.
+"""Self-contained HTML pages: one file that includes its pictures and loads nothing.
 
-All text is escaped on its way into a page, unless it is `Html` already, which is made here alone.
-Tables are sorted in the browser by a click on a column's heading, on what is in `data-sort`.
+Functions are named after the element that they return. They escape all text except `Html`, which
+only this module creates. A click on a column's heading sorts a table in the browser, by the values
+of `data-sort`.
 """
 
 import base64
@@ -14,25 +15,32 @@ import re
 import string
 import tempfile
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from etils import epath
 
+from analysis.files import write_whole
 from cifar_jax.runs import plots
 
-COLOURS = (  # seen well on white and on black
+if TYPE_CHECKING:
+  from matplotlib.axes import Axes
+
+# What an element may contain: text, numbers, other elements (Html), and sequences of these.
+Content: TypeAlias = "str | float | Sequence[Content] | None"
+
+COLOURS = (  # visible on white and on black
   *("#2f7ed8", "#f08020", "#2ca25f", "#d6453d", "#9a6fd0"),
   *("#a8744f", "#df6bb0", "#7f8a96", "#b3a41a", "#17a3b5"),
 )
-BETWEEN = "#8c959f"  # a grey, likewise
-_LONG = 26  # rows from which on a table scrolls in a box of its own
+GREY = "#8c959f"  # visible on white and on black
+_LONG_TABLE = 26  # from this number of rows, a table scrolls inside a box
 _TEMPLATE = pathlib.Path(__file__).with_name("report_template.html")
 _INK = ("text.color", "axes.labelcolor", "xtick.color", "ytick.color")
-_THEMES = {  # of charts; they stand on the page's own background
-  "light": dict.fromkeys(_INK, "#30363d") | {"axes.edgecolor": BETWEEN, "grid.color": BETWEEN},
-  "dark": dict.fromkeys(_INK, "#cfd6de") | {"axes.edgecolor": "#6e7781", "grid.color": BETWEEN},
+_THEMES = {  # of charts, which are transparent
+  "light": dict.fromkeys(_INK, "#30363d") | {"axes.edgecolor": GREY, "grid.color": GREY},
+  "dark": dict.fromkeys(_INK, "#cfd6de") | {"axes.edgecolor": "#6e7781", "grid.color": GREY},
 }
-_EVERY_THEME = {
+_CHART_STYLE: Any = {  # a dict, for whose keys matplotlib's types have a literal
   "figure.facecolor": "none",
   "axes.facecolor": "none",
   "savefig.dpi": 200,
@@ -60,61 +68,60 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 
 class Html(str):
-  """Text that is HTML."""
+  """Escaped text, which goes into a page unchanged."""
 
 
-def tag(name: str, *children: Any, **attributes: str | float | None) -> Html:
-  """An element; children and attributes are escaped, those that are None left out.
+def tag(name: str, *children: Content, **attributes: str | float | None) -> Html:
+  """Return an element; children and attributes that are None are left out.
 
-  Children are text, Html, or lists of them. In the names of attributes a trailing _ is dropped and
-  any other is a hyphen.
+  In the names of attributes, a trailing _ is dropped and any other becomes a hyphen.
   """
-  text = "".join(
+  attribute_text = "".join(
     f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
     for key, value in attributes.items()
     if value is not None
   )
   if name in ("br", "img", "source", "wbr"):
-    return Html(f"<{name}{text}>")
-  return Html(f"<{name}{text}>{_inside(children)}</{name}>")
+    return Html(f"<{name}{attribute_text}>")
+  return Html(f"<{name}{attribute_text}>{_render(children)}</{name}>")
 
 
-def _inside(child: Any) -> str:
+def _render(child: Content) -> str:
   if isinstance(child, Html):
     return child
   if isinstance(child, list | tuple):
-    return "".join(map(_inside, child))
+    return "".join(map(_render, child))
   return "" if child is None else html.escape(str(child))
 
 
 class Cell(NamedTuple):
-  """A field of a table: what is shown, and what it is sorted by (None: after all others)."""
+  """A field of a table: what it shows, and its key for sorting (None: after all others)."""
 
-  content: Any
+  content: Content
   key: str | float | None
 
 
-def text(value: Any) -> Cell:
-  return Cell("–", None) if value is None or value == "" else Cell(value, str(value))
+def text_cell(text: str | None) -> Cell:
+  return Cell(text, str(text)) if text else Cell("–", None)
 
 
-def number(value: float | None, style: str = ",d", spread: float | None = None) -> Cell:
-  """A number in a format() style, with ± `spread` behind it if there is one."""
+def number_cell(value: float | None, style: str = ",d", error: float | None = None) -> Cell:
+  """Return a number in a format() style, followed by ± `error` if an error is given."""
   if value is None:
     return Cell("–", None)
-  if spread is None:
+  if error is None:
     return Cell(format(value, style), value)
   if style.endswith("%"):
-    bare = style.removesuffix("%") + "f"
-    return Cell(f"{100 * value:{bare}} ± {100 * spread:{bare}}%", value)
-  return Cell(f"{value:{style}} ± {spread:{style}}", value)
+    plain = style.removesuffix("%") + "f"
+    return Cell(f"{100 * value:{plain}} ± {100 * error:{plain}}%", value)
+  return Cell(f"{value:{style}} ± {error:{style}}", value)
 
 
-def percent(value: float | None, spread: float | None = None) -> Cell:
-  return number(value, ".2%", spread)
+def percent_cell(value: float | None) -> Cell:
+  return number_cell(value, ".2%")
 
 
-def duration(seconds: float | None) -> Cell:
+def duration_cell(seconds: float | None) -> Cell:
   if seconds is None:
     return Cell("–", None)
   if seconds < 60:
@@ -131,7 +138,7 @@ def table(
   rows: Sequence[Sequence[Cell]],
   foot: Sequence[Sequence[Cell]] = (),
 ) -> Html:
-  """A table that sorts by its columns; `foot` stays below."""
+  """Return a table that sorts by its columns; the rows of `foot` stay at the end."""
   columns = [[row[i].key for row in [*rows, *foot]] for i in range(len(header))]
   kinds = ["n" if _are_numbers(keys) else None for keys in columns]
   heads = [
@@ -146,38 +153,38 @@ def table(
     ]
     return tag("tr", cells)
 
-  made = tag(
+  element = tag(
     "table",
     tag("thead", tag("tr", heads)),
     tag("tbody", [line(row) for row in rows]),
     tag("tfoot", [line(row) for row in foot]) if foot else None,
     class_="data sortable",
   )
-  if len(rows) < _LONG:
-    return tag("div", made, class_="scroll", tabindex=0)
-  count = tag("p", f"{len(rows):,} rows: scroll to see them all.", class_="soft")
-  return Html(tag("div", made, class_="scroll long", tabindex=0) + count)
+  if len(rows) < _LONG_TABLE:
+    return tag("div", element, class_="scroll", tabindex=0)
+  count = tag("p", f"{len(rows):,} rows: scroll to see all.", class_="soft")
+  return Html(tag("div", element, class_="scroll long", tabindex=0) + count)
 
 
-def breakable(name: str) -> list[Any]:
-  """A name that may go on in the next line after a dot, a slash or an underscore."""
+def breakable(name: str) -> list[Content]:
+  """Return a name that may wrap after a dot, a slash or an underscore."""
   first, *others = re.split(r"(?<=[./_])", name)
   return [first, *([tag("wbr"), other] for other in others)]
 
 
-def code(name: str) -> Cell:
+def code_cell(name: str) -> Cell:
   return Cell(tag("code", breakable(name)), name)
 
 
-def value(of_field: Any) -> Cell:
-  """A value out of a JSON file."""
-  shown = json.dumps(of_field, ensure_ascii=False)
-  is_number = isinstance(of_field, int | float) and not isinstance(of_field, bool)
-  return Cell(tag("code", shown), of_field if is_number else shown)
+def value_cell(value: Any) -> Cell:
+  """Return a value from a JSON file, as code."""
+  text = json.dumps(value, ensure_ascii=False)
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  return Cell(tag("code", text), value if is_number else text)
 
 
-def moment(stamp: str | None) -> str | None:
-  """A time as results.json has it, in UTC, to the minute."""
+def format_time(stamp: str | None) -> str | None:
+  """Return an ISO time in UTC, as results.json has it, to the minute."""
   return stamp and f"{stamp[:16].replace('T', ' ')} UTC"
 
 
@@ -186,8 +193,8 @@ def _are_numbers(keys: Sequence[str | float | None]) -> bool:
   return bool(known) and all(isinstance(key, int | float) for key in known)
 
 
-def facts(pairs: Sequence[tuple[str, Any]]) -> Html:
-  """Names and what they are, for few and unlike things."""
+def facts(pairs: Sequence[tuple[str, Content]]) -> Html:
+  """Return a list of names with their values; pairs whose value is None are left out."""
   return tag(
     "dl",
     [[tag("dt", name), tag("dd", value)] for name, value in pairs if value is not None],
@@ -195,8 +202,15 @@ def facts(pairs: Sequence[tuple[str, Any]]) -> Html:
   )
 
 
-def tiles(figures: Sequence[tuple[str, Any, Any]]) -> Html:
-  """The most important figures: a name, a value and what is to be said of it."""
+class Tile(NamedTuple):
+  """An important figure: a name, a value and a note."""
+
+  name: str
+  value: Content
+  note: str | None
+
+
+def tiles(figures: Sequence[Tile]) -> Html:
   return tag(
     "dl",
     [
@@ -207,7 +221,7 @@ def tiles(figures: Sequence[tuple[str, Any, Any]]) -> Html:
   )
 
 
-def section(heading: str, *children: Any) -> Html:
+def section(heading: str, *children: Content) -> Html:
   return tag("section", tag("h2", heading), *children, id=anchor(heading))
 
 
@@ -219,25 +233,25 @@ def contents(headings: Sequence[str]) -> Html:
   return tag("nav", [tag("a", name, href=f"#{anchor(name)}") for name in headings])
 
 
-def notice(*children: Any, bad: bool = False) -> Html:
-  """What must not be overlooked."""
+def notice(*children: Content, bad: bool = False) -> Html:
+  """Return a box that readers must not overlook."""
   return tag("div", tag("p", *children), class_="notice bad" if bad else "notice", role="note")
 
 
 def image(path: epath.Path, alt: str) -> Html:
-  """A PNG from a file, which keeps a size to be read at, and scrolls where the page is narrow."""
+  """Return a PNG from a file; on narrow pages it stays legible and scrolls."""
   return tag("div", tag("img", src=_data_uri(path.read_bytes()), alt=alt), class_="wide")
 
 
-def made_from(*sources: Any) -> Html:
-  """The end of a page."""
+def footer(*sources: epath.Path) -> Html:
+  """Return the end of a page, which names the run folders that it was made from."""
   now = datetime.datetime.now(datetime.UTC).isoformat()
-  names = [[", " if i else "", tag("code", source)] for i, source in enumerate(sources)]
-  return tag("p", f"Made {moment(now)} by --mode=report from ", names, class_="soft")
+  names = [[", " if i else "", tag("code", str(source))] for i, source in enumerate(sources)]
+  return tag("p", f"Made {format_time(now)} by --mode=report from ", names, class_="soft")
 
 
-def chart(title: str, alt: str, draw: Callable[[Any], None]) -> Html:
-  """A chart that `draw` makes on a matplotlib axes, once for light and once for dark pages."""
+def chart(title: str, alt: str, draw: Callable[["Axes"], None]) -> Html:
+  """Return a chart, drawn by `draw` once for light and once for dark pages."""
   import matplotlib
 
   pictures = {}
@@ -245,7 +259,7 @@ def chart(title: str, alt: str, draw: Callable[[Any], None]) -> Html:
     path = pathlib.Path(folder) / "chart.png"
     for theme, colours in _THEMES.items():
       with (
-        matplotlib.rc_context(_EVERY_THEME | colours),
+        matplotlib.rc_context(_CHART_STYLE | colours),
         plots.figure(path, 1, 1, figsize=(4.1, 2.7)) as (_, axis),
       ):
         draw(axis)
@@ -258,18 +272,20 @@ def chart(title: str, alt: str, draw: Callable[[Any], None]) -> Html:
   return tag("figure", tag("figcaption", title), picture)
 
 
-def write(path: epath.Path, title: str, body: Sequence[Html]) -> None:
-  """Writes a page; the file appears whole or not at all."""
+def write_page(path: epath.Path, title: str, body: Sequence[Html]) -> None:
+  """Write a page; the file appears whole or not at all.
+
+  Raises:
+    OSError: the file cannot be written.
+  """
   page = string.Template(_TEMPLATE.read_text("utf-8")).substitute(
     title=html.escape(title),
     body="\n".join(body),
     script=_SORT,
     script_hash=base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode(),
   )
-  temporary = path.with_name(f".{path.name}.tmp")
-  # Names of files may hold bytes that are no UTF-8, which Python keeps as lone surrogates.
-  temporary.write_bytes(page.encode("utf-8", "backslashreplace"))
-  temporary.replace(path)
+  # File names may hold bytes that are not UTF-8, which Python represents as lone surrogates.
+  write_whole(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _data_uri(png: bytes) -> str:

@@ -42,8 +42,8 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
 
   def write_reports() -> None:
     with _charts_without_pixels():
-      report.report(folder)
-      comparison.compare([folder, folder], folder / "comparison.html")
+      report.write_report(folder)
+      comparison.write_comparison([folder, folder], folder / "comparison.html")
 
   def load() -> None:
     run = load_run(folder, None)

@@ -1,4 +1,4 @@
-"""Pages about runs: made from folders that are written here, and read back as a browser would."""
+"""Pages about runs: the tests write run folders, and parse the pages as a browser does."""
 
 import base64
 import hashlib
@@ -24,10 +24,10 @@ CLASSES = ["cat", "<script>&\"'</table>", *(f"class {i}" for i in range(6))]
 FIGURES = ("test_accuracy", "test_loss", "test_top5", "val_accuracy", "val_loss", "val_top5")
 
 
-def write(
+def write_run(
   path: pathlib.Path, values: list[float], finished: bool = True, epochs: int = 3, **fields: object
 ) -> pathlib.Path:
-  """A run folder; `values` are the test accuracies of its seeds."""
+  """Write a run folder; `values` are the test accuracies of its seeds."""
   config = default.get_config()
   changes = {"num_seeds": len(values), "num_epochs": epochs, "dtype": "float32"}
   for name, value in (changes | {n.replace("__", "."): v for n, v in fields.items()}).items():
@@ -47,10 +47,9 @@ def write(
     if len(values) > 1:
       row["seeds"] = [{"seed": seed} | row for seed in seeds]
     rows.append(row | {"images_per_second": 123.0, "seconds": 4.0})
-  rows[0]["val_loss"] = None  # as JSON has what is not a number
+  rows[0]["val_loss"] = None  # JSON's value for NaN
   path.mkdir(parents=True)
-  as_json = json.dumps(config.to_dict())
-  (path / "config.json").write_text(as_json)
+  (path / "config.json").write_text(json.dumps(config.to_dict()))
   (path / "dataset.json").write_text(json.dumps(data))
   (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   if not finished:
@@ -59,25 +58,29 @@ def write(
     {"seed": seed, "best_epoch": 2} | {name: value + i / 100 for i, name in enumerate(FIGURES)}
     for seed, value in zip(seeds, values, strict=True)
   ]
-  found = {name: np.mean([own[name] for own in per_seed]) for name in FIGURES}
+  results = {name: np.mean([row[name] for row in per_seed]) for name in FIGURES}
   if len(values) > 1:
-    found |= {f"{n}_standard_error": scipy.stats.sem([own[n] for own in per_seed]) for n in FIGURES}
-    found["per_seed"] = per_seed
+    results |= {
+      f"{n}_standard_error": scipy.stats.sem([row[n] for row in per_seed]) for n in FIGURES
+    }
+    results["per_seed"] = per_seed
   else:
-    found["best_epoch"] = 2
-  on = "test" if config.data.validation == "test" else "validation"
-  found |= {"selected_on": on, "seeds": seeds, "epochs_run": epochs, "model": "resnet18"}
-  found |= {"parameters": {"trainable": 12345, "non_trainable": 55, "total": 12400}, "data": data}
-  found["device"] = {"platform": "cpu", "kind": "cpu <1>", "count": 1, "processes": 1}
-  found["device"]["cpu_cores"] = 2
-  found |= {"versions": {"python": "3.11", "jax": "0.10.2"}, "git_commit": "abcdef" * 7}
-  found |= {"finished": "2026-01-02T03:04:05+00:00", "seconds_to_train": 3661.0}
-  (path / "results.json").write_text(json.dumps(found | {"compile_seconds": 7.25}))
+    results["best_epoch"] = 2
+  selected_on = "test" if config.data.validation == "test" else "validation"
+  results |= {"selected_on": selected_on, "seeds": seeds, "epochs_run": epochs, "model": "resnet18"}
+  results |= {"parameters": {"trainable": 12345, "non_trainable": 55, "total": 12400}, "data": data}
+  results["device"] = {"platform": "cpu", "kind": "cpu <1>", "count": 1, "processes": 1}
+  results["device"]["cpu_cores"] = 2
+  results |= {"versions": {"python": "3.11", "jax": "0.10.2"}, "git_commit": "abcdef" * 7}
+  results |= {"finished": "2026-01-02T03:04:05+00:00", "seconds_to_train": 3661.0}
+  (path / "results.json").write_text(json.dumps(results | {"compile_seconds": 7.25}))
   return path
 
 
-def evaluate(path: pathlib.Path, evaluated: str = "2026-01-03T00:00:00+00:00") -> np.ndarray:
-  """The files of `--mode=evaluate` that the page reads; returns the confusion matrix."""
+def write_evaluation(
+  path: pathlib.Path, evaluated: str = "2026-01-03T00:00:00+00:00"
+) -> np.ndarray:
+  """Write the files of `--mode=evaluate` that a page reads; return the confusion matrix."""
   folder = path / "evaluation"
   folder.mkdir()
   counts = np.random.RandomState(0).randint(1, 30, (len(CLASSES), len(CLASSES)))
@@ -107,12 +110,12 @@ def evaluate(path: pathlib.Path, evaluated: str = "2026-01-03T00:00:00+00:00") -
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser makes of a page.
+  """A parsed page.
 
   Attributes:
     tags: (name, attributes) of every element.
-    text: all that is shown, without what is in style and script elements.
-    rows: the texts of the fields of every table's rows, tables one after the other.
+    text: the visible text, without style and script elements.
+    rows: the texts of the fields of all rows of all tables.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -146,64 +149,72 @@ class Page(html.parser.HTMLParser):
       self.rows[-1][-1] += data
 
   def row(self, first: str) -> list[str]:
-    (found,) = (row for row in self.rows if row and row[0].strip() == first)
-    return [field.strip() for field in found]
+    (match,) = (row for row in self.rows if row and row[0].strip() == first)
+    return [field.strip() for field in match]
 
   def references(self) -> list[str]:
     names = ("src", "srcset", "href", "action", "data", "poster", "background", "xlink:href")
-    return [value for _, own in self.tags for name, value in own.items() if name in names]
+    return [
+      value for _, attributes in self.tags for name, value in attributes.items() if name in names
+    ]
 
 
 @pytest.fixture
 def evaluated(tmp_path):
-  path = write(tmp_path / "run", [0.7309])
-  evaluate(path)
+  path = write_run(tmp_path / "run", [0.7309])
+  write_evaluation(path)
   return path
 
 
 def test_names_are_escaped(tmp_path):
   attack = "</script><img src=x onerror=alert(1)>"
-  path = write(tmp_path / EVIL, [0.5], data__source=attack)
-  evaluate(path)
-  other = write(tmp_path / "other", [0.5])
-  pages = [Page(report.report(path)), Page(report.compare([path, other], tmp_path / "all.html"))]
-  for found in pages:
-    assert [name for name, _ in found.tags].count("script") == 1  # the page's own
-    assert not any(key.startswith("on") for _, own in found.tags for key in own)
-    assert "x" not in found.references()
-    assert EVIL in found.text and attack in found.text
+  path = write_run(tmp_path / EVIL, [0.5], data__source=attack)
+  write_evaluation(path)
+  other = write_run(tmp_path / "other", [0.5])
+  pages = [
+    Page(report.write_report(path)),
+    Page(report.write_comparison([path, other], tmp_path / "all.html")),
+  ]
+  for parsed in pages:
+    assert [name for name, _ in parsed.tags].count("script") == 1  # the page's script
+    assert not any(key.startswith("on") for _, attributes in parsed.tags for key in attributes)
+    assert "x" not in parsed.references()
+    assert EVIL in parsed.text and attack in parsed.text
   assert CLASSES[1] in pages[0].text
 
 
 def test_pages_need_no_network(evaluated, tmp_path):
-  for made in (report.report(evaluated), report.compare([evaluated], tmp_path / "all.html")):
-    found = Page(made)
-    outside = [r for r in found.references() if not r.startswith(("data:image/png;base64,", "#"))]
-    assert outside == ([] if made.name == "report.html" else ["run/report.html"])
-    assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[^\"]*", "", found.source))
-    (policy,) = (own["content"] for _, own in found.tags if "http-equiv" in own)
+  for file in (
+    report.write_report(evaluated),
+    report.write_comparison([evaluated], tmp_path / "all.html"),
+  ):
+    parsed = Page(file)
+    outside = [r for r in parsed.references() if not r.startswith(("data:image/png;base64,", "#"))]
+    assert outside == ([] if file.name == "report.html" else ["run/report.html"])
+    assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[^\"]*", "", parsed.source))
+    (policy,) = (a["content"] for _, a in parsed.tags if "http-equiv" in a)
     assert policy.startswith("default-src 'none'; img-src data:;")
-    (script,) = re.findall(r"<script>(.*?)</script>", found.source, re.DOTALL)
+    (script,) = re.findall(r"<script>(.*?)</script>", parsed.source, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.endswith(f"script-src 'sha256-{digest}'")
   assert not list(tmp_path.glob("**/.*.tmp"))
 
 
 def test_charts_are_drawn_for_light_and_dark_pages(evaluated):
-  found = Page(report.report(evaluated))
-  images = [own["src"] for name, own in found.tags if name == "img"]
-  dark = [own["srcset"] for name, own in found.tags if name == "source"]
-  assert all(own["alt"] for name, own in found.tags if name == "img")
-  mistakes = images.pop(3)  # after loss, accuracy and learning rate, before the calibration
+  parsed = Page(report.write_report(evaluated))
+  images = [a["src"] for name, a in parsed.tags if name == "img"]
+  dark = [a["srcset"] for name, a in parsed.tags if name == "source"]
+  assert all(a["alt"] for name, a in parsed.tags if name == "img")
+  mistakes = images.pop(3)  # the charts of loss, accuracy and learning rate come before
   assert decode(mistakes).size == (40, 30)
   assert len(images) == len(dark) == 5
   for pair in zip(images, dark, strict=True):
     ink = []
     for uri in pair:
       pixels = np.asarray(decode(uri).convert("RGBA"), int)
-      assert pixels[..., 3].min() == 0  # the page shows through
+      assert pixels[..., 3].min() == 0  # the page is visible through it
       opaque = pixels[pixels[..., 3] == 255][:, :3]
-      ink.append(opaque[np.ptp(opaque, axis=1) < 20].mean())  # what has no colour: text
+      ink.append(opaque[np.ptp(opaque, axis=1) < 20].mean())  # grey pixels: text
     assert ink[0] < 120 < ink[1]
 
 
@@ -212,7 +223,7 @@ def decode(uri: str) -> Image.Image:
 
 
 def test_figures_are_those_of_the_run(evaluated):
-  found = Page(report.report(evaluated))
+  parsed = Page(report.write_report(evaluated))
   for shown in (
     *("Test accuracy73.09%", "Test loss0.7409", "Test top-575.09%", "Validation accuracy76.09%"),
     *("12,400", "1 h 01 min", "7.2 s", "900 train, 100 validation, 200 test"),
@@ -220,145 +231,147 @@ def test_figures_are_those_of_the_run(evaluated):
     *("validation images", "1 × cpu <1>", "jax 0.10.2", "f" * 64, "abcdef" * 7),
     "2026-01-02 03:04 UTC",
   ):
-    assert shown in found.text, shown
-  assert "optimistic" not in found.text and "nfinished" not in found.text
-  assert found.row("1") == ["1", "1.0000", "–", "50.00%", "40.00%", "0.1", "123", "4.0"]
-  assert found.row("optimizer.name") == ["optimizer.name", '"sgd"']
-  assert [row for row in found.rows if row[0] == "num_epochs"] == [
+    assert shown in parsed.text, shown
+  assert "optimistic" not in parsed.text and "nfinished" not in parsed.text
+  assert parsed.row("1") == ["1", "1.0000", "–", "50.00%", "40.00%", "0.1", "123", "4.0"]
+  assert parsed.row("optimizer.name") == ["optimizer.name", '"sgd"']
+  assert [row for row in parsed.rows if row[0] == "num_epochs"] == [
     ["num_epochs", "3", "10"],  # what differs from the defaults
     ["num_epochs", "3"],  # all fields
   ]
 
 
 def test_evaluation_is_shown(tmp_path):
-  path = write(tmp_path / "run", [0.7309])
-  counts = evaluate(path)
-  found = Page(report.report(path))
-  assert found.row("train") == ["train", f"{counts.sum():,}", "61.11%", "93.33%", "0.7654"]
-  assert found.row("test, flip")[2] == "62.22%"
-  assert "+1.11 points" in found.text and "that in results.json" in found.text
-  matrix = [row for row in found.rows if len(row) == 1 + len(CLASSES)]
+  path = write_run(tmp_path / "run", [0.7309])
+  counts = write_evaluation(path)
+  parsed = Page(report.write_report(path))
+  assert parsed.row("train") == ["train", f"{counts.sum():,}", "61.11%", "93.33%", "0.7654"]
+  assert parsed.row("test, flip")[2] == "62.22%"
+  assert "+1.11 points" in parsed.text and "is that in results.json" in parsed.text
+  matrix = [row for row in parsed.rows if len(row) == 1 + len(CLASSES)]
   matrix = [row for row in matrix if row[0] in CLASSES]
   assert [row[0] for row in matrix] == CLASSES
   np.testing.assert_array_equal([list(map(int, row[1:])) for row in matrix], counts)
-  most = found.rows[[row[:2] for row in found.rows].index(["true", "predicted"]) + 1]
+  most = parsed.rows[[row[:2] for row in parsed.rows].index(["true", "predicted"]) + 1]
   true, predicted = CLASSES.index(most[0]), CLASSES.index(most[1])
   assert int(most[2]) == counts[true, predicted] == (counts - np.diag(np.diag(counts))).max()
-  assert ["class 0", "25.00%", "28.57%", "50.00%", "20"] in found.rows
-  assert ["cat", "98.77%", CLASSES[1], "17"] in found.rows
-  assert "7.77% (2 bins)" in found.text and "--mode=evaluate" not in found.text
+  assert ["class 0", "25.00%", "28.57%", "50.00%", "20"] in parsed.rows
+  assert ["cat", "98.77%", CLASSES[1], "17"] in parsed.rows
+  assert "7.77% (2 bins)" in parsed.text and "--mode=evaluate" not in parsed.text
 
 
-def test_what_is_missing_is_told_with_the_command_that_makes_it(tmp_path):
-  path = write(tmp_path / "a run", [0.5])
-  found = Page(report.report(path))
-  assert f"python main.py --mode=evaluate --workdir='{path}'" in found.text
-  assert "Calibration" not in found.text
-  evaluate(path, evaluated="2026-01-01T00:00:00+00:00")
-  found = Page(report.report(path))
-  assert "Evaluated before the run finished" in found.text
+def test_a_missing_evaluation_is_noted_with_the_command_that_makes_it(tmp_path):
+  path = write_run(tmp_path / "a run", [0.5])
+  parsed = Page(report.write_report(path))
+  assert f"python main.py --mode=evaluate --workdir='{path}'" in parsed.text
+  assert "Calibration" not in parsed.text
+  write_evaluation(path, evaluated="2026-01-01T00:00:00+00:00")
+  parsed = Page(report.write_report(path))
+  assert "Evaluated before the run finished" in parsed.text
   for name in ("mistakes.png", "confusion_matrix.json", "classification_report.json"):
     (path / "evaluation" / name).unlink()
-  assert "Calibration" in Page(report.report(path)).text
+  assert "Calibration" in Page(report.write_report(path)).text
 
 
-def test_many_classes_are_a_picture(evaluated):
+def test_the_confusions_of_many_classes_are_a_picture(evaluated):
   file = evaluated / "evaluation" / "confusion_matrix.json"
   names = [f"class {i}" for i in range(21)]
   file.write_text(json.dumps({"class_names": names, "counts": np.eye(21, dtype=int).tolist()}))
   Image.new("RGB", (60, 50)).save(evaluated / "evaluation" / "confusion_matrix.png")
-  found = Page(report.report(evaluated))
-  sizes = [decode(own["src"]).size for name, own in found.tags if name == "img"]
+  parsed = Page(report.write_report(evaluated))
+  sizes = [decode(a["src"]).size for name, a in parsed.tags if name == "img"]
   assert (60, 50) in sizes
-  assert not any(len(row) == 22 for row in found.rows)
+  assert not any(len(row) == 22 for row in parsed.rows)
 
 
 @pytest.mark.parametrize("epochs", [3, 1])
-def test_a_run_that_goes_on_has_a_page(tmp_path, epochs):
-  path = write(tmp_path / "run", [0.5], finished=False, epochs=3)
-  if epochs == 1:  # killed before its first epoch ended, by a version that wrote no dataset.json
+def test_an_unfinished_run_has_a_page(tmp_path, epochs):
+  path = write_run(tmp_path / "run", [0.5], finished=False, epochs=3)
+  if epochs == 1:  # killed in its first epoch, by a version that wrote no dataset.json
     for name in ("metrics.jsonl", "dataset.json"):
       (path / name).unlink()
-  text = Page(report.report(path)).text
+  text = Page(report.write_report(path)).text
   done = 2 if epochs == 3 else 0
   assert f"Unfinished: {done} of 3 epochs" in text
   assert ("No epoch has finished yet" in text) == (epochs == 1)
   assert "Test accuracy" not in text and "Selected onvalidation images" in text
-  other = write(tmp_path / "other", [0.5])
-  found = Page(report.compare([path, other], tmp_path / "all.html"))
-  assert f"unfinished, {done} of 3 epochs" in found.text
+  other = write_run(tmp_path / "other", [0.5])
+  parsed = Page(report.write_comparison([path, other], tmp_path / "all.html"))
+  assert f"unfinished, {done} of 3 epochs" in parsed.text
 
 
 def test_selection_on_the_test_set_is_marked(tmp_path):
-  honest = write(tmp_path / "honest", [0.5])
-  other = write(tmp_path / "other", [0.6], data__validation="test")
-  going_on = write(tmp_path / "going_on", [0.6], finished=False, data__validation="test")
+  honest = write_run(tmp_path / "honest", [0.5])
+  other = write_run(tmp_path / "other", [0.6], data__validation="test")
+  unfinished = write_run(tmp_path / "unfinished", [0.6], finished=False, data__validation="test")
   warning = "Selected on the test set"
-  for path in (other, going_on):
-    assert warning in Page(report.report(path)).text
-  assert warning not in Page(report.report(honest)).text
-  found = Page(report.compare([honest, other, going_on], tmp_path / "all.html"))
-  assert f"{warning}: other, going_on. Their test figures are optimistic, and" in found.text
-  assert found.rows[1][:2] == ["honest ", "validation"]
-  assert found.rows[2][:2] == ["other ", "test"]
-  assert warning not in Page(report.compare([honest], tmp_path / "all.html")).text
+  for path in (other, unfinished):
+    assert warning in Page(report.write_report(path)).text
+  assert warning not in Page(report.write_report(honest)).text
+  parsed = Page(report.write_comparison([honest, other, unfinished], tmp_path / "all.html"))
+  assert f"{warning}: other, unfinished. Their test figures are optimistic and not" in parsed.text
+  assert parsed.rows[1][:2] == ["honest ", "validation"]
+  assert parsed.rows[2][:2] == ["other ", "test"]
+  assert warning not in Page(report.write_comparison([honest], tmp_path / "all.html")).text
 
 
 def test_each_seed_of_a_run_is_shown(tmp_path):
   values = [0.71, 0.74, 0.72]
-  found = Page(report.report(write(tmp_path / "run", values, seed=5)))
-  assert found.row("5")[:3] == ["5", "2", "71.00%"]
+  parsed = Page(report.write_report(write_run(tmp_path / "run", values, seed=5)))
+  assert parsed.row("5")[:3] == ["5", "2", "71.00%"]
   error = scipy.stats.sem(values)
   shown = f"{100 * np.mean(values):.2f} ± {100 * error:.2f}%"
-  assert found.row("mean ± standard error")[2] == shown
-  assert f"Test accuracy{shown}mean ± standard error of 3 seeds" in found.text
+  assert parsed.row("mean ± standard error")[2] == shown
+  assert f"Test accuracy{shown}mean ± standard error of 3 seeds" in parsed.text
 
 
-def test_means_are_over_seeds_of_runs_that_differ_in_nothing_else(tmp_path):
+def test_means_are_over_runs_that_differ_only_in_the_seed(tmp_path):
   values = {"a": [0.70], "b": [0.74], "c": [0.71, 0.73], "other": [0.60], "again": [0.1]}
   seeds = {"a": 0, "b": 1, "c": 2, "again": 0}
   paths = [
-    write(tmp_path / name, own, seed=seeds.get(name, 0), data__dir=f"/{name}")
+    write_run(tmp_path / name, accuracies, seed=seeds.get(name, 0), data__dir=f"/{name}")
     if name != "other"
-    else write(tmp_path / name, own, batch_size=64)
-    for name, own in values.items()
+    else write_run(tmp_path / name, accuracies, batch_size=64)
+    for name, accuracies in values.items()
   ]
-  going_on = write(tmp_path / "going_on", [0.9], finished=False, seed=9)
-  fallen = write(tmp_path / "fallen", [0.9], seed=8)
+  unfinished = write_run(tmp_path / "unfinished", [0.9], finished=False, seed=9)
+  fallen = write_run(tmp_path / "fallen", [0.9], seed=8)
   data = json.loads((fallen / "dataset.json").read_text())
   (fallen / "dataset.json").write_text(json.dumps(data | {"name": "digits", "fingerprint": "0"}))
-  paths += [going_on, fallen, paths[0]]
-  found = Page(report.compare(paths, tmp_path / "new" / "all.html"))
+  paths += [unfinished, fallen, paths[0]]
+  parsed = Page(report.write_comparison(paths, tmp_path / "new" / "all.html"))
   one_config = [0.70, 0.74, 0.71, 0.73]
   shown = f"{100 * np.mean(one_config):.2f} ± {100 * scipy.stats.sem(one_config):.2f}%"
-  row = found.row("a, b, c and 2 more")
+  row = parsed.row("a, b, c and 2 more")
   assert row[1:4] == ["128", "4 (0, 1, 2, 3)", shown]
   first_loss = [value + 0.01 for value in one_config]
   assert row[5] == f"{np.mean(first_loss):.4f} ± {scipy.stats.sem(first_loss):.4f}"
-  assert ["other", "64", "1 (0)", "60.00%"] in [row[:4] for row in found.rows]
-  assert ["fallen", "128", "1 (8)", "90.00%"] in [row[:4] for row in found.rows]
-  assert "have seed 0 more than once" in found.text
-  assert "Trained on other data than the config names: fallen." in found.text
-  assert "not all of the same data" in found.text
-  assert "Comparison of 7 runs" in found.text  # the one named twice is one
-  (of_c,) = ([f.strip() for f in row] for row in found.rows[:10] if row[0] == "c ")
-  assert f"72.00 ± {100 * scipy.stats.sem([0.71, 0.73]):.2f}%" in of_c
+  assert ["other", "64", "1 (0)", "60.00%"] in [row[:4] for row in parsed.rows]
+  assert ["fallen", "128", "1 (8)", "90.00%"] in [row[:4] for row in parsed.rows]
+  assert "have seed 0 more than once" in parsed.text
+  assert "Trained on another dataset than the config names: fallen." in parsed.text
+  assert "have different datasets" in parsed.text
+  assert "Comparison of 7 runs" in parsed.text  # the repeated folder counts once
+  (row_of_c,) = ([f.strip() for f in row] for row in parsed.rows[:10] if row[0] == "c ")
+  assert f"72.00 ± {100 * scipy.stats.sem([0.71, 0.73]):.2f}%" in row_of_c
 
 
-def test_what_differs_is_shown(tmp_path):
-  one = write(tmp_path / "x" / "run", [0.5])
-  two = write(tmp_path / "y" / "run", [0.5], seed=1, model__depth=16)
-  found = Page(report.compare([one, two], tmp_path / "all.html"))
-  assert [str(one), "0", "–"] in found.rows  # by path, since their names are the same
-  assert [str(two), "1", "16"] in found.rows
-  assert "2 fields differ" in found.text
-  hidden = Page(report.compare([one], tmp_path / "all.html"))
-  assert "All configs are the same" in hidden.text
+def test_differing_fields_are_shown(tmp_path):
+  one = write_run(tmp_path / "x" / "run", [0.5])
+  two = write_run(tmp_path / "y" / "run", [0.5], seed=1, model__depth=16)
+  parsed = Page(report.write_comparison([one, two], tmp_path / "all.html"))
+  assert [str(one), "0", "–"] in parsed.rows  # by path, because the names are the same
+  assert [str(two), "1", "16"] in parsed.rows
+  assert "2 fields differ" in parsed.text
+  alone = Page(report.write_comparison([one], tmp_path / "all.html"))
+  assert "All configs are the same" in alone.text
 
 
-def test_tables_have_what_sorting_needs():
-  rows = [[page.text(name), page.percent(value)] for name, value in (("b", 0.5), ("<a>", None))]
-  table = page.table(["name", "share"], rows, [[page.text("all"), page.percent(0.5)]])
+def test_tables_have_keys_for_sorting():
+  rows = [
+    [page.text_cell(name), page.percent_cell(value)] for name, value in (("b", 0.5), ("<a>", None))
+  ]
+  table = page.table(["name", "share"], rows, [[page.text_cell("all"), page.percent_cell(0.5)]])
   assert 'class="data sortable"' in table
   assert '<td data-sort="&lt;a&gt;"><div>&lt;a&gt;</div></td><td class="n">–</td>' in table
   assert '<td class="n" data-sort="0.5">50.00%</td>' in table
@@ -369,19 +382,19 @@ def test_tables_have_what_sorting_needs():
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"architectures": ["Bert"]}'])
-def test_what_is_no_run_folder_is_refused(tmp_path, content):
+def test_folders_without_a_run_are_rejected(tmp_path, content):
   if content:
     (tmp_path / "config.json").write_text(content)
   with pytest.raises(errors.UserError, match=r"config\.json") as caught:
-    report.report(tmp_path)
+    report.write_report(tmp_path)
   assert str(tmp_path) in str(caught.value)
   assert [path.name for path in tmp_path.iterdir()] == ["config.json"] * bool(content)
 
 
 def test_a_recorded_run_has_a_page(tmp_path):
-  """One that was made before dataset.json was."""
+  """The run is older than dataset.json."""
   path = tmp_path / "quickstart"
   shutil.copytree(small_runs.ROOT / "benchmarks" / "results" / "quickstart", path)
-  found = Page(report.report(path))
+  parsed = Page(report.write_report(path))
   recorded = json.loads((path / "results.json").read_text())
-  assert f"Test accuracy{recorded['test_accuracy']:.2%}" in found.text
+  assert f"Test accuracy{recorded['test_accuracy']:.2%}" in parsed.text
