@@ -1,181 +1,95 @@
-"""Schedules against Keras' and optax's own, step by step, and what must hold whatever the numbers.
-
-Keras computes in float32 and by other orders of operations, hence the tolerance of 1e-6 (relative).
-"""
+"""Schedules against those of Keras and optax, step by step, and properties of all schedules."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import scipy.signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from schedule_values import EPOCH, STEPS, TOTAL, assert_close, compute_keras_rates, compute_rates
 
 from cifar_jax import errors
 from cifar_jax.optim import schedules
 
-EPOCH, TOTAL = 391, 10 * 391
-STEPS = np.arange(TOTAL + 1)
-
-
-def values(name, learning_rate=0.1, steps_per_epoch=EPOCH, total_steps=TOTAL, steps=STEPS, **own):
-  schedule = schedules.create({"name": name, **own}, learning_rate, steps_per_epoch, total_steps)
-  return np.asarray(jax.vmap(schedule)(jnp.asarray(steps)))
-
-
-def keras_values(schedule, steps=STEPS):
-  return np.asarray(jax.vmap(schedule)(jnp.asarray(steps)))
-
-
-@pytest.fixture(scope="module")
-def keras_schedules():
-  import keras
-
-  return keras.optimizers.schedules
-
-
-def assert_close(actual, expected, atol=0.0):
-  np.testing.assert_allclose(actual, expected, rtol=2e-6, atol=atol)
-
 
 def test_constant():
-  assert_close(values("constant"), np.full(TOTAL + 1, 0.1))
-
-
-@pytest.mark.parametrize(
-  "first,t_mul,m_mul,alpha",
-  [(200, 2.0, 0.8, 1e-5), (EPOCH, 1.0, 1.0, 0.0), (10, 1.5, 0.9, 0.01), (7, 3.0, 1.1, 0.0)],
-)
-def test_cosine_restarts_is_keras(keras_schedules, first, t_mul, m_mul, alpha):
-  keras = keras_schedules.CosineDecayRestarts(0.1, first, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
-  ours = values("cosine_restarts", first_decay_steps=first, t_mul=t_mul, m_mul=m_mul, alpha=alpha)
-  # Near the bottom of a cycle 1 + cos cancels, hence the absolute term, 1e-6 of the top.
-  assert_close(ours, keras_values(keras), atol=1e-7)
-  restarts = np.flatnonzero(np.diff(ours) > 0)
-  assert restarts[0] == first - 1
-
-
-def test_cosine_restarts_defaults_are_keras_with_one_epoch(keras_schedules):
-  keras = keras_schedules.CosineDecayRestarts(0.1, EPOCH)
-  assert_close(values("cosine_restarts"), keras_values(keras), atol=1e-7)
+  assert_close(compute_rates("constant"), np.full(TOTAL + 1, 0.1))
 
 
 @pytest.mark.parametrize("staircase", [False, True])
-def test_exponential_is_keras(keras_schedules, staircase):
-  keras = keras_schedules.ExponentialDecay(0.1, 1000, 0.5, staircase=staircase)
-  ours = values("exponential", decay_steps=1000, rate=0.5, staircase=staircase)
-  assert_close(ours, keras_values(keras))
+def test_exponential_is_keras(keras_optimizers, staircase):
+  keras = keras_optimizers.schedules.ExponentialDecay(0.1, 1000, 0.5, staircase=staircase)
+  ours = compute_rates("exponential", decay_steps=1000, rate=0.5, staircase=staircase)
+  assert_close(ours, compute_keras_rates(keras))
   assert_close(
-    values("exponential", decay_epochs=2, rate=0.5, staircase=staircase),
-    values("exponential", decay_steps=2 * EPOCH, rate=0.5, staircase=staircase),
+    compute_rates("exponential", decay_epochs=2, rate=0.5, staircase=staircase),
+    compute_rates("exponential", decay_steps=2 * EPOCH, rate=0.5, staircase=staircase),
   )
 
 
 @pytest.mark.parametrize("staircase", [False, True])
-def test_inverse_time_is_keras(keras_schedules, staircase):
-  keras = keras_schedules.InverseTimeDecay(0.1, 100, 0.5, staircase=staircase)
-  ours = values("inverse_time", decay_steps=100, rate=0.5, staircase=staircase)
-  assert_close(ours, keras_values(keras))
+def test_inverse_time_is_keras(keras_optimizers, staircase):
+  keras = keras_optimizers.schedules.InverseTimeDecay(0.1, 100, 0.5, staircase=staircase)
+  ours = compute_rates("inverse_time", decay_steps=100, rate=0.5, staircase=staircase)
+  assert_close(ours, compute_keras_rates(keras))
 
 
 def test_inverse_time_is_the_decay_argument_of_report_002():
   steps = np.array([0, 1, 27_345])  # 35 epochs of 50,000 examples by 64
-  ours = values("inverse_time", 1e-4, decay_steps=1, rate=1e-6, steps=steps)
+  ours = compute_rates("inverse_time", 1e-4, decay_steps=1, rate=1e-6, steps=steps)
   assert_close(ours, 1e-4 * (1 / (1 + 1e-6 * steps)))
 
 
 @pytest.mark.parametrize("warmup_epochs,initial,final", [(2.5, 0.0, 0.0), (1, 0.2, 0.01)])
-def test_warmup_cosine_is_keras(keras_schedules, warmup_epochs, initial, final):
+def test_warmup_cosine_is_keras(keras_optimizers, warmup_epochs, initial, final):
   warmup = round(warmup_epochs * EPOCH)
-  keras = keras_schedules.CosineDecay(
+  keras = keras_optimizers.schedules.CosineDecay(
     0.1 * initial, TOTAL - warmup, alpha=final, warmup_target=0.1, warmup_steps=warmup
   )
-  ours = values("warmup_cosine", warmup_epochs=warmup_epochs, initial=initial, final=final)
-  assert_close(ours, keras_values(keras), atol=1e-7)
+  ours = compute_rates("warmup_cosine", warmup_epochs=warmup_epochs, initial=initial, final=final)
+  assert_close(ours, compute_keras_rates(keras), atol=1e-7)
   optaxs = optax.warmup_cosine_decay_schedule(0.1 * initial, 0.1, warmup, TOTAL, 0.1 * final)
   assert_close(ours, jax.vmap(optaxs)(STEPS), atol=1e-7)
 
 
-def test_warmup_cosine_without_warmup_is_keras(keras_schedules):
-  keras = keras_schedules.CosineDecay(0.1, TOTAL)
-  assert_close(values("warmup_cosine"), keras_values(keras), atol=1e-7)
+def test_warmup_cosine_without_warmup_is_keras(keras_optimizers):
+  keras = keras_optimizers.schedules.CosineDecay(0.1, TOTAL)
+  assert_close(compute_rates("warmup_cosine"), compute_keras_rates(keras), atol=1e-7)
 
 
-def test_step_is_keras_one_step_earlier(keras_schedules):
+def test_step_is_keras_one_step_earlier(keras_optimizers):
   # Keras keeps the old value at the boundary itself: `step <= boundary`.
-  keras = keras_schedules.PiecewiseConstantDecay([3 * EPOCH - 1, 6 * EPOCH - 1], [0.1, 0.02, 0.004])
-  ours = values("step", boundaries=(3, 6), factor=0.2)
+  keras = keras_optimizers.schedules.PiecewiseConstantDecay(
+    [3 * EPOCH - 1, 6 * EPOCH - 1], [0.1, 0.02, 0.004]
+  )
+  ours = compute_rates("step", boundaries=(3, 6), factor=0.2)
   around = [b * EPOCH + d for b in (3, 6) for d in (-2, -1, 0, 1)]
   assert_close(ours[around], [float(keras(jnp.asarray(s))) for s in around])
 
 
 def test_step_defaults_to_half_and_three_quarters():
-  ours = values("step")
+  ours = compute_rates("step")
   assert np.flatnonzero(np.diff(ours)).tolist() == [TOTAL // 2 - 1, round(0.75 * TOTAL) - 1]
   assert_close(ours[-1], 0.001)
 
 
-def test_linear_is_interpolation_and_keras(keras_schedules):
-  ours = values("linear", warmup_epochs=2.3, initial=0.2, final=0.07)
+def test_linear_is_interpolation_and_keras(keras_optimizers):
+  ours = compute_rates("linear", warmup_epochs=2.3, initial=0.2, final=0.07)
   top = round(2.3 * EPOCH)
   assert_close(ours, np.interp(STEPS, [0, top, TOTAL], [0.02, 0.1, 0.007]), atol=1e-8)
-  part = values("linear", pct_start=(top + 0.5) / TOTAL, initial=0.2, final=0.07)
+  part = compute_rates("linear", pct_start=(top + 0.5) / TOTAL, initial=0.2, final=0.07)
   assert_close(part, ours)
-  keras = keras_schedules.PolynomialDecay(0.1, TOTAL, 0.01)
-  assert_close(values("linear", final=0.1), keras_values(keras), atol=1e-8)
+  keras = keras_optimizers.schedules.PolynomialDecay(0.1, TOTAL, 0.01)
+  assert_close(compute_rates("linear", final=0.1), compute_keras_rates(keras), atol=1e-8)
 
 
 @pytest.mark.parametrize("name", ["linear", "warmup_cosine"])
 def test_a_run_shorter_than_the_warmup_ends_on_the_ramp(name):
-  whole = values(name, warmup_epochs=5)
-  short = values(name, warmup_epochs=5, total_steps=EPOCH, steps=STEPS[:EPOCH])
-  assert_close(short, whole[:EPOCH])
+  longer = compute_rates(name, warmup_epochs=5)
+  short = compute_rates(name, warmup_epochs=5, total_steps=EPOCH, steps=STEPS[:EPOCH])
+  assert_close(short, longer[:EPOCH])
   assert_close(short, 0.1 * STEPS[:EPOCH] / (5 * EPOCH), atol=1e-8)
-
-
-def test_cyclical_is_a_triangle_wave():
-  ours = values("cyclical", base_lr=0.01, step_size=100)
-  wave = scipy.signal.sawtooth(2 * np.pi * STEPS / 200, width=0.5)
-  assert_close(ours, 0.01 + 0.09 * (wave + 1) / 2, atol=1e-7)
-  assert_close(values("cyclical", step_size_epochs=2.5), values("cyclical", step_size=2.5 * EPOCH))
-  assert_close(values("cyclical").min(), 0.1 / 4)
-  assert values("cyclical").argmax() == 4 * EPOCH
-
-
-def test_cyclical_modes():
-  triangular = values("cyclical", base_lr=0.01, step_size=100)
-  half_height = values("cyclical", base_lr=0.01, step_size=100, mode="triangular2")
-  assert_close(half_height[100::200], 0.01 + 0.09 * 0.5 ** np.arange(20), atol=1e-8)
-  assert_close(half_height - 0.01, (triangular - 0.01) * 0.5 ** (STEPS // 200), atol=1e-8)
-  shrinking = values("cyclical", base_lr=0.01, step_size=100, mode="exp_range", gamma=0.999)
-  assert_close(shrinking - 0.01, (triangular - 0.01) * 0.999**STEPS, atol=1e-7)
-
-
-@pytest.mark.parametrize("anneal", ["cosine", "linear"])
-def test_one_cycle_has_pytorchs_phases(anneal):
-  def between(start, end, part):
-    return end + (start - end) * (
-      (1 + np.cos(np.pi * part)) / 2 if anneal == "cosine" else 1 - part
-    )
-
-  top, last = 0.25 * TOTAL - 1, TOTAL - 1
-  expected = np.where(
-    top >= STEPS,
-    between(0.004, 0.1, STEPS / top),
-    between(0.1, 4e-7, np.minimum((STEPS - top) / (last - top), 1)),
-  )
-  ours = values("one_cycle", pct_start=0.25, anneal=anneal)
-  assert_close(ours, expected, atol=1e-8)
-  assert_close(ours[[0, TOTAL - 1]], [0.004, 4e-7])
-
-
-def test_one_cycle_is_optaxs_with_the_ends_on_steps():
-  # 1000 steps: PyTorch's phases end at steps 299 and 999, optax's at the int()s of its arguments.
-  steps = np.arange(1000)
-  ours = values("one_cycle", total_steps=1000, steps=steps)
-  theirs = jax.jit(optax.cosine_onecycle_schedule(999, 0.1, pct_start=299.5 / 999))
-  assert_close(ours, jax.vmap(theirs)(steps), atol=1e-8)
 
 
 ALL = [
@@ -201,10 +115,9 @@ ALL = [
   epochs=st.integers(1, 30),
 )
 def test_between_zero_and_learning_rate(config, learning_rate, steps_per_epoch, epochs):
-  total = steps_per_epoch * epochs
-  steps = np.arange(1800)  # of one shape, and beyond the run's end
-  rates = values(**config, learning_rate=learning_rate, steps_per_epoch=steps_per_epoch,
-                 total_steps=total, steps=steps)  # fmt: skip
+  steps = np.arange(1800)  # one shape for all runs; steps may pass the end of the run
+  run = {"steps_per_epoch": steps_per_epoch, "total_steps": steps_per_epoch * epochs}
+  rates = compute_rates(**config, learning_rate=learning_rate, **run, steps=steps)
   assert rates.dtype == np.float32
   assert np.all(np.isfinite(rates))
   assert rates.min() >= 0
@@ -218,9 +131,9 @@ def test_between_zero_and_learning_rate(config, learning_rate, steps_per_epoch, 
   initial=st.floats(0, 1),
   final=st.floats(0, 1),
 )
-def test_warmup_is_continuous_and_ends_where_it_should(name, warmup_epochs, initial, final):
-  own = {"warmup_epochs": warmup_epochs, "initial": initial, "final": final}
-  rates = values(name, 1.0, 20, 400, np.arange(401), **own)
+def test_warmup_is_continuous_and_has_the_right_ends(name, warmup_epochs, initial, final):
+  arguments = {"warmup_epochs": warmup_epochs, "initial": initial, "final": final}
+  rates = compute_rates(name, 1.0, 20, 400, np.arange(401), **arguments)
   warmup = round(warmup_epochs * 20)
   steepest = max(1 / max(warmup, 1), np.pi / 2 / (400 - warmup))
   assert np.abs(np.diff(rates)).max() <= steepest + 1e-6
@@ -242,9 +155,9 @@ def test_same_for_python_and_traced_steps_and_rates(config):
   assert_close(swept[1], 2 * swept[0])
 
 
-def test_none_stands_for_the_default():
+def test_none_is_the_default():
   named = {"name": "exponential", "decay_steps": None, "rate": None, "staircase": None}
-  np.testing.assert_array_equal(values(**named), values("exponential"))
+  np.testing.assert_array_equal(compute_rates(**named), compute_rates("exponential"))
 
 
 @pytest.mark.parametrize(
