@@ -1,8 +1,9 @@
 """Affine augmentations: rotation, zoom, shift, shear and flip by sampling every image once.
 
 The functions are transforms as `transforms` describes them. A range is a pair (lower, upper); one
-number f stands for (-f, f), as in Keras. `fill_mode` says what lies beyond the border, by the names
-of Keras' layers; see `geometry.warp`.
+number f is the range (-f, f), as in Keras. `fill_mode` says what lies beyond the border: in
+`random_affine` by SciPy's names, which `geometry.warp` lists, and otherwise by those of Keras'
+layers.
 """
 
 import math
