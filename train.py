@@ -5,7 +5,6 @@ become compiled, parallel programs in cifar_jax/training/compiled_steps.py.
 """
 
 import contextlib
-import dataclasses
 import signal
 import time
 from collections import deque
@@ -80,41 +79,6 @@ def train_and_evaluate(
         return trainer.run(heartbeat if folder.writer else 0)
 
 
-@dataclasses.dataclass
-class _Clock:
-  """Seconds of training, without those spent compiling.
-
-  Attributes:
-    compile_seconds: returns the seconds spent compiling so far.
-    finished: seconds of the finished epochs.
-    current: seconds of the current epoch, when last read.
-  """
-
-  compile_seconds: Callable[[], float]
-  finished: float = 0.0
-  current: float = 0.0
-  _start: float = 0.0
-
-  def start(self) -> None:
-    """Begin an epoch, or continue the current one."""
-    self._start = time.monotonic() - self.current - self.compile_seconds()
-
-  def read(self) -> float:
-    """Return the seconds of the current epoch."""
-    self.current = time.monotonic() - self._start - self.compile_seconds()
-    return self.current
-
-  def end_epoch(self) -> float:
-    """Return the seconds of the current epoch, and count it as finished."""
-    seconds = self.read()
-    self.finished, self.current = self.finished + seconds, 0.0
-    return seconds
-
-  def to_array(self) -> np.ndarray:
-    """Return what checkpoints hold: [seconds of finished epochs, of the current epoch]."""
-    return np.array([self.finished, self.current])
-
-
 class Trainer:
   """One run, from its newest checkpoint to results.json.
 
@@ -158,7 +122,7 @@ class Trainer:
     clock = self._restore(experiment)
     self._experiment = experiment.precompute_base(self._state)
     self._compiled = self._experiment.compile_steps()
-    self._clock = _Clock(lambda: self._compiled.compile_seconds, *clock)
+    self._clock = monitoring.Clock(lambda: self._compiled.compile_seconds, *clock)
     self._curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
 
   def run(self, heartbeat_seconds: float | None = None) -> Row:
@@ -266,7 +230,7 @@ class Trainer:
     self._sums = jax.device_get(self._state.sums)
     if queue:
       self._heartbeat.advance(sum(count for count, _ in queue), float(np.mean(queue[-1][1])))
-    _raise_if_nan(self._sums.bad_step, steps_per_epoch, self._folder)
+    monitoring.raise_if_nan(self._sums.bad_step, steps_per_epoch, self._folder.path / "checkpoints")
     self._train_seconds = self._clock.read()
     if self._step < end:
       self._save()
@@ -385,18 +349,3 @@ def _dispatches(num_steps: int, size: int) -> list[int]:
 
 def _keep_improved(is_improved: jax.Array, new: Variables, best: Variables) -> Variables:
   return jax.tree.map(lambda n, b: jnp.where(is_improved, n, b), new, best)
-
-
-def _raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, folder: run_folder.RunFolder) -> None:
-  """Raise UserError if the loss of every seed has become NaN or infinite.
-
-  bad_step: [] or [seeds], the first such step, or -1.
-  """
-  bad_steps = np.atleast_1d(bad_step)
-  if (bad_steps >= 0).all():
-    step = int(bad_steps.min())
-    raise errors.UserError(
-      f"loss: became NaN or infinite at step {step + 1} (epoch {step // steps_per_epoch + 1}); "
-      f"lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "
-      f"good checkpoint stays in {folder.path / 'checkpoints'}"
-    )

@@ -1,5 +1,6 @@
 """Monitoring of a run: heartbeat lines, traces of steps, peak memory and loss spikes."""
 
+import dataclasses
 import datetime
 import pathlib
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from cifar_jax import errors
@@ -67,6 +69,41 @@ class Heartbeat:
       f"{speed:,.0f} images/s, loss {loss:.4f}, {left} left",
     )
     self._last_line = (self._step, now)
+
+
+@dataclasses.dataclass
+class Clock:
+  """Seconds of training, without those spent compiling.
+
+  Attributes:
+    compile_seconds: returns the seconds spent compiling so far.
+    finished: seconds of the finished epochs.
+    current: seconds of the current epoch, when last read.
+  """
+
+  compile_seconds: Callable[[], float]
+  finished: float = 0.0
+  current: float = 0.0
+  _start: float = 0.0
+
+  def start(self) -> None:
+    """Begin an epoch, or continue the current one."""
+    self._start = time.monotonic() - self.current - self.compile_seconds()
+
+  def read(self) -> float:
+    """Return the seconds of the current epoch."""
+    self.current = time.monotonic() - self._start - self.compile_seconds()
+    return self.current
+
+  def end_epoch(self) -> float:
+    """Return the seconds of the current epoch, and count it as finished."""
+    seconds = self.read()
+    self.finished, self.current = self.finished + seconds, 0.0
+    return seconds
+
+  def to_array(self) -> np.ndarray:
+    """Return what checkpoints hold: [seconds of finished epochs, of the current epoch]."""
+    return np.array([self.finished, self.current])
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
@@ -156,6 +193,23 @@ class Trace:
       self._folder,
     )
     self._start = self._steps = None
+
+
+def raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, checkpoints: epath.Path) -> None:
+  """Raise UserError if the loss of every seed has become NaN or infinite.
+
+  Args:
+    bad_step: [] or [seeds], the first step with such a loss, or -1.
+    checkpoints: the folder that holds the last good checkpoint, for the message.
+  """
+  bad_steps = np.atleast_1d(bad_step)
+  if (bad_steps >= 0).all():
+    step = int(bad_steps.min())
+    raise errors.UserError(
+      f"loss: became NaN or infinite at step {step + 1} (epoch {step // steps_per_epoch + 1}); "
+      "lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "
+      f"good checkpoint stays in {checkpoints}"
+    )
 
 
 def loss_spike(
