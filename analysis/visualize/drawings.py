@@ -135,7 +135,7 @@ def draw_activations(
     pictures.set_figure_title(
       figure,
       f"Outputs of the convolutions of {subject}\n{_describe_layers(layers, convolutions)}, before "
-      "norm and activation function; each channel is scaled by its largest magnitude",
+      "norm and activation function; each channel by its largest magnitude",
     )
 
 

@@ -368,7 +368,7 @@ def test_runs_that_cannot_be_used(workdir, tmp_path):
     predict.predict([], [image])
   untrained = make_run(tmp_path / "untrained")
   (untrained / "checkpoints").rename(tmp_path / "elsewhere")
-  with pytest.raises(errors.UserError, match="untrained: it holds no selected weights; name the"):
+  with pytest.raises(errors.UserError, match="untrained: it holds no selected weights; pass the"):
     predict.predict([workdir, untrained], [image])
 
 

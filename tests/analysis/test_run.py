@@ -21,7 +21,13 @@ from cifar_jax import errors
 def workdir(data_dir, tmp_path_factory):
   """A finished run of two seeds."""
   path = tmp_path_factory.mktemp("runs") / "two_seeds"
-  config = small_runs.config(data_dir, num_seeds=2, data__normalize="standardize", num_epochs=1)
+  config = small_runs.config(
+    data_dir,
+    num_seeds=2,
+    data__normalize="standardize",
+    num_epochs=1,
+    model__widths=(4, 8),
+  )
   train.train_and_evaluate(config, str(path))
   return path
 
