@@ -256,6 +256,6 @@ def test_trials_with_a_proxy_train_one_by_one():
   other = config_of()
   other.seed = 1
   check_config(config, default.get_config())
-  assert together._group_key(config) != together._shared(other)
+  assert together._group_key(config) != together._group_key(other)
   config.proxy.keep = other.proxy.keep = 0
-  assert together._group_key(config) == together._shared(other)
+  assert together._group_key(config) == together._group_key(other)
