@@ -1,5 +1,6 @@
 """The pure functions of benchmarks/: counting, comparing, reading; nothing is timed here."""
 
+import importlib.util
 import json
 import math
 
@@ -11,7 +12,7 @@ import pytest
 import models
 from benchmarks import records, timing
 from benchmarks.peers import common
-from benchmarks.speed import flops, input_cost, to_accuracy
+from benchmarks.speed import flops, gpu, input_cost, to_accuracy
 from cifar_jax.data import datasets
 
 
@@ -134,3 +135,8 @@ def test_flops_lists_every_layer_of_a_network():
   kinds = [type(layer).__name__ for layer in layers]
   assert kinds == ["Convolution"] * 6 + ["Product"] * 3
   assert [math.prod(layer.output) for layer in layers[-3:]] == [8 * 256, 8 * 128, 8 * 10]
+
+
+@pytest.mark.parametrize("part", gpu.PARTS, ids=lambda part: part.name)
+def test_parts_of_gpu_are_benchmarks(part):
+  assert importlib.util.find_spec(f"benchmarks.speed.{part.benchmark}") is not None

@@ -1,11 +1,10 @@
-"""launch/: the local launcher, and the cluster scripts with stubs for the clusters' commands.
+"""The scripts for SLURM and Cloud TPU, with stubs in place of the clusters' commands.
 
-The stubs do the cluster's part on this machine: `srun` runs its command, and `gcloud … ssh` runs
+The stubs do the clusters' part on this machine: `srun` runs its command, and `gcloud … ssh` runs
 the command in a worker's home directory. The tests compare the arguments that reach the program.
 """
 
 import ast
-import contextlib
 import os
 import pathlib
 import re
@@ -13,123 +12,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import small_runs
-import yaml
-
-from launch import local
 
 LAUNCH = small_runs.ROOT / "launch"
 # Arguments that break in a shell wherever a quote is missing.
 HARD_ARGUMENTS = ["--config=c.py", "--workdir=gs://b/a run", "--config.augment=a('x') | $HOME; *"]
 
 
-# --- This machine --------------------------------------------------------------------------------
-
-
-def launch_locally(code: str, *options: str, **variables: str) -> subprocess.Popen:
-  """Start the launcher on a line of Python."""
-  command = [sys.executable, str(LAUNCH / "local.py"), *options, "--", sys.executable, "-c", code]
-  environment = os.environ | variables
-  return subprocess.Popen(
-    command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-  )
-
-
-def test_each_process_gets_its_flags_and_devices_and_prefixes_its_lines():
-  code = (
-    "import os, sys; print(sys.argv[-1]); print('flags', sys.argv[1:-1]); "
-    "print('devices', os.environ['XLA_FLAGS'], os.environ['JAX_PLATFORMS']); "
-    "print('err', file=sys.stderr)"
-  )
-  process = launch_locally(code, "--processes=3", "--devices=4", XLA_FLAGS="--xla_a=1")
-  out, err = process.communicate(timeout=60)
-  assert process.returncode == 0
-  lines = sorted(out.splitlines())
-  assert [line for line in lines if "--process_id" in line] == [
-    f"[{i}] --process_id={i}" for i in range(3)
-  ]
-  flags = {line[4:] for line in lines if "] flags" in line}
-  assert len(flags) == 1
-  assert re.fullmatch(
-    r"flags \['--coordinator_address=127.0.0.1:\d+', '--num_processes=3'\]", flags.pop()
-  )
-  assert [line[4:] for line in lines if "] devices" in line] == [
-    "devices --xla_a=1 --xla_force_host_platform_device_count=4 cpu"
-  ] * 3
-  assert sorted(err.splitlines()) == [f"[{i}] err" for i in range(3)]
-
-
-def test_environment_selects_virtual_devices_or_one_accelerator():
-  assert local.environment({"XLA_FLAGS": "--xla_a=1", "X": "y"}, 1, 4) == {
-    "X": "y",
-    "XLA_FLAGS": "--xla_a=1 --xla_force_host_platform_device_count=4",
-    "JAX_PLATFORMS": "cpu",
-  }
-  assert local.environment({"X": "y"}, 1, None) == {"X": "y", "JAX_LOCAL_DEVICE_IDS": "1"}
-
-
-def test_first_failure_sets_the_exit_code_and_ends_the_others():
-  code = "import sys, time; i = sys.argv[-1][-1]; time.sleep(60 if i == '0' else 0); sys.exit(7)"
-  processes = local.start([sys.executable, "-c", code], 2, None)
-  with contextlib.ExitStack() as stack:
-    for process in processes:
-      stack.enter_context(process)
-    start = time.monotonic()
-    assert local.wait(processes, grace=0.5) == 7
-    assert time.monotonic() - start < 30
-    assert processes[0].returncode == -signal.SIGKILL
-
-
-def test_signals_are_passed_on():
-  code = (
-    "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(143)); "
-    "print('ready', flush=True); time.sleep(60)"
-  )
-  process = launch_locally(code, "--processes=2")
-  assert {process.stdout.readline(), process.stdout.readline()} == {"[0] ready\n", "[1] ready\n"}
-  process.send_signal(signal.SIGTERM)
-  process.communicate(timeout=30)
-  assert process.returncode == 143
-
-
-# --- Kubernetes ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def jobset():
-  return yaml.safe_load((LAUNCH / "jobset.yaml").read_text())
-
-
-def test_jobset_repeats_its_numbers_and_names_consistently(jobset):
-  assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-  (workers,) = jobset["spec"]["replicatedJobs"]
-  job = workers["template"]["spec"]
-  (container,) = job["template"]["spec"]["containers"]
-  flags = dict(part.removeprefix("--").split("=", 1) for part in container["command"][2:])
-  assert workers["replicas"] == 1 and job["completionMode"] == "Indexed"
-  assert job["parallelism"] == job["completions"] == int(flags["num_processes"])
-  assert flags["process_id"] == "$(JOB_COMPLETION_INDEX)"
-  name, port = jobset["metadata"]["name"], container["ports"][0]["containerPort"]
-  assert flags["coordinator_address"] == f"{name}-{workers['name']}-0-0.{name}:{port}"
-  assert job["backoffLimit"] == 0 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
-
-
-def test_main_accepts_the_command_of_a_pod(jobset):
-  (workers,) = jobset["spec"]["replicatedJobs"]
-  (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
-  # Kubernetes replaces $(NAME) with the variable of this name.
-  command = [part.replace("$(JOB_COMPLETION_INDEX)", "3") for part in container["command"]]
-  assert command[:2] == ["python", "main.py"]
-  # main.py reads flags and config before it refuses a further argument, and starts no JAX for that.
-  completed = small_runs.run([sys.executable, *command[1:], "further"])
-  assert completed.returncode == 1
-  assert completed.stderr.startswith("error: further: not understood")
-
-
-# --- Scripts -------------------------------------------------------------------------------------
+# --- Stubs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["slurm.sh", "tpu_pod.sh"])

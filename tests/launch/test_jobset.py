@@ -1,0 +1,38 @@
+"""launch/jobset.yaml: its numbers and names, and the command of its pods."""
+
+import sys
+
+import pytest
+import small_runs
+import yaml
+
+
+@pytest.fixture(scope="module")
+def jobset():
+  return yaml.safe_load((small_runs.ROOT / "launch" / "jobset.yaml").read_text())
+
+
+def test_jobset_repeats_its_numbers_and_names_consistently(jobset):
+  assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+  (workers,) = jobset["spec"]["replicatedJobs"]
+  job = workers["template"]["spec"]
+  (container,) = job["template"]["spec"]["containers"]
+  flags = dict(part.removeprefix("--").split("=", 1) for part in container["command"][2:])
+  assert workers["replicas"] == 1 and job["completionMode"] == "Indexed"
+  assert job["parallelism"] == job["completions"] == int(flags["num_processes"])
+  assert flags["process_id"] == "$(JOB_COMPLETION_INDEX)"
+  name, port = jobset["metadata"]["name"], container["ports"][0]["containerPort"]
+  assert flags["coordinator_address"] == f"{name}-{workers['name']}-0-0.{name}:{port}"
+  assert job["backoffLimit"] == 0 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
+
+
+def test_main_accepts_the_command_of_a_pod(jobset):
+  (workers,) = jobset["spec"]["replicatedJobs"]
+  (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
+  # Kubernetes replaces $(NAME) with the variable of this name.
+  command = [part.replace("$(JOB_COMPLETION_INDEX)", "3") for part in container["command"]]
+  assert command[:2] == ["python", "main.py"]
+  # main.py reads flags and config before it refuses a further argument, and starts no JAX for that.
+  completed = small_runs.run([sys.executable, *command[1:], "further"])
+  assert completed.returncode == 1
+  assert completed.stderr.startswith("error: further: not understood")
