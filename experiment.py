@@ -134,8 +134,8 @@ class Experiment:
   def precompute_base(self, state: steps.TrainState) -> Self:
     """Return this experiment with a frozen base's features in the place of the images.
 
-    If the base of the network stays as it is and the images are not augmented, its features are
-    computed now, once, and only the rest of the network trains. Otherwise return this experiment.
+    If the base of the network is frozen and the images are not augmented, its features are computed
+    now, once, and only the rest of the network trains. Otherwise return an equal experiment.
     """
     network, inputs = transfer.precompute_fixed_base(
       self.config, self.model, self.dataset, state.variables(), self.preprocess.evaluate

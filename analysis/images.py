@@ -105,7 +105,7 @@ def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> n
   from PIL import Image
 
   size, channels = shape[0], shape[2]
-  # Decode the content first as it is: this rejects what is not an image or has too many pixels.
+  # Decode the unresized content first: this rejects what is not an image or has too many pixels.
   image = image_files.decode(content, size, interpolation)
   opaque = _lay_on_white(content)
   if opaque is not None:

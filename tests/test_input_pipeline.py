@@ -26,11 +26,11 @@ def test_preprocess_does_not_depend_on_how_a_batch_is_shared():
   key, rows = jax.random.key(0), np.arange(16)
   images, labels = dataset.train.images[:16], dataset.train.labels[:16]
   examples = rows + 30
-  whole = train(key, 20, rows, examples, images, labels)
+  batch = train(key, 20, rows, examples, images, labels)
   half = train(key, 20, rows[8:], examples[8:], images[8:], labels[8:])
-  np.testing.assert_array_equal(whole["image"][8:], half["image"])
+  np.testing.assert_array_equal(batch["image"][8:], half["image"])
   later = train(key, 21, rows, examples, images, labels)
-  assert not np.array_equal(whole["image"], later["image"])
+  assert not np.array_equal(batch["image"], later["image"])
 
 
 def test_alternating_flip_is_by_example_and_epoch_and_seed_wherever_the_example_stands():
@@ -50,11 +50,11 @@ def test_alternating_flip_is_by_example_and_epoch_and_seed_wherever_the_example_
       dataset.train.images[examples[order]],
       dataset.train.labels[examples[order]],
     )
-    found = np.empty(64, bool)
-    found[order] = (batch["image"] == plain[order][:, :, ::-1]).all(axis=(1, 2, 3))
+    is_flipped = np.empty(64, bool)
+    is_flipped[order] = (batch["image"] == plain[order][:, :, ::-1]).all(axis=(1, 2, 3))
     same = (batch["image"] == plain[order]).all(axis=(1, 2, 3))
-    assert np.array_equal(found[order], ~same)
-    return found
+    assert np.array_equal(is_flipped[order], ~same)
+    return is_flipped
 
   in_order, shuffled = np.arange(64), np.random.default_rng(0).permutation(64)
   first = flipped(0, 3, in_order)

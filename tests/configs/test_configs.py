@@ -61,6 +61,6 @@ def test_reproductions_have_their_reports_totals(name, total, trainable):
   model = models.create(config.model, 10)
   images = jnp.zeros((1, 32, 32, 3))
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-  found = models.count_parameters(variables)
-  assert sum(found) == total
-  assert trainable is None or found[0] == trainable
+  num_parameters = models.count_parameters(variables)
+  assert sum(num_parameters) == total
+  assert trainable is None or num_parameters[0] == trainable

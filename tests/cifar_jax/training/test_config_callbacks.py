@@ -24,8 +24,8 @@ def run(control, values, vmapped=False):
     update = jax.vmap(update, in_axes=(0, None, 0))
   states, state = [], init
   for epoch in range(len(next(iter(values.values())))):
-    found = {name: np.float32(value[epoch]) for name, value in values.items()}
-    state = update(state, epoch, found)
+    metrics = {name: np.float32(value[epoch]) for name, value in values.items()}
+    state = update(state, epoch, metrics)
     states.append(state)
   return states
 
