@@ -1,6 +1,5 @@
 """The layers and parameters of a model, in Keras' columns: `--mode=summary`."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +10,7 @@ from flax import traverse_util
 
 import input_pipeline
 import models
+from analysis.interception import intercept_outputs
 from cifar_jax.data import datasets
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Variables
@@ -62,19 +62,12 @@ def _trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[_C
   """Return the shapes of a model's variables, and its modules' calls as they return."""
   calls: list[_Call] = []
 
-  def record(
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: nn.module.InterceptorContext,
-  ) -> Any:
-    output = call(*args, **kwargs)
-    module = context.module
-    if context.method_name == "__call__" and module.path:
+  def record(number: int, module: nn.Module, output: Any) -> Any:
+    if module.path:
       calls.append(_Call(module.path, type(module).__name__, output.shape[1:]))
     return output
 
-  with nn.intercept_methods(record):
+  with intercept_outputs(record):
     variables = jax.eval_shape(
       lambda: model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
     )

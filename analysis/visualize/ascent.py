@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from analysis.interception import intercept_outputs
 from analysis.run import Run
 from analysis.visualize import pictures
-from analysis.visualize.gradients import Layer, intercept_outputs
+from analysis.visualize.gradients import Layer
 from cifar_jax.types import Array, Variables
 
 NUM_STEPS = 40

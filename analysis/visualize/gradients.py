@@ -4,10 +4,8 @@ The functions work for any model that is called as `models` describes: they inte
 its modules, and number the calls by the order in which they return.
 """
 
-import contextlib
 import functools
-import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -15,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from analysis.interception import intercept_outputs
 from cifar_jax.types import Array, Variables
 
 
@@ -142,23 +141,3 @@ def compute_grad_cam(
 
   gradient, maps = jax.grad(score, has_aux=True)(jnp.zeros((len(images), *layer.shape)))
   return nn.relu(jnp.einsum("nhwc,nc->nhw", maps, gradient.mean((1, 2))))
-
-
-@contextlib.contextmanager
-def intercept_outputs(visit: Callable[[int, nn.Module, Any], Any]) -> Iterator[None]:
-  """Replace the output of each module's call by `visit(number, module, output)`."""
-  numbers = itertools.count()
-
-  def intercept(
-    call: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    context: nn.module.InterceptorContext,
-  ) -> Any:
-    output = call(*args, **kwargs)
-    if context.method_name != "__call__":
-      return output
-    return visit(next(numbers), context.module, output)
-
-  with nn.intercept_methods(intercept):
-    yield
