@@ -326,6 +326,8 @@ class Trainer:
     """Test the selected weights, once, and write results.json."""
     splits, evaluate = self._experiment.splits, self._experiment.evaluate
     metrics = {"test": evaluate(self._compiled, self._best, splits.test)}
+    if self._config.loss.l2:
+      metrics["test"]["objective"] = metrics["test"]["loss"] + np.asarray(self._penalty(self._best))
     if self._config.tta:
       tta = self._config.tta
       metrics["test_tta"] = evaluate(self._compiled, self._best, splits.test, tta)

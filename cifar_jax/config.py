@@ -7,6 +7,7 @@ only they know their arguments.
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -166,7 +167,10 @@ def _check_type(name: str, value: object, reference: object) -> None:
 
 def _check_validation(value: object) -> None:
   if isinstance(value, str):
-    is_valid = value in ("batch_1", "test")
+    order, _, fraction = value.partition(":")
+    is_valid = value in ("batch_1", "test") or (
+      order in ("last", "random") and re.fullmatch(r"0?\.[0-9]+", fraction) is not None
+    )
   else:
     is_valid = not isinstance(value, bool) and (
       (isinstance(value, float) and 0 <= value < 1) or (isinstance(value, int) and value >= 0)
@@ -174,7 +178,7 @@ def _check_validation(value: object) -> None:
   if not is_valid:
     raise errors.UserError(
       f"data.validation: {value!r} must be a fraction in [0, 1), a count of examples, "
-      "'batch_1' or 'test'"
+      "'batch_1', 'test', 'last:0.2' or 'random:0.2'"
     )
 
 

@@ -51,6 +51,9 @@ def test_a_run_folder_explains_itself(full_run):
   assert summary["best_epoch"] == best["epoch"]
   assert summary["val_accuracy"] == best["val_accuracy"]
   assert summary["val_loss"] == best["val_loss"]
+  assert summary["val_objective"] == best["val_objective"]
+  penalty = best["val_objective"] - best["val_loss"]  # of the same weights
+  assert summary["test_objective"] == pytest.approx(summary["test_loss"] + penalty, rel=1e-6)
   assert summary["data"]["train_examples"] == 1293 and summary["data"]["test_examples"] == 360
   assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360))
   assert summary["selected_on"] == "validation"

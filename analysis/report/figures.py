@@ -16,10 +16,13 @@ class Figure(NamedTuple):
   style: str
 
 
+# Shown of unfinished runs too, as a dash.
+_ALWAYS = ("test_accuracy", "test_top5", "test_loss")
 _FIGURES = {
   "test_accuracy": Figure("test accuracy", ".2%"),
   "test_top5": Figure("test top-5", ".2%"),
   "test_loss": Figure("test loss", ".4f"),
+  "test_objective": Figure("test objective (loss + penalty)", ".4f"),
   "val_accuracy": Figure("validation accuracy", ".2%"),
 }
 
@@ -31,7 +34,7 @@ def select_figures(runs: Sequence[RunRecord]) -> dict[str, Figure]:
   return {
     name: figure
     for name, figure in _FIGURES.items()
-    if (name in known or name.startswith("test")) and (has_top5 or name != "test_top5")
+    if (name in known or name in _ALWAYS) and (has_top5 or name != "test_top5")
   }
 
 

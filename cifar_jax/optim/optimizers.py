@@ -12,7 +12,9 @@ Where Keras, PyTorch and optax differ, these optimizers follow Keras, because th
   2017, section 3). `sgd` has PyTorch's form too, by lr_in_velocity=False.
 - adam, adamw: eps is added to the square root of the second moment before its bias is corrected
   (Kingma & Ba 2015, end of section 2: "epsilon hat"). PyTorch and optax add eps afterwards.
-- rmsprop: eps is inside the square root, as in Keras and optax; PyTorch has it outside.
+- rmsprop: eps is inside the square root, as in Keras 3 and optax. Keras up to 2.2, and
+  PyTorch, add it outside, where 1e-7 does what 1e-14 does inside. `rmsprop` has that
+  form too, by eps_in_root=False.
 - eps is 1e-7 by default, as in Keras; PyTorch and optax have 1e-8.
 """
 
@@ -187,14 +189,15 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.Gradien
 
 
 def rmsprop(
-  rho: float = 0.9, momentum: float = 0.0, eps: float = 1e-7
+  rho: float = 0.9, momentum: float = 0.0, eps: float = 1e-7, eps_in_root: bool = True
 ) -> optax.GradientTransformation:
   """Return Keras' RMSprop (Hinton 2012): the step is lr * g / sqrt(second moment + eps).
 
   Args:
     rho: in [0, 1), the decay of the second moment.
     momentum: in [0, 1), of the steps.
-    eps: > 0, inside the root.
+    eps: > 0.
+    eps_in_root: False is the step of Keras up to 2.2: lr * g / (sqrt(second moment) + eps).
 
   Raises:
     UserError: an argument is out of range; names the field.
@@ -202,7 +205,7 @@ def rmsprop(
   check_decay("rho", rho)
   check_decay("momentum", momentum)
   check_number("optimizer.eps", eps, "a number > 0", lambda x: x > 0)
-  direction = optax.chain(optax.scale_by_rms(rho, eps, eps_in_sqrt=True), descend())
+  direction = optax.chain(optax.scale_by_rms(rho, eps, eps_in_sqrt=eps_in_root), descend())
   if not isinstance(momentum, jax.Array) and momentum == 0:
     return direction
   return optax.chain(direction, optax.trace(momentum))

@@ -56,6 +56,8 @@ def epoch_line(row: Row, num_epochs: int) -> str:
   text += f"  train loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.2%}"
   if "val_loss" in row:
     text += f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.2%}"
+  if "val_objective" in row:
+    text += f"  objective {row['val_objective']:.4f}"
   text += f"  lr {row['learning_rate']:.3g}  {row['images_per_second']:,.0f} images/s"
   return f"{text}  {row['seconds']:.1f} s"
 
@@ -73,7 +75,8 @@ def collect(
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 if there is none,
       because no epoch's metric was a number.
     metrics: 'loss', 'accuracy' and 'top5' of the selected weights, scalars or [seeds], by split:
-      'test', and if they were measured 'test_tta' (with test-time augmentation) and 'train'.
+      'test', and if they were measured 'test_tta' (with test-time augmentation) and 'train'. With
+      an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras prints as loss.
   """
   config, seeds = summary.config, summary.seeds
   figures = {
@@ -113,7 +116,7 @@ def collect(
 def _validation_figures(rows: Sequence[Row], best_epochs: Sequence[int]) -> dict[str, np.ndarray]:
   """Return the validation figures of each seed's selected epoch, [seeds]; NaN without one."""
   figures: dict[str, np.ndarray] = {}
-  for name in ("val_loss", "val_accuracy", "val_top5"):
+  for name in ("val_loss", "val_accuracy", "val_top5", "val_objective"):
     if rows and name in rows[0]:
       values = [
         rows[epoch - 1].get("seeds", rows[epoch - 1 : epoch])[i][name] if epoch else np.nan

@@ -5,8 +5,8 @@ r"""Report 002, model 1 with the RMSprop(1e-4, decay=1e-6) that the report defin
 
 Reported: nothing. Ours: not run.
 
-Keras' decay makes the rate at step t 1e-4 / (1 + 1e-6 t). The report's Keras (2.2 or older)
-adds epsilon outside the square root. The `rmsprop` here adds it inside, as Keras 3 does.
+Keras' decay makes the rate at step t 1e-4 / (1 + 1e-6 t). The report's Keras (2.2 or older) adds
+epsilon outside the square root, and so does this config.
 """
 
 import ml_collections
@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = report002_model1.get_config()
   config.optimizer.name = "rmsprop"
   config.optimizer.learning_rate = 1e-4
+  config.optimizer.eps_in_root = False
   config.schedule.name = "inverse_time"
   config.schedule.rate = 1e-6
   return config

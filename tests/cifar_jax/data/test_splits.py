@@ -65,6 +65,23 @@ def test_validation_on_the_first_official_file():
   assert np.array_equal(splits.train, np.arange(10_000, 50_000))
 
 
+def test_validation_on_the_last_examples_as_keras_takes_them():
+  splits = make_splits(fake_dataset(), data_config(validation="last:0.2"))
+  assert splits.validation.tolist() == list(range(184, 230))
+  assert splits.train.tolist() == list(range(184))
+
+
+def test_a_random_split_ignores_classes_and_is_the_same_on_every_machine():
+  dataset = fake_dataset(train=5000)
+  splits = make_splits(dataset, data_config(validation="random:0.2"))
+  assert len(splits.validation) == 1000 and np.all(np.diff(splits.validation) > 0)
+  expected = np.random.RandomState(0).permutation(5000)[:1000]
+  assert set(splits.validation) == set(expected.tolist())
+  assert np.array_equal(splits.train, np.setdiff1d(np.arange(5000), expected))
+  shares = np.bincount(dataset.train.labels[splits.validation]) / np.bincount(dataset.train.labels)
+  assert np.ptp(shares) > 1 / 1000  # a stratified split has equal shares to one image
+
+
 @pytest.mark.parametrize(("wanted", "repeats"), [(0, 1), (207, 1), (208, 2), (1000, 5)])
 def test_a_small_set_is_repeated_whole(wanted, repeats):
   dataset, data = fake_dataset(), data_config(epoch_examples=wanted)

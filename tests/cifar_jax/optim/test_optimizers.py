@@ -74,6 +74,25 @@ def test_momentum_is_keras_when_the_rate_changes(keras_optimizers, name):
   assert_same(ours, train_keras(keras, params, gradients, KERNELS, rates.tolist()))
 
 
+@pytest.mark.parametrize("eps_in_root", [False, True])
+def test_rmsprop_by_hand(eps_in_root):
+  # Gradients so small that the place of eps decides the step.
+  gradients = [1e-4, -2e-4, 5e-5]
+  eps, rate, moment, w = 1e-7, 0.01, 0.0, 0.5
+  optimizer = optimizers.create(
+    {"name": "rmsprop", "eps_in_root": eps_in_root}, make_constant(rate)
+  )
+  params = {"w": jnp.float32(w)}
+  state = optimizer.init(params)
+  for gradient in gradients:
+    updates, state = optimizer.update({"w": jnp.float32(gradient)}, state, params)
+    params = optax.apply_updates(params, updates)
+    moment = 0.9 * moment + 0.1 * gradient**2
+    root = np.sqrt(moment + eps) if eps_in_root else np.sqrt(moment) + eps
+    w -= rate * gradient / root
+    np.testing.assert_allclose(params["w"], w, rtol=1e-6)
+
+
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_sgd_with_the_rate_outside_the_velocity_is_optax(nesterov):
   params = make_params()
