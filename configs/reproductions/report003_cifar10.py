@@ -8,16 +8,17 @@ Reported: 86.75 % test accuracy. Ours: not run.
 From the report's text for CIFAR-10: dropout 0.5 in the blocks and 0.3 before the classifier, random
 crops and flips, and a learning rate that falls to a tenth after 10 epochs without a lower
 validation loss. From its code, which is printed for CIFAR-100: Adam at Keras' 1e-3, batches of 128,
-200 epochs, the last fifth of the training images for validation, 4 pixels of padding, a lowest rate of
-1e-4, and the penalties. The code's other dropout rates are those of report003_cifar100. There is no
-checkpoint: the weights of the last epoch are tested.
+200 epochs, the last fifth of the training images for validation, 4 pixels of padding, a lowest rate
+of 1e-4, and the penalties. The code's other dropout rates are those of report003_cifar100. There is
+no checkpoint: the weights of the last epoch are tested.
 
 The penalty of 1e-5 on the stem and the shortcuts is ten times smaller than the 1e-4 on the other
 convolutions, as printed. The monitored loss is Keras' and includes the penalty: `val_objective`.
 
-One difference remains. In the report, padding and RandomCrop are layers of the network. TensorFlow's
-RandomCrop crops all images of a batch at the same place, and at inference resizes the padded image
-to 32×32. Here each image is cropped at a different place, and inference uses the image itself.
+One difference remains. In the report, padding and RandomCrop are layers of the network.
+TensorFlow's RandomCrop crops all images of a batch at the same place, and at inference resizes the
+padded image to 32×32. Here each image is cropped at a different place, and inference uses the image
+itself.
 """
 
 import ml_collections
