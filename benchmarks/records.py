@@ -180,7 +180,8 @@ def write_random_cifar10(folder: str, train: int, test: int) -> None:
 # --- Tables and records --------------------------------------------------------------------------
 
 _NUMBER_WIDTH = 9  # characters
-_WIDTHS = {"model": 16, "side": 16, "ours / it": 17, "ratio": 17}
+_WIDTHS = {"ours / it": 17, "ratio": 17}
+_TEXT_WIDTHS = {"model": 16, "side": 16, "fault": 24, "target": 28, "kernel": 11}
 _LOCATIONS = ("output", "peer_python", "data_dir", "airbench")  # options that name places only
 
 
@@ -241,7 +242,7 @@ class Record:
       "rows": [],
     }
     self._path.parent.mkdir(parents=True, exist_ok=True)
-    self._table = StreamedTable(columns, _WIDTHS)
+    self._table = StreamedTable(columns, _WIDTHS | _TEXT_WIDTHS, left=_TEXT_WIDTHS)
     self.write()
 
   def add(self, row: Row, **details: Any) -> None:

@@ -12,7 +12,18 @@ from typing import TypeAlias
 
 import numpy as np
 
-from benchmarks.robustness.soak_run import EPOCHS, LIMIT, STEPS, Place, Wrong
+from benchmarks.robustness.soak_run import (
+  BUSY,
+  EPOCHS,
+  FULL_WHEN_PREPARING,
+  HAS_DATA,
+  LIMIT,
+  PREPARES,
+  SAVED,
+  STEPS,
+  Place,
+  Wrong,
+)
 
 # A sitecustomize module, which Python imports at its start. (libfaketime would also break waits by
 # the monotonic clock, which a change of the time does not.)
@@ -90,7 +101,7 @@ def sigterm(at: Place, rng: np.random.Generator) -> None:
   if not at.kill(signal.SIGTERM):
     raise Missed
   output = at.wait_for_exit(128 + signal.SIGTERM)
-  if not output.endswith("saved; the same command resumes\n"):
+  if not output.endswith(f"{SAVED}\n"):
     raise Wrong("SIGTERM: no message that the state is saved")
 
 
@@ -114,7 +125,7 @@ def damaged_cache(at: Place, rng: np.random.Generator) -> None:
   kill_in_training(at, rng)
   (folder,) = (at.data / "digits").glob("decoded-*")
   _damage(folder, str(rng.choice(["truncated", "flipped", "missing"])), rng)
-  if "preparing digits" not in at.finish():
+  if f"{PREPARES}digits" not in at.finish():
     raise Wrong("the damage went unnoticed")
 
 
@@ -169,7 +180,7 @@ def _wait_for_full_disk(at: Place) -> None:
   if at.process.wait(LIMIT) == 0:
     raise Missed
   output = at.wait_for_exit(1)
-  if "No space left on device" not in output and "make room" not in output:
+  if "No space left on device" not in output and FULL_WHEN_PREPARING not in output:
     raise Wrong("the error does not name the full disk")
 
 
@@ -194,7 +205,7 @@ def second_run(at: Place, rng: np.random.Generator) -> None:
   first = at.process
   try:
     at.start()
-    if "another run is writing" not in at.wait_for_exit(1):
+    if BUSY not in at.wait_for_exit(1):
       raise Wrong("the error of the second run does not name the reason")
   finally:
     at.process = first
@@ -224,7 +235,7 @@ def clock_jumps(at: Place, rng: np.random.Generator) -> None:
 
 def _has_data(at: Place) -> bool:
   """Return whether the run has loaded its data, which its first log line describes."""
-  return " parameters, " in at.output()
+  return HAS_DATA in at.output()
 
 
 def _has_ended(at: Place, epoch: int) -> bool:

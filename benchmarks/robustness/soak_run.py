@@ -23,6 +23,14 @@ from cifar_jax.runs import checkpoints
 EPOCHS = 3
 STEPS = 16  # per epoch
 LIMIT = 900.0  # seconds; a start that takes longer hangs
+
+# Parts of the program's messages, by which the soak recognises what a run does.
+HAS_DATA = " parameters, "
+PREPARES = "preparing "
+UNREADABLE = "cannot be read"
+SAVED = "saved; the same command resumes"
+BUSY = "another run is writing"
+FULL_WHEN_PREPARING = "free disk space"
 _FIELDS = {
   "data.name": "digits",
   "data.normalize": "unit",
@@ -158,7 +166,7 @@ class Place:
     output = self.wait_for_exit(0)
     resumed = re.search(r"Resuming .* at step (\d+),", output)
     step = int(resumed[1]) if resumed else 0
-    if is_damaged and step == previous and "cannot be read" in output:
+    if is_damaged and step == previous and UNREADABLE in output:
       return output
     if not was_finished and step != newest:
       self.lost.append(f"resumed from step {step} instead of {newest}")

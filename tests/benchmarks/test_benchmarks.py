@@ -127,7 +127,7 @@ def test_a_record_holds_the_rows_so_far_and_the_environment(tmp_path, capsys):
   ]
   assert {"date", "git_commit", "cores", "processor"} <= written["environment"].keys()
   printed = capsys.readouterr().out.splitlines()
-  assert printed == ["           model    step ms", "        resnet18       12.3  [alone]"]
+  assert printed == ["model               step ms", "resnet18               12.3  [alone]"]
 
 
 def test_flops_lists_every_layer_of_a_network():
