@@ -92,6 +92,7 @@ def main(argv: list[str]) -> int | None:
   if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes only one; pass one run folder")
   if mode.needs_jax:
+    startup.size_thread_pool()
     # The tasks of a sweep are separate runs, even if a cluster started them together.
     group = process_group.resolve_process_group(
       _COORDINATOR.value,

@@ -77,16 +77,22 @@ def start_jax(group: process_group.Group | None) -> None:
   """
   import jax
 
-  # With more virtual devices than threads, XLA:CPU's collectives block every thread and never end.
-  # NPROC sets the number of threads; XLA reads it at the first use of a device.
-  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
-    os.environ.setdefault("NPROC", "64")
   jax.config.update("jax_compilation_cache_dir", compilation_cache(os.environ))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if group is not None:
     distributed.join(group)
     if group.index:
       log.setLevel("WARNING")  # the first process logs for all of them
+
+
+def size_thread_pool() -> None:
+  """Enlarge XLA:CPU's thread pool if there are virtual devices; call this before JAX is imported.
+
+  With more virtual devices than threads, collectives block every thread and never end. NPROC sets
+  the number of threads.
+  """
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    os.environ.setdefault("NPROC", "64")
 
 
 def compilation_cache(environment: Mapping[str, str]) -> str:
