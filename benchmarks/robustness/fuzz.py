@@ -27,6 +27,7 @@ from benchmarks import records
 from benchmarks.robustness import fuzz_targets
 from benchmarks.robustness.fuzz_damage import Target
 from cifar_jax import errors
+from cifar_jax.runtime import shutdown
 from cifar_jax.types import Row
 
 _SECONDS = 10  # for one file
@@ -120,6 +121,7 @@ def main() -> bool:
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--targets", default="", help="names of targets, separated by commas")
   options = records.parse(parser)
+  shutdown.silence_libraries()
   record = records.Record("fuzz", options, _COLUMNS)
   end = time.monotonic() + 60 * options.minutes
   with tempfile.TemporaryDirectory(prefix="fuzz_") as folder:

@@ -13,6 +13,10 @@ NAMES = [
   *("decoded cache", "run folder, to resume", "run folder, to report", "run folder, to load"),
   *("checkpoint", "pretrained weights", "sweep", "augmentation"),
 ]
+# Orbax leaves reads of a damaged checkpoint behind, which end after their event loop.
+pytestmark = pytest.mark.filterwarnings(
+  r"ignore:(.|\n)*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
+)
 SLOW = ("run folder, to report", "run folder, to load", "checkpoint")
 
 
