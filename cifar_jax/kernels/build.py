@@ -1,0 +1,152 @@
+"""Compile the C++ kernels of this folder into one shared library, and load it.
+
+  python -m cifar_jax.kernels.build
+
+All *.cc files are compiled at once and linked. Code for one instruction set stands between
+`TARGET_BEGIN(...)` and `TARGET_END` (targets.h), so that one library runs on every x86-64. The
+library is kept where this package is, or in the user's cache folder if that is read-only, under a
+name made of the sources, the compiler and jaxlib. Without a compiler, or on another processor,
+there is no library: callers fall back to XLA.
+"""
+
+import concurrent.futures
+import ctypes
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import os
+import pathlib
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+log = logging.getLogger("cifar-jax")
+FOLDER = pathlib.Path(__file__).parent
+COMPILERS = ("g++", "clang++", "c++")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-Wall", "-Wno-psabi")
+COMPILE_SECONDS = 300
+
+
+class _Unavailable(Exception):
+  """Say in one line why there is no library."""
+
+
+@functools.cache
+def load() -> ctypes.CDLL | None:
+  """Return the library, compiled now unless it was before; None (and a log line) without one."""
+  try:
+    return ctypes.CDLL(str(library()))
+  except (_Unavailable, OSError) as error:
+    log.info("CPU kernels unavailable (%s): XLA's own operations are used", error)
+    return None
+
+
+@functools.cache
+def register(handlers: tuple[str, ...]) -> bool:
+  """Make the library's FFI `handlers` known to JAX by their names; return whether they exist.
+
+  Call it before the first `jax.ffi.ffi_call` of one of them.
+  """
+  import jax
+
+  kernels = load()
+  if kernels is None:
+    return False
+  for name in handlers:
+    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(kernels, name)), platform="cpu")
+  return True
+
+
+def library(flags: Sequence[str] = FLAGS) -> pathlib.Path:
+  """Return the path of the shared library, compiling it if it is missing.
+
+  Raises:
+    _Unavailable: wrong processor, no compiler, or one that fails.
+  """
+  if sys.platform != "linux" or platform.machine() != "x86_64":
+    raise _Unavailable(f"they need Linux on x86-64, not {sys.platform} on {platform.machine()}")
+  compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
+  if compiler is None:
+    raise _Unavailable(f"no C++ compiler; install one of {', '.join(COMPILERS)}")
+  name = f"libkernels-{_key(compiler, flags)}.so"
+  folders = [FOLDER / "_build", _user_cache()]
+  for folder in folders:
+    if (folder / name).is_file():
+      return folder / name
+  for folder in folders:
+    if _is_writable(folder):
+      _compile(compiler, flags, folder / name)
+      return folder / name
+  raise _Unavailable(f"{folders[-1]} cannot be written; set XDG_CACHE_HOME to a folder that can")
+
+
+def _key(compiler: str, flags: Sequence[str]) -> str:
+  """Return 16 hexadecimal digits that change with anything the library depends on."""
+  digest = hashlib.sha256()
+  for path in sorted(FOLDER.iterdir()):
+    if path.suffix in (".cc", ".h", ".inc"):
+      digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+  digest.update(_run([compiler, "--version"]).encode())
+  digest.update(importlib.metadata.version("jaxlib").encode() + " ".join(flags).encode())
+  return digest.hexdigest()[:16]
+
+
+def _compile(compiler: str, flags: Sequence[str], target: pathlib.Path) -> None:
+  """Compile all sources at once, link them, and rename the result to `target` in one step."""
+  import jax.ffi
+
+  sources = sorted(FOLDER.glob("*.cc"))
+  include = ["-isystem", jax.ffi.include_dir(), "-I", str(FOLDER)]
+  with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as work:
+    objects = [f"{work}/{source.stem}.o" for source in sources]
+    commands = [
+      [compiler, *flags, *include, "-c", str(source), "-o", made]
+      for source, made in zip(sources, objects, strict=True)
+    ]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      list(pool.map(_run, commands))
+    linked = f"{work}/{target.name}"
+    _run([compiler, *flags, "-shared", *objects, "-o", linked])
+    os.replace(linked, target)
+
+
+def _run(command: list[str]) -> str:
+  """Return what the command prints; raise _Unavailable with its first line of errors."""
+  try:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_SECONDS)
+  except (OSError, subprocess.TimeoutExpired) as error:
+    raise _Unavailable(f"{command[0]} failed: {error}") from error
+  if done.returncode:
+    lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr.strip()]
+    raise _Unavailable(f"{command[0]} failed: {lines[0]}")
+  return done.stdout
+
+
+def _user_cache() -> pathlib.Path:
+  home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  return pathlib.Path(home) / "cifar-jax" / "kernels"
+
+
+def _is_writable(folder: pathlib.Path) -> bool:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+      return True
+  except OSError:
+    return False
+
+
+def main() -> None:
+  """Compile the library; print its path, or why there is none. Never fail a set-up."""
+  try:
+    print(library())
+  except _Unavailable as error:
+    print(f"CPU kernels unavailable: {error}")
+
+
+if __name__ == "__main__":
+  main()

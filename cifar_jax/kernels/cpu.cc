@@ -1,0 +1,70 @@
+// Which instruction set this machine has.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "targets.h"
+
+namespace kernels {
+namespace {
+
+constexpr const char* kNames[] = {"none", "avx2", "avx512", "avx512_bf16", "amx"};
+
+// The bits of CPUID that __builtin_cpu_supports does not know in every compiler.
+struct Leaf {
+  uint32_t a, b, c, d;
+};
+
+Leaf cpuid(uint32_t leaf, uint32_t subleaf) {
+  Leaf l;
+  asm("cpuid" : "=a"(l.a), "=b"(l.b), "=c"(l.c), "=d"(l.d) : "a"(leaf), "c"(subleaf));
+  return l;
+}
+
+// AMX's registers are 8 KB a thread: Linux hands them out to processes that ask.
+bool linux_grants_amx() {
+  constexpr int kArchReqXcompPerm = 0x1023, kXfeatureXtiledata = 18;
+  return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
+}
+
+InstructionSet find() {
+  // These two ask the operating system too whether it saves the registers.
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    return InstructionSet::kNone;
+  }
+  if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+      !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq")) {
+    return InstructionSet::kAvx2;
+  }
+  if (!(cpuid(7, 1).a >> 5 & 1)) return InstructionSet::kAvx512;
+  const uint32_t d = cpuid(7, 0).d;
+  const bool amx = (d >> 22 & 1) && (d >> 24 & 1);
+  return amx && linux_grants_amx() ? InstructionSet::kAmx : InstructionSet::kAvx512Bf16;
+}
+
+InstructionSet choose() {
+  InstructionSet set = find();
+  if (const char* limit = std::getenv("CIFAR_JAX_KERNELS")) {
+    for (int i = 0; i < 5; i++) {
+      if (!std::strcmp(limit, kNames[i])) set = std::min(set, static_cast<InstructionSet>(i));
+    }
+  }
+  return set;
+}
+
+}  // namespace
+
+InstructionSet instruction_set() {
+  static const InstructionSet set = choose();
+  return set;
+}
+
+}  // namespace kernels
+
+// The name of the instruction set, for Python and results.json.
+extern "C" const char* kernels_instruction_set() {
+  return kernels::kNames[static_cast<int>(kernels::instruction_set())];
+}

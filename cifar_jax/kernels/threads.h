@@ -1,0 +1,51 @@
+// Work divided over XLA's threads.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <thread>
+
+#include "xla/ffi/api/ffi.h"
+
+namespace kernels {
+
+// Calls work(i) once for every chunk i in [0, chunks), on the calling thread and on `pool`'s.
+//
+// XLA runs independent calls at once on one pool of as many threads as cores, so a call that waits
+// for a task nobody has started may wait for itself. Therefore tasks and caller take chunks from
+// one counter; the caller takes too until none is left, and then waits only for chunks that a
+// running thread holds. A task that starts later finds none and touches nothing of the caller's
+// but the shared counters. Which thread takes a chunk varies; what a chunk is does not, so results
+// do not depend on timing. `work` must not throw.
+template <typename Work>
+void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
+  struct Counters {
+    std::atomic<int64_t> next{0}, done{0};
+  };
+  const int64_t helpers = (chunks < pool.num_threads() ? chunks : pool.num_threads()) - 1;
+  if (helpers <= 0) {
+    for (int64_t i = 0; i < chunks; i++) work(i);
+    return;
+  }
+  auto counters = std::make_shared<Counters>();
+  const Work* shared_work = &work;
+  auto take = [counters, chunks, shared_work] {
+    for (int64_t i; (i = counters->next.fetch_add(1)) < chunks;) {
+      (*shared_work)(i);
+      counters->done.fetch_add(1, std::memory_order_release);
+    }
+  };
+  for (int64_t i = 0; i < helpers; i++) pool.Schedule(take);
+  take();
+  for (int spins = 0; counters->done.load(std::memory_order_acquire) < chunks; spins++) {
+    if (spins < 1000) {
+      __builtin_ia32_pause();
+    } else {
+      std::this_thread::yield();
+    }
+  }
+}
+
+}  // namespace kernels
