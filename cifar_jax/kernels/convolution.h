@@ -35,8 +35,8 @@ struct Operations {
                           const ParallelFor&, int64_t threads);
 };
 
-// All that this library has, the best last.
-std::vector<const Operations*> all_operations();
+std::vector<const Operations*> all_operations();  // of this library, the best last
+const Operations* best_operations(bool bfloat16);  // that this processor has, or null
 
 using Word = uint32_t;
 constexpr int kBlockSteps = 16;  // words in a row of a left block

@@ -1,9 +1,8 @@
 // Convolutions of bfloat16 by AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake).
-#include <immintrin.h>
-
 #include <cstring>
 
 #include "convolution.h"
+#include "emulation.h"
 
 TARGET_BEGIN(TARGET_AVX512_BF16)
 
@@ -20,15 +19,16 @@ struct Isa {
   };
 
   static Vector broadcast(const Word* word) {
-    return _mm512_castsi512_ps(_mm512_set1_epi32(static_cast<int>(*word)));
+    using Words = uint32_t __attribute__((vector_size(64)));
+    return (Vector)(Words{} + *word);
   }
   static Vector multiply_add(Vector sum, Vector a, Vector b) {
     return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
   }
   static void store(Element* to, Vector sum, int64_t count) {
-    const __m256i rounded = (__m256i)_mm512_cvtneps_pbh(sum);
+    const __m256bh rounded = _mm512_cvtneps_pbh(sum);
     if (count >= kLanes) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), rounded);
+      std::memcpy(to, &rounded, sizeof(rounded));
     } else {
       std::memcpy(to, &rounded, count * sizeof(Element));
     }
@@ -42,7 +42,8 @@ struct Isa {
 }  // namespace
 
 extern const Operations kAvx512Bf16Operations = {
-    "avx512_bf16", true, InstructionSet::kAvx512Bf16, forward, input_gradient, weight_gradient};
+    "avx512_bf16", true, kEmulated ? InstructionSet::kNone : InstructionSet::kAvx512Bf16,
+    forward, input_gradient, weight_gradient};
 
 }  // namespace kernels
 

@@ -4,7 +4,10 @@
 
 #include <cstdint>
 
-#if defined(__clang__)
+#if defined(KERNELS_EMULATED)  // tests: every instruction set on every processor (emulation.h)
+#define TARGET_BEGIN(names)
+#define TARGET_END
+#elif defined(__clang__)
 #define TARGET_PRAGMA(text) _Pragma(#text)
 #define TARGET_BEGIN(names) \
   TARGET_PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
@@ -22,6 +25,12 @@
   "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma,amx-tile,amx-bf16"
 
 namespace kernels {
+
+#if defined(KERNELS_EMULATED)
+constexpr bool kEmulated = true;
+#else
+constexpr bool kEmulated = false;
+#endif
 
 // From weakest to strongest; a processor that has one has all before it.
 enum class InstructionSet { kNone, kAvx2, kAvx512, kAvx512Bf16, kAmx };
