@@ -37,7 +37,7 @@ void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
       counters->done.fetch_add(1, std::memory_order_release);
     }
   };
-  for (int64_t i = 0; i < helpers; i++) pool.Schedule(take);
+  for (int64_t i = 0; i < helpers; i++) pool.Schedule(decltype(take)(take));
   take();
   for (int spins = 0; counters->done.load(std::memory_order_acquire) < chunks; spins++) {
     if (spins < 1000) {
