@@ -34,9 +34,13 @@ def instruction_set(dtype: jnp.dtype) -> str | None:
 
 
 def serves(x: jax.Array, w: jax.Array) -> bool:
-  """Return whether `convolve` has a kernel for these operands on this processor."""
+  """Return whether `convolve` has a kernel for these operands on this processor.
+
+  It has none for sizes that are symbols, so that a program exported for any batch is portable.
+  """
   return (
     x.ndim == w.ndim == 4
+    and all(isinstance(size, int) for size in x.shape + w.shape)
     and x.dtype == w.dtype
     and x.shape[3] == w.shape[2]  # no feature groups
     and w.shape[0] * w.shape[1] <= MAX_TAPS
