@@ -30,6 +30,7 @@ lint: .venv/installed-test
 	@echo "Setting up .venv with $$($(PYTHON) --version), jax for $(or $(ACCELERATOR),CPU)"
 	@$(PYTHON) -m venv .venv
 	$(call install,$(ACCELERATOR))
+	@$(RUN) -m cifar_jax.kernels.build
 	@touch $@
 
 .venv/installed-test: .venv/installed

@@ -21,6 +21,7 @@ import models
 from cifar_jax import errors
 from cifar_jax.config import check_config
 from cifar_jax.data import sources, splits
+from cifar_jax.kernels import convolution
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import results
 from cifar_jax.training import compiled_steps, hard_examples, steps
@@ -39,7 +40,7 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   check_config(config, default.get_config())
   config = config.copy_and_resolve_references()
   if config.dtype == "auto":
-    config.dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    config.dtype = "bfloat16" if _has_bfloat16_units() else "float32"
   for name, size in (("batch_size", config.batch_size), ("proxy.keep", config.proxy.keep)):
     if size % jax.device_count():
       raise errors.UserError(
@@ -47,6 +48,13 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         f"take a multiple of {jax.device_count()}"
       )
   return config
+
+
+def _has_bfloat16_units() -> bool:
+  """Return whether the devices compute in bfloat16 faster than in float32."""
+  if jax.default_backend() != "cpu":
+    return True
+  return convolution.instruction_set(jnp.dtype(jnp.bfloat16)) is not None
 
 
 class Experiment:

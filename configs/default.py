@@ -37,7 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval_batch_size = 1000  # the same in evaluation; it does not change the results
 
   # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on accelerators and
-  # float32 on CPU. Parameters, statistics and losses are always float32.
+  # on CPUs with bfloat16 units (AMX, AVX512-BF16), else float32. Parameters, statistics and losses
+  # are always float32.
   config.dtype = "auto"
 
   config.model = ml_collections.ConfigDict()

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 
 from cifar_jax.errors import UserError
 from models import layers, register
-from models.convolution import Conv
+from models.convolution import Conv, convolve
 
 _FAN_IN = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # U(±1/√fan-in)
 
@@ -89,11 +89,10 @@ class Whitening(nn.Module):
   def __call__(self, images: jax.Array) -> jax.Array:
     kernel = self.param("kernel", lambda key: whitening_kernel(images.astype(jnp.float32)))
     bias = self.param("bias", nn.initializers.zeros, kernel.shape[-1:])
-    x, kernel = images.astype(self.dtype), kernel.astype(self.dtype)
-    x = jax.lax.conv_general_dilated(
-      x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return x + bias.astype(self.dtype)
+    # In float32: rounded patches and eigenvectors would not be white.
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = convolve(images.astype(jnp.float32), kernel, (1, 1), "VALID", dimension_numbers=numbers)
+    return (x + bias).astype(self.dtype)
 
 
 class Group(nn.Module):

@@ -18,6 +18,7 @@ FIELDS = {
   "data.name": "digits",
   "data.normalize": "unit",
   "data.validation": 144,
+  "dtype": "float32",  # the same numbers on every machine
   "model.name": "simple_cnn",
   "model.widths": (4, 4, 8),
   "model.dense": (16,),

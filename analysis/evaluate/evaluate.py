@@ -137,7 +137,7 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
     "test_time_augmentation": augmented,
     "recorded": recorded,
     "mistakes": measures.find_mistakes(probabilities, test.labels, run.class_names, most),
-    "device": results.device(),
+    "device": results.device(run.config.dtype),
     "evaluated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
 

@@ -104,9 +104,11 @@ def programs(layer: "flops.Convolution", with_dx: bool) -> "dict[str, Callable[[
   import jax
   import jax.numpy as jnp
 
+  from models.convolution import convolve
+
   conv = functools.partial(
-    jax.lax.conv_general_dilated,
-    window_strides=layer.strides,
+    convolve,
+    strides=layer.strides,
     padding=layer.padding,
     dimension_numbers=("NHWC", "HWIO", "NHWC"),
     feature_group_count=layer.groups,

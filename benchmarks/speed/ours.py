@@ -165,7 +165,7 @@ def describe(experiment: Experiment, warm_up_seconds: float) -> Row:
     "dtype": config.dtype,
     "training_flops_per_example": flops.of_training(forward),
     "seconds_to_warm_up": warm_up_seconds,
-    "device": results.device(),
+    "device": results.device(config.dtype),
     "versions": {n: importlib.metadata.version(n) for n in ("jax", "jaxlib", "flax", "optax")},
   }
 

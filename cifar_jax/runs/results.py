@@ -14,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from cifar_jax.kernels import convolution
 from cifar_jax.types import Row
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -104,7 +105,8 @@ def collect(
       "total": trainable + non_trainable,
     },
     "data": summary.data,
-    "device": device(),
+    "dtype": config.dtype,
+    "device": device(config.dtype),
     "versions": {"python": platform.python_version()}
     | {name: importlib.metadata.version(name) for name in _LIBRARIES},
     "git_commit": git_commit(),
@@ -151,13 +153,18 @@ def selected_on(config: ml_collections.ConfigDict) -> str:
   return "test" if config.data.validation == "test" else "validation"
 
 
-def device() -> Row:
-  """Return a description of the hardware."""
+def device(dtype: str) -> Row:
+  """Return a description of the hardware.
+
+  On CPU, 'instruction_set' is the one of convolutions of `dtype`; null if XLA computes them.
+  """
   first = jax.devices()[0]
+  on_cpu = {"instruction_set": convolution.instruction_set(jnp.dtype(dtype))}
   has_affinity = hasattr(os, "sched_getaffinity")
   return {
     "platform": first.platform,
     "kind": first.device_kind,
+    **(on_cpu if first.platform == "cpu" else {}),
     "count": jax.device_count(),
     "processes": jax.process_count(),
     "cpu_cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
