@@ -90,9 +90,8 @@ class Whitening(nn.Module):
     kernel = self.param("kernel", lambda key: whitening_kernel(images.astype(jnp.float32)))
     bias = self.param("bias", nn.initializers.zeros, kernel.shape[-1:])
     # In float32: rounded patches and eigenvectors would not be white.
-    numbers = ("NHWC", "HWIO", "NHWC")
-    x = convolve(images.astype(jnp.float32), kernel, (1, 1), "VALID", dimension_numbers=numbers)
-    return (x + bias).astype(self.dtype)
+    x = convolve(images.astype(jnp.float32), kernel, bias, padding="VALID")
+    return x.astype(self.dtype)
 
 
 class Group(nn.Module):

@@ -1,60 +1,85 @@
-"""`Conv`: `nn.Conv` computed by this project's CPU kernels where they apply, by XLA elsewhere."""
+"""The convolution of all models: by this project's CPU kernels where they apply, else by XLA."""
 
-import functools
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cifar_jax.kernels import convolution as kernels
 
+Padding = str | int | Sequence[tuple[int, int]]
+
+
+class Conv(nn.Conv):
+  """`nn.Conv` of images, with bias and convolution computed together, for what models here set.
+
+  Attributes:
+    features: channels of the result.
+    kernel_size: rows and columns.
+    strides: rows and columns from one result to the next; one number for both.
+    padding: 'SAME', 'VALID', one number for all sides, or ((top, bottom), (left, right)).
+    use_bias: whether to add one number for each feature.
+    dtype: what images and kernel are cast to, and the type of the result. Sums are float32 on CPU.
+    kernel_init, bias_init: initializers of the parameters, which are float32.
+  """
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Return [batch, rows, columns, features] of images [batch, height, width, channels]."""
+    if {self.input_dilation, self.kernel_dilation, self.feature_group_count} != {1}:
+      raise NotImplementedError("models.convolution.Conv has no dilation and no groups")
+    shape = (*self.kernel_size, images.shape[-1], self.features)
+    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    bias = self.param("bias", self.bias_init, shape[-1:], jnp.float32) if self.use_bias else None
+    rows, columns = (self.strides,) * 2 if isinstance(self.strides, int) else self.strides
+    dtype = self.dtype or jnp.float32
+    images, kernel = images.astype(dtype), kernel.astype(dtype)
+    return convolve(images, kernel, bias, (rows, columns), self.padding)
+
 
 def convolve(
-  inputs: jax.Array,
+  images: jax.Array,
   kernel: jax.Array,
-  strides: Sequence[int],
-  padding: str | Sequence[tuple[int, int]],
-  **options: Any,
+  bias: jax.Array | None = None,
+  strides: tuple[int, int] = (1, 1),
+  padding: Padding = "SAME",
 ) -> jax.Array:
-  """Return `lax.conv_general_dilated` of the same arguments, which Flax passes.
+  """Return the convolution of images [batch, height, width, channels], in their type.
 
   XLA:CPU computes convolutions in float32, whatever their type. The kernels use the processor's
   bfloat16 units, and are faster in float32 too (docs/kernels.md).
 
-  Without kernels, the gradient of `kernel` needs a transposed copy of `inputs`. XLA:CPU fuses into
-  that copy the elementwise operations that produced `inputs`, and so repeats the normalisation and
+  Without kernels, the gradient of `kernel` needs a transposed copy of `images`. XLA:CPU fuses into
+  that copy the elementwise operations that produced `images`, and so repeats the normalisation and
   ReLU of up to three layers in an order that suits neither caches nor vector units. `_compute_once`
   prevents the fusion. docs/measurements.md has the times.
+
+  Args:
+    images: [batch, height, width, channels].
+    kernel: [rows, columns, channels, features], of the same type.
+    bias: [features] float32.
+    strides: rows and columns from one result to the next.
+    padding: as `Conv` has it.
   """
-  if jax.default_backend() == "cpu":
-    if _has_strides_only(**options) and kernels.serves(inputs, kernel):
-      if isinstance(padding, str):
-        padding = lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding)
-      (top, bottom), (left, right) = padding
-      return kernels.convolve(
-        inputs, kernel, (strides[0], strides[1]), ((top, bottom), (left, right))
-      )
+  if isinstance(padding, int):
+    padding = ((padding, padding), (padding, padding))
+  elif isinstance(padding, str):
+    padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
+  (top, bottom), (left, right) = padding
+  padding = ((top, bottom), (left, right))
+  on_cpu = jax.default_backend() == "cpu"
+  if on_cpu and kernels.serves(images, kernel):
+    kernel_bias = kernels.NO_BIAS if bias is None else bias
+    return kernels.convolve(images, kernel, kernel_bias, strides, padding)
+  if on_cpu:
     # This value is 1 for every finite kernel, but XLA cannot know that at compile time.
     one = 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0]
-    inputs = _compute_once(inputs, one)
-  return lax.conv_general_dilated(inputs, kernel, strides, padding, **options)
-
-
-Conv = functools.partial(nn.Conv, conv_general_dilated=convolve)
-
-
-def _has_strides_only(
-  lhs_dilation: Sequence[int] = (1,),
-  rhs_dilation: Sequence[int] = (1,),
-  feature_group_count: int = 1,
-  precision: Any = None,
-  dimension_numbers: Any = None,
-) -> bool:
-  """Return whether these options of Flax's ask for nothing that the kernels lack."""
-  del dimension_numbers  # Flax always passes NHWC and HWIO
-  return {*lhs_dilation, *rhs_dilation} == {1} and feature_group_count == 1 and precision is None
+    images = _compute_once(images, one)
+  numbers = ("NHWC", "HWIO", "NHWC")
+  y = lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=numbers)
+  return y if bias is None else y + bias.astype(y.dtype)
 
 
 @jax.custom_jvp

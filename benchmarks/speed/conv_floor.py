@@ -110,8 +110,6 @@ def programs(layer: "flops.Convolution", with_dx: bool) -> "dict[str, Callable[[
     convolve,
     strides=layer.strides,
     padding=layer.padding,
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    feature_group_count=layer.groups,
   )
   dtype = jnp.dtype(layer.dtype)
   shapes = (layer.images, layer.kernel, layer.output)

@@ -10,7 +10,7 @@
 
 namespace kernels {
 
-// y[n, oy, ox, f] = Σ x[n, oy·stride_y − pad_y + ky, ox·stride_x − pad_x + kx, c] · w[ky, kx, c, f]
+// y[n, oy, ox, f] = bias[f] + Σ x[n, oy·stride_y − pad_y + ky, ox·stride_x − pad_x + kx, c] · w[ky, kx, c, f]
 struct Convolution {
   int64_t images, height, width, channels;
   int64_t kernel_height, kernel_width, filters;
@@ -21,17 +21,17 @@ struct Convolution {
 // Calls the function once for each number below the first argument, on several threads.
 using ParallelFor = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
-// The three operations in one instruction set and type of element. `threads` is how many
-// `parallel_for` has; results do not depend on it.
+// The three operations in one instruction set and type of element. The bias and its gradient, Σ dy,
+// are float32; null for none. `threads` is how many `parallel_for` has; results do not depend on it.
 struct Operations {
   const char* name;
   bool bfloat16;  // elements are bfloat16, else float32; sums are float32 in both
   InstructionSet needs;
-  void (*forward)(const Convolution&, const void* x, const void* w, void* y,
+  void (*forward)(const Convolution&, const void* x, const void* w, const float* bias, void* y,
                   const ParallelFor&, int64_t threads);
   void (*input_gradient)(const Convolution&, const void* dy, const void* w, void* dx,
                          const ParallelFor&, int64_t threads);
-  void (*weight_gradient)(const Convolution&, const void* x, const void* dy, void* dw,
+  void (*weight_gradient)(const Convolution&, const void* x, const void* dy, void* dw, float* dbias,
                           const ParallelFor&, int64_t threads);
 };
 
@@ -49,7 +49,7 @@ struct Product {
 #define KERNEL_INLINE inline __attribute__((always_inline))
 
 // Memory of the calling thread, 64-byte aligned, kept for its next call. Each use has a slot.
-enum class Slot { kWeights, kPartialSums, kSource, kStaging, kGradient, kProducts, kCount };
+enum class Slot { kWeights, kBias, kPartialSums, kBiasSums, kSource, kStaging, kGradient, kProducts, kCount };
 void* scratch(Slot slot, int64_t bytes);
 
 }  // namespace kernels

@@ -2,6 +2,8 @@
 
 import ctypes
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ _HANDLERS = (
 )
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
 MAX_TAPS = 1024  # what a kernel keeps a list of
+NO_BIAS = np.zeros(0, np.float32)
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -49,8 +52,10 @@ def serves(x: jax.Array, w: jax.Array) -> bool:
   )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve(x: jax.Array, w: jax.Array, strides: Pair, padding: Padding) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def convolve(
+  x: jax.Array, w: jax.Array, bias: jax.Array, strides: Pair, padding: Padding
+) -> jax.Array:
   """Return the convolution of images: a kernel on CPU, XLA's elsewhere.
 
   Sums are float32; the result is rounded to the operands' type once. Results have the same bits
@@ -59,6 +64,7 @@ def convolve(x: jax.Array, w: jax.Array, strides: Pair, padding: Padding) -> jax
   Args:
     x: [batch, height, width, channels] bfloat16 or float32.
     w: [kernel height, kernel width, channels, filters], of the same type; `serves(x, w)`.
+    bias: [filters] float32, added to the sums; `NO_BIAS` for none.
     strides: rows and columns from one output to the next.
     padding: rows of zeros (above, below), columns (left, right).
 
@@ -66,7 +72,13 @@ def convolve(x: jax.Array, w: jax.Array, strides: Pair, padding: Padding) -> jax
     [batch, output height, output width, filters].
   """
   shape = (x.shape[0], *_output_size(x.shape, w.shape, strides, padding), w.shape[3])
-  return _call(0, (x, w), shape, strides, padding, functools.partial(_plain, strides, padding))
+
+  def plain(x, w, bias):
+    y = _plain(strides, padding, x, w)
+    return y + bias.astype(y.dtype) if bias.size else y
+
+  result = jax.ShapeDtypeStruct(shape, x.dtype)
+  return _call(_HANDLERS[0], (x, w, bias), result, strides, padding, plain)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -79,61 +91,67 @@ def input_gradient(
     x = jnp.zeros(shape, dy.dtype)
     return jax.linear_transpose(lambda x: _plain(strides, padding, x, w), x)(dy)[0]
 
-  return _call(1, (dy, w), shape, strides, padding, plain)
+  result = jax.ShapeDtypeStruct(shape, dy.dtype)
+  return _call(_HANDLERS[1], (dy, w), result, strides, padding, plain)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def weight_gradient(
-  x: jax.Array, dy: jax.Array, size: Pair, strides: Pair, padding: Padding
-) -> jax.Array:
-  """Return the gradient of `convolve`'s w, whose height and width are `size`."""
+  x: jax.Array, dy: jax.Array, size: Pair, biases: int, strides: Pair, padding: Padding
+) -> tuple[jax.Array, jax.Array]:
+  """Return the gradients of `convolve`'s w, whose height and width are `size`, and of its bias.
+
+  `biases` is the size of the bias: the number of filters, or 0.
+  """
   shape = (*size, x.shape[3], dy.shape[3])
 
   def plain(x, dy):
     w = jnp.zeros(shape, x.dtype)
-    return jax.linear_transpose(lambda w: _plain(strides, padding, x, w), w)(dy)[0]
+    dw = jax.linear_transpose(lambda w: _plain(strides, padding, x, w), w)(dy)[0]
+    return dw, jnp.sum(dy, (0, 1, 2), jnp.float32)[:biases]
 
-  return _call(2, (x, dy), shape, strides, padding, plain)
+  result = (jax.ShapeDtypeStruct(shape, x.dtype), jax.ShapeDtypeStruct((biases,), jnp.float32))
+  return _call(_HANDLERS[2], (x, dy), result, strides, padding, plain)
 
 
-def _call(handler, operands, shape, strides, padding, plain) -> jax.Array:
+def _call(
+  handler: str, operands: tuple, result: Any, strides: Pair, padding: Padding, plain: Callable
+) -> Any:
   """Call a handler on CPU, the function `plain` on other platforms."""
-  result = jax.ShapeDtypeStruct(shape, operands[0].dtype)
-  numbers = {
-    "strides": np.array(strides, np.int64),
-    "padding": np.array([padding[0][0], padding[1][0]], np.int64),
-  }
 
   def kernel(*operands):
-    call = jax.ffi.ffi_call(_HANDLERS[handler], result, vmap_method="expand_dims")
-    return call(*operands, **numbers)
+    return jax.ffi.ffi_call(handler, result, vmap_method="expand_dims")(
+      *operands,
+      strides=np.array(strides, np.int64),
+      padding=np.array([padding[0][0], padding[1][0]], np.int64),
+    )
 
   return lax.platform_dependent(*operands, cpu=kernel, default=plain)
 
 
-def _plain(strides, padding, x, w) -> jax.Array:
+def _plain(strides: Pair, padding: Padding, x: jax.Array, w: jax.Array) -> jax.Array:
   return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=_NUMBERS)
 
 
-def _output_size(x_shape, w_shape, strides, padding) -> Pair:
+def _output_size(
+  x_shape: tuple[int, ...], w_shape: tuple[int, ...], strides: Pair, padding: Padding
+) -> Pair:
   sizes = zip(x_shape[1:3], w_shape[:2], strides, padding, strict=True)
   rows, columns = (max(0, (n + sum(pad) - k) // s + 1) for n, k, s, pad in sizes)
   return rows, columns
 
 
-# Each of the three is linear in both operands, and its gradients are the other two.
+# Each of the three is linear in each operand, and its gradients are the other two.
 
 
-def _convolve_forward(x, w, strides, padding):
-  return convolve(x, w, strides, padding), (x, w)
+def _convolve_forward(x, w, bias, strides, padding):
+  return convolve(x, w, bias, strides, padding), (x, w, bias)
 
 
 def _convolve_backward(strides, padding, operands, dy):
-  x, w = operands
-  return (
-    input_gradient(dy, w, x.shape, strides, padding),
-    weight_gradient(x, dy, w.shape[:2], strides, padding),
-  )
+  x, w, bias = operands
+  dx = input_gradient(dy, w, x.shape, strides, padding)
+  return dx, *weight_gradient(x, dy, w.shape[:2], bias.size, strides, padding)
 
 
 def _input_gradient_forward(dy, w, shape, strides, padding):
@@ -142,22 +160,19 @@ def _input_gradient_forward(dy, w, shape, strides, padding):
 
 def _input_gradient_backward(shape, strides, padding, operands, dx):
   dy, w = operands
-  return (
-    convolve(dx, w, strides, padding),
-    weight_gradient(dx, dy, w.shape[:2], strides, padding),
-  )
+  dw, _ = weight_gradient(dx, dy, w.shape[:2], 0, strides, padding)
+  return convolve(dx, w, NO_BIAS, strides, padding), dw
 
 
-def _weight_gradient_forward(x, dy, size, strides, padding):
-  return weight_gradient(x, dy, size, strides, padding), (x, dy)
+def _weight_gradient_forward(x, dy, size, biases, strides, padding):
+  return weight_gradient(x, dy, size, biases, strides, padding), (x, dy)
 
 
-def _weight_gradient_backward(size, strides, padding, operands, dw):
+def _weight_gradient_backward(size, biases, strides, padding, operands, gradients):
   x, dy = operands
-  return (
-    input_gradient(dy, dw, x.shape, strides, padding),
-    convolve(x, dw, strides, padding),
-  )
+  dw, dbias = gradients
+  dx = input_gradient(dy, dw, x.shape, strides, padding)
+  return dx, convolve(x, dw, dbias, strides, padding)
 
 
 convolve.defvjp(_convolve_forward, _convolve_backward)

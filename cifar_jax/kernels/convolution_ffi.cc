@@ -13,31 +13,38 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 using Numbers = ffi::Span<const int64_t>;
-using Function = decltype(Operations::forward);
 
-// The axes before the last four, over which jax.vmap asks for several convolutions.
-std::vector<int64_t> leading(const Buffer& buffer) {
-  const auto sizes = buffer.dimensions();
-  return {sizes.begin(), sizes.end() - 4};
-}
+// An operand whose last `rank` axes are those of one convolution. jax.vmap asks for several of
+// them, over the axes before.
+struct Operand {
+  const Buffer& buffer;
+  size_t rank;
 
-// Bytes from the start of a buffer to its convolution `index` among those of `loops`; a buffer may
-// have size 1 where the loops have more, and is then read again.
-int64_t offset(const Buffer& buffer, const std::vector<int64_t>& loops, int64_t index) {
-  const std::vector<int64_t> sizes = leading(buffer);
-  int64_t place = 0, stride = buffer.size_bytes();
-  for (const int64_t size : sizes) stride /= size;
-  for (size_t i = sizes.size(); i-- > 0;) {
-    if (sizes[i] > 1) place += index % loops[i] * stride;
-    stride *= sizes[i];
-    index /= loops[i];
+  std::vector<int64_t> loops() const {
+    const auto sizes = buffer.dimensions();
+    return {sizes.begin(), sizes.end() - rank};
   }
-  return place;
-}
 
-// x is what the convolution reads, w its weights, y what it makes (or gradients of these).
-ffi::Error run(ffi::ThreadPool pool, Function Operations::*operation, Buffer first, Buffer second,
-               Result result, Buffer x, Buffer w, Buffer y, Numbers strides, Numbers padding) {
+  // The convolution `index` of those that `all` counts; where this has size 1 it is read again.
+  char* at(const std::vector<int64_t>& all, int64_t index) const {
+    const std::vector<int64_t> sizes = loops();
+    int64_t place = 0, stride = buffer.size_bytes();
+    for (const int64_t size : sizes) stride /= size;
+    for (size_t i = sizes.size(); i-- > 0;) {
+      if (sizes[i] > 1) place += index % all[i] * stride;
+      stride *= sizes[i];
+      index /= all[i];
+    }
+    return static_cast<char*>(buffer.untyped_data()) + place;
+  }
+};
+
+// Calls run(operations, convolution, index, parallel_for, threads) for each convolution that the
+// leading axes of `result` count. x is what a convolution reads, w its weights, y what it makes (or
+// gradients of these).
+template <typename Run>
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, const Buffer& y,
+                    const Operand& result, Numbers strides, Numbers padding, const Run& run) {
   const auto type = x.element_type();
   const bool bfloat16 = type == ffi::DataType::BF16;
   if ((!bfloat16 && type != ffi::DataType::F32) || w.element_type() != type ||
@@ -53,46 +60,84 @@ ffi::Error run(ffi::ThreadPool pool, Function Operations::*operation, Buffer fir
   const ParallelFor on_pool = [&](int64_t chunks, const std::function<void(int64_t)>& work) {
     parallel_for(pool, chunks, work);
   };
-  const std::vector<int64_t> loops = leading(*result);
   int64_t count = 1;
-  for (const int64_t size : loops) count *= size;
-  for (int64_t i = 0; i < count; i++) {
-    const auto at = [&](const Buffer& buffer) {
-      return static_cast<char*>(buffer.untyped_data()) + offset(buffer, loops, i);
-    };
-    (operations->*operation)(c, at(first), at(second), at(*result), on_pool, threads);
-  }
+  for (const int64_t size : result.loops()) count *= size;
+  for (int64_t i = 0; i < count; i++) run(*operations, c, i, on_pool, threads);
   return ffi::Error::Success();
 }
 
-ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer w, Result y, Numbers strides,
+// A bias, or its gradient, of size 0 means none.
+float* bias_at(const Operand& bias, const std::vector<int64_t>& loops, int64_t index) {
+  return bias.buffer.size_bytes() ? reinterpret_cast<float*>(bias.at(loops, index)) : nullptr;
+}
+
+ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer w, Buffer bias, Result y, Numbers strides,
                    Numbers padding) {
-  return run(pool, &Operations::forward, x, w, y, x, w, *y, strides, padding);
+  const Operand xs{x, 4}, ws{w, 4}, biases{bias, 1}, ys{*y, 4};
+  const auto loops = ys.loops();
+  return for_each(pool, x, w, *y, ys, strides, padding,
+                  [&](const Operations& o, const Convolution& c, int64_t i,
+                      const ParallelFor& parallel_for, int64_t threads) {
+                    o.forward(c, xs.at(loops, i), ws.at(loops, i), bias_at(biases, loops, i),
+                              ys.at(loops, i), parallel_for, threads);
+                  });
 }
 
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer dy, Buffer w, Result dx, Numbers strides,
                           Numbers padding) {
-  return run(pool, &Operations::input_gradient, dy, w, dx, *dx, w, dy, strides, padding);
+  const Operand dys{dy, 4}, ws{w, 4}, dxs{*dx, 4};
+  const auto loops = dxs.loops();
+  return for_each(pool, *dx, w, dy, dxs, strides, padding,
+                  [&](const Operations& o, const Convolution& c, int64_t i,
+                      const ParallelFor& parallel_for, int64_t threads) {
+                    o.input_gradient(c, dys.at(loops, i), ws.at(loops, i), dxs.at(loops, i),
+                                     parallel_for, threads);
+                  });
 }
 
-ffi::Error weight_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Result dw, Numbers strides,
-                           Numbers padding) {
-  return run(pool, &Operations::weight_gradient, x, dy, dw, x, *dw, dy, strides, padding);
+ffi::Error weight_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Result dw, Result dbias,
+                           Numbers strides, Numbers padding) {
+  const Operand xs{x, 4}, dys{dy, 4}, dws{*dw, 4}, dbiases{*dbias, 1};
+  const auto loops = dws.loops();
+  return for_each(pool, x, *dw, dy, dws, strides, padding,
+                  [&](const Operations& o, const Convolution& c, int64_t i,
+                      const ParallelFor& parallel_for, int64_t threads) {
+                    o.weight_gradient(c, xs.at(loops, i), dys.at(loops, i), dws.at(loops, i),
+                                      bias_at(dbiases, loops, i), parallel_for, threads);
+                  });
 }
 
 }  // namespace
 }  // namespace kernels
 
-#define CONVOLUTION_HANDLER(symbol, function)                      \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(symbol, kernels::function,         \
-                                xla::ffi::Ffi::Bind()              \
-                                    .Ctx<xla::ffi::ThreadPool>()   \
-                                    .Arg<xla::ffi::AnyBuffer>()    \
-                                    .Arg<xla::ffi::AnyBuffer>()    \
-                                    .Ret<xla::ffi::AnyBuffer>()    \
-                                    .Attr<xla::ffi::Span<const int64_t>>("strides") \
-                                    .Attr<xla::ffi::Span<const int64_t>>("padding"))
+#define BUFFER xla::ffi::AnyBuffer
+#define NUMBERS xla::ffi::Span<const int64_t>
 
-CONVOLUTION_HANDLER(convolution_forward, forward);
-CONVOLUTION_HANDLER(convolution_input_gradient, input_gradient);
-CONVOLUTION_HANDLER(convolution_weight_gradient, weight_gradient);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_forward, kernels::forward,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<BUFFER>()
+                                  .Arg<BUFFER>()
+                                  .Arg<BUFFER>()
+                                  .Ret<BUFFER>()
+                                  .Attr<NUMBERS>("strides")
+                                  .Attr<NUMBERS>("padding"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_input_gradient, kernels::input_gradient,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<BUFFER>()
+                                  .Arg<BUFFER>()
+                                  .Ret<BUFFER>()
+                                  .Attr<NUMBERS>("strides")
+                                  .Attr<NUMBERS>("padding"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolution_weight_gradient, kernels::weight_gradient,
+                              xla::ffi::Ffi::Bind()
+                                  .Ctx<xla::ffi::ThreadPool>()
+                                  .Arg<BUFFER>()
+                                  .Arg<BUFFER>()
+                                  .Ret<BUFFER>()
+                                  .Ret<BUFFER>()
+                                  .Attr<NUMBERS>("strides")
+                                  .Attr<NUMBERS>("padding"));

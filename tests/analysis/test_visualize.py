@@ -159,7 +159,7 @@ def test_every_family_has_a_last_map_and_a_gradient_to_it(name):
   assert (heat.shape, heat.dtype) == ((2, *layer.shape[:2]), jnp.float32)
 
   convolutions = gradients.find_feature_maps(model, variables, (32, 32, 3), nn.Conv)
-  assert convolutions == [layer for layer in layers if layer.module is nn.Conv]
+  assert convolutions == [layer for layer in layers if issubclass(layer.module, nn.Conv)]
   kernels = [p for p in jax.tree.leaves(variables["params"]) if p.ndim == 4]
   assert len(convolutions) == len(kernels)
 

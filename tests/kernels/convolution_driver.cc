@@ -110,24 +110,34 @@ Convolution draw(std::mt19937& random) {
   return c;
 }
 
+float* floats(const Tensor& tensor) { return reinterpret_cast<float*>(tensor.bytes.get()); }
+
 bool check(const Operations& operations, const Convolution& c, std::mt19937& random) {
   const bool bf16 = operations.bfloat16;
   const int64_t y_size = c.images * c.out_height * c.out_width * c.filters;
   Tensor x(bf16, c.images * c.height * c.width * c.channels);
   Tensor w(bf16, c.kernel_height * c.kernel_width * c.channels * c.filters);
+  Tensor bias(false, c.filters), dbias(false, c.filters);
   Tensor dy(bf16, y_size), y(bf16, y_size), dx(bf16, x.values.size()), dw(bf16, w.values.size());
-  x.fill(random), w.fill(random), dy.fill(random);
+  x.fill(random), w.fill(random), dy.fill(random), bias.fill(random);
+  for (int64_t i = 0; i < y_size; i++) {
+    y.values[i] += bias.values[i % c.filters];
+    dbias.values[i % c.filters] += dy.values[i];
+  }
   visit(c, [&](int64_t i, int64_t j, int64_t k) {
     y.values[k] += x.values[i] * w.values[j];
     dx.values[i] += dy.values[k] * w.values[j];
     dw.values[j] += dy.values[k] * x.values[i];
   });
-  operations.forward(c, x.bytes.get(), w.bytes.get(), y.bytes.get(), two_threads, 2);
+  operations.forward(c, x.bytes.get(), w.bytes.get(), floats(bias), y.bytes.get(),
+                     two_threads, 2);
   operations.input_gradient(c, dy.bytes.get(), w.bytes.get(), dx.bytes.get(), two_threads, 2);
-  operations.weight_gradient(c, x.bytes.get(), dy.bytes.get(), dw.bytes.get(), two_threads, 2);
+  operations.weight_gradient(c, x.bytes.get(), dy.bytes.get(), dw.bytes.get(), floats(dbias),
+                             two_threads, 2);
   const bool forward = close("forward", operations, c, y, y.values);
   const bool input = close("input gradient", operations, c, dx, dx.values);
-  return close("weight gradient", operations, c, dw, dw.values) && forward && input;
+  const bool weights = close("weight gradient", operations, c, dw, dw.values);
+  return close("bias gradient", operations, c, dbias, dbias.values) && weights && forward && input;
 }
 
 }  // namespace

@@ -57,16 +57,16 @@ def taps(w_shape, y_shape, strides):
     yield (ky, kx), (slice(None), rows, columns)
 
 
-def reference(x, w, dy, strides, padding):
-  """The convolution and its two gradients in NumPy's float64, a matrix product for each tap."""
+def reference(x, w, bias, dy, strides, padding):
+  """The convolution and its three gradients in NumPy's float64, a matrix product for each tap."""
   (top, bottom), (left, right) = padding
   padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)))
-  y, dx, dw = np.zeros(dy.shape), np.zeros(padded.shape), np.zeros(w.shape)
+  y, dx, dw = np.zeros(dy.shape) + bias, np.zeros(padded.shape), np.zeros(w.shape)
   for tap, read in taps(w.shape, dy.shape, strides):
     y += padded[read] @ w[tap]
     dx[read] += dy @ w[tap].T
     dw[tap] = np.tensordot(padded[read], dy, axes=[(0, 1, 2), (0, 1, 2)])
-  return y, dx[:, top : top + x.shape[1], left : left + x.shape[2]], dw
+  return y, dx[:, top : top + x.shape[1], left : left + x.shape[2]], dw, dy.sum((0, 1, 2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -77,26 +77,31 @@ def test_value_and_gradients(dtype, shape):
   x, w = random(x_shape, dtype, 0), random(w_shape, dtype, 1)
   assert convolution.serves(x, w)
   y_shape = jax.eval_shape(lambda x, w: plain(x, w, strides, padding), x, w).shape
-  dy = random(y_shape, dtype, 2)
+  dy, bias = random(y_shape, dtype, 2), random(y_shape[3:], "float32", 3)
 
   @jax.jit
-  def ours(x, w, dy):
-    y, pullback = jax.vjp(lambda x, w: convolution.convolve(x, w, strides, padding), x, w)
+  def ours(x, w, bias, dy):
+    y, pullback = jax.vjp(lambda *a: convolution.convolve(*a, strides, padding), x, w, bias)
     return (y, *pullback(dy))
 
-  operands = [np.float64(array) for array in (x, w, dy)]
+  operands = [np.float64(array) for array in (x, w, bias, dy)]
   expected = reference(*operands, strides, padding)
   # What the products add up to without their signs bounds the error of float32 sums: n terms, each
   # rounded at most n times by 2^-24. A product of two bfloat16 is exact. The result is rounded once
   # more, by half of the last of its 8 bits: 2^-8 of it at most.
   magnitudes = reference(*map(np.abs, operands), strides, padding)
-  terms = [np.prod(w_shape[:3]), np.prod(w_shape[:2]) * w_shape[3], np.prod(y_shape[:3])]
+  pixels = np.prod(y_shape[:3])
+  terms = [np.prod(w_shape[:3]) + 1, np.prod(w_shape[:2]) * w_shape[3], pixels, pixels]
   rounding = 2.0**-8 if dtype == "bfloat16" else 2.0**-24
-  for got, want, magnitude, n in zip(ours(x, w, dy), expected, magnitudes, terms, strict=True):
+  for got, want, magnitude, n in zip(
+    ours(x, w, bias, dy), expected, magnitudes, terms, strict=True
+  ):
     limit = n * 2.0**-24 * magnitude
     limit += rounding * (np.abs(want) + limit)
-    assert got.dtype == dtype
     assert np.all(np.abs(np.float64(got) - want) <= limit)
+
+
+BIAS = np.arange(9, dtype=np.float32)
 
 
 @pytest.fixture(params=DTYPES)
@@ -106,7 +111,7 @@ def operands(request):
   w = random((2, 3, 3, 6, 9), request.param, 1)
 
   def function(x, w):
-    y = convolution.convolve(x, w, (2, 1), ((1, 1), (0, 2)))
+    y = convolution.convolve(x, w, BIAS, (2, 1), ((1, 1), (0, 2)))
     return jnp.sum(jnp.sin(y.astype(jnp.float32)))
 
   return x, w, function
@@ -128,7 +133,7 @@ def test_vmap_twice(operands):
   x, w, _ = operands
 
   def function(x, w):
-    return convolution.convolve(x, w, (1, 1), ((0, 0), (0, 0)))
+    return convolution.convolve(x, w, BIAS, (1, 1), ((0, 0), (0, 0)))
 
   both = jax.vmap(jax.vmap(function, (0, None)), (None, 0))(x, w)
   alone = [[function(x[j], w[i]) for j in range(2)] for i in range(2)]
@@ -157,15 +162,18 @@ def test_second_derivatives_are_xlas(dtype):
   x, w = random((3, 5, 6, 4), dtype, 0), random((3, 2, 4, 5), dtype, 1)
   strides, padding = (2, 1), ((1, 1), (0, 1))
 
-  def squared_gradients(convolve, x, w):
-    def function(x, w):
-      return jnp.sum(jnp.sin(convolve(x, w, strides, padding)))
+  def squared_gradients(convolve, *operands):
+    def function(*operands):
+      return jnp.sum(jnp.sin(convolve(*operands, strides, padding)))
 
-    return sum(jnp.sum(g**2) for g in jax.grad(function, (0, 1))(x, w))
+    return sum(jnp.sum(g**2) for g in jax.grad(function, (0, 1, 2))(*operands))
+
+  def plain_with_bias(x, w, bias, strides, padding):
+    return plain(x, w, strides, padding) + bias
 
   ours, theirs = (
-    jax.jit(jax.grad(functools.partial(squared_gradients, f), (0, 1)))(x, w)
-    for f in (convolution.convolve, plain)
+    jax.jit(jax.grad(functools.partial(squared_gradients, f), (0, 1, 2)))(x, w, BIAS[:5])
+    for f in (convolution.convolve, plain_with_bias)
   )
   for a, b in zip(ours, theirs, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
@@ -188,7 +196,8 @@ _INDEPENDENT_CONVOLUTIONS = """
   @jax.jit
   def step(xs, ws):
     def loss(xs, ws):
-      y = [convolution.convolve(x, w, (1, 1), ((1, 1), (1, 1))) for x, w in zip(xs, ws)]
+      bias, padding = jnp.ones(36), ((1, 1), (1, 1))
+      y = [convolution.convolve(x, w, bias, (1, 1), padding) for x, w in zip(xs, ws)]
       return sum(jnp.mean(jnp.sin(y.astype(jnp.float32))) for y in y)
     return jax.grad(loss, (0, 1))(xs, ws)
 
