@@ -23,6 +23,7 @@ NO_BIAS = np.zeros(0, np.float32)
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
+Arrays = tuple[jax.Array, ...]
 
 
 @functools.cache
@@ -30,7 +31,9 @@ def instruction_set(dtype: jnp.dtype) -> str | None:
   """Return what computes convolutions of `dtype` here, such as 'avx512_bf16'; None for XLA."""
   if dtype not in (jnp.bfloat16, jnp.float32) or not build.register(_HANDLERS):
     return None
-  query = build.load().kernels_convolution
+  library = build.load()
+  assert library is not None  # it has registered its handlers
+  query = library.kernels_convolution
   query.restype = ctypes.c_char_p
   name = query(int(dtype == jnp.bfloat16))
   return name and name.decode()
@@ -73,7 +76,7 @@ def convolve(
   """
   shape = (x.shape[0], *_output_size(x.shape, w.shape, strides, padding), w.shape[3])
 
-  def plain(x, w, bias):
+  def plain(x: jax.Array, w: jax.Array, bias: jax.Array) -> jax.Array:
     y = _plain(strides, padding, x, w)
     return y + bias.astype(y.dtype) if bias.size else y
 
@@ -87,7 +90,7 @@ def input_gradient(
 ) -> jax.Array:
   """Return the gradient of `convolve`'s x, of `shape`, from that of its result."""
 
-  def plain(dy, w):
+  def plain(dy: jax.Array, w: jax.Array) -> jax.Array:
     x = jnp.zeros(shape, dy.dtype)
     return jax.linear_transpose(lambda x: _plain(strides, padding, x, w), x)(dy)[0]
 
@@ -98,14 +101,14 @@ def input_gradient(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def weight_gradient(
   x: jax.Array, dy: jax.Array, size: Pair, biases: int, strides: Pair, padding: Padding
-) -> tuple[jax.Array, jax.Array]:
+) -> Arrays:
   """Return the gradients of `convolve`'s w, whose height and width are `size`, and of its bias.
 
   `biases` is the size of the bias: the number of filters, or 0.
   """
   shape = (*size, x.shape[3], dy.shape[3])
 
-  def plain(x, dy):
+  def plain(x: jax.Array, dy: jax.Array) -> Arrays:
     w = jnp.zeros(shape, x.dtype)
     dw = jax.linear_transpose(lambda w: _plain(strides, padding, x, w), w)(dy)[0]
     return dw, jnp.sum(dy, (0, 1, 2), jnp.float32)[:biases]
@@ -115,11 +118,11 @@ def weight_gradient(
 
 
 def _call(
-  handler: str, operands: tuple, result: Any, strides: Pair, padding: Padding, plain: Callable
+  handler: str, operands: Arrays, result: Any, strides: Pair, padding: Padding, plain: Callable
 ) -> Any:
   """Call a handler on CPU, the function `plain` on other platforms."""
 
-  def kernel(*operands):
+  def kernel(*operands: jax.Array) -> Any:
     return jax.ffi.ffi_call(handler, result, vmap_method="expand_dims")(
       *operands,
       strides=np.array(strides, np.int64),
@@ -144,31 +147,41 @@ def _output_size(
 # Each of the three is linear in each operand, and its gradients are the other two.
 
 
-def _convolve_forward(x, w, bias, strides, padding):
+def _convolve_forward(
+  x: jax.Array, w: jax.Array, bias: jax.Array, strides: Pair, padding: Padding
+) -> tuple[jax.Array, Arrays]:
   return convolve(x, w, bias, strides, padding), (x, w, bias)
 
 
-def _convolve_backward(strides, padding, operands, dy):
+def _convolve_backward(strides: Pair, padding: Padding, operands: Arrays, dy: jax.Array) -> Arrays:
   x, w, bias = operands
   dx = input_gradient(dy, w, x.shape, strides, padding)
   return dx, *weight_gradient(x, dy, w.shape[:2], bias.size, strides, padding)
 
 
-def _input_gradient_forward(dy, w, shape, strides, padding):
+def _input_gradient_forward(
+  dy: jax.Array, w: jax.Array, shape: tuple[int, ...], strides: Pair, padding: Padding
+) -> tuple[jax.Array, Arrays]:
   return input_gradient(dy, w, shape, strides, padding), (dy, w)
 
 
-def _input_gradient_backward(shape, strides, padding, operands, dx):
+def _input_gradient_backward(
+  shape: tuple[int, ...], strides: Pair, padding: Padding, operands: Arrays, dx: jax.Array
+) -> Arrays:
   dy, w = operands
   dw, _ = weight_gradient(dx, dy, w.shape[:2], 0, strides, padding)
   return convolve(dx, w, NO_BIAS, strides, padding), dw
 
 
-def _weight_gradient_forward(x, dy, size, biases, strides, padding):
+def _weight_gradient_forward(
+  x: jax.Array, dy: jax.Array, size: Pair, biases: int, strides: Pair, padding: Padding
+) -> tuple[Arrays, Arrays]:
   return weight_gradient(x, dy, size, biases, strides, padding), (x, dy)
 
 
-def _weight_gradient_backward(size, biases, strides, padding, operands, gradients):
+def _weight_gradient_backward(
+  size: Pair, biases: int, strides: Pair, padding: Padding, operands: Arrays, gradients: Arrays
+) -> Arrays:
   x, dy = operands
   dw, dbias = gradients
   dx = input_gradient(dy, dw, x.shape, strides, padding)
