@@ -1,0 +1,82 @@
+"""The kernels' library: where it is kept, and that no compiler ever fails a start."""
+
+import platform
+import sys
+
+import pytest
+
+from cifar_jax.kernels import build
+
+pytestmark = pytest.mark.skipif(
+  sys.platform != "linux" or platform.machine() != "x86_64", reason="no kernels on this system"
+)
+
+# Writes an empty file where a compiler would write its result.
+WORKS = """
+case "$*" in *--version*) echo fake 1.0; exit 0;; esac
+while [ $# -gt 0 ]; do if [ "$1" = -o ]; then : > "$2"; fi; shift; done
+"""
+FAILS = """
+case "$*" in *--version*) echo fake 1.0; exit 0;; esac
+echo "cpu.cc:1: error: no such thing" >&2; exit 1
+"""
+
+
+@pytest.fixture
+def use_compiler(monkeypatch, tmp_path):
+  """Make a shell script the only compiler, and a folder of the test's the package."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  package = tmp_path / "package"
+  package.mkdir()
+  (package / "cpu.cc").write_text("int x;")
+  monkeypatch.setattr(build, "FOLDER", package)
+
+  def use(script):
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\n{script}")
+    path.chmod(0o755)
+    monkeypatch.setattr(build, "COMPILERS", (str(path),))
+    return package
+
+  return use
+
+
+def test_it_is_kept_in_the_package_and_compiled_once(use_compiler):
+  package = use_compiler(WORKS)
+  path = build.library()
+  assert path.parent == package / "_build" and path.is_file()
+  assert [p for p in path.parent.iterdir() if p != path] == []
+  written = path.stat().st_mtime_ns
+  assert build.library() == path and path.stat().st_mtime_ns == written
+
+
+def test_another_source_is_another_library(use_compiler):
+  package = use_compiler(WORKS)
+  before = build.library()
+  (package / "cpu.cc").write_text("int y;")
+  assert build.library() != before
+
+
+def test_a_read_only_package_uses_the_users_cache(use_compiler, tmp_path):
+  package = use_compiler(WORKS)
+  (package / "_build").write_text("a file, so that no folder can be made")
+  assert build.library().parent == tmp_path / "cache" / "cifar-jax" / "kernels"
+
+
+@pytest.mark.parametrize(
+  ("script", "reason"), [(FAILS, "cpu.cc:1: error: no such thing"), (WORKS, "file too short")]
+)
+def test_a_compiler_that_fails_is_one_log_line(use_compiler, log_lines, script, reason):
+  use_compiler(script)
+  assert build.load.__wrapped__() is None  # an empty library cannot be loaded either
+  (line,) = log_lines
+  assert reason in line and line.startswith("CPU kernels unavailable")
+
+
+def test_no_compiler_is_one_log_line(monkeypatch, log_lines, capsys):
+  monkeypatch.setattr(build, "COMPILERS", ("no-such-compiler",))
+  assert build.load.__wrapped__() is None
+  (line,) = log_lines
+  assert "no C++ compiler; install one of no-such-compiler" in line
+  build.main()
+  assert capsys.readouterr().out.startswith("CPU kernels unavailable")
