@@ -111,7 +111,7 @@ class Group(nn.Module):
     x = shortcut = _gelu(self.norm(name="norm1")(x))
     x = self.norm(name="norm2")(self.conv(self.width, name="conv2")(x))
     if self.residual:
-      x = self.norm(name="norm3")(self.conv(self.width, name="conv3")(_gelu(x))) + shortcut
+      x = self.norm(name="norm3")(self.conv(self.width, name="conv3")(_gelu(x)), shortcut)
     return _gelu(x)
 
 

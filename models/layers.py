@@ -11,6 +11,7 @@ from jax import lax
 
 from cifar_jax.errors import UserError
 from models.convolution import Conv
+from models.normalization import BatchNorm
 
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)). The reference
 # ResNets in Torch draw every convolution from it.
@@ -93,7 +94,7 @@ def batch_norm(
   axis_name: str | None,
   momentum: float = 0.99,
   epsilon: float = 1e-3,
-) -> Callable[..., nn.BatchNorm]:
+) -> Callable[..., BatchNorm]:
   """Return a factory of batch norms, which takes a `name`; momentum and epsilon default to Keras'.
 
   Args:
@@ -102,7 +103,7 @@ def batch_norm(
     axis_name: the axis whose devices share their statistics; None keeps each device's separate.
   """
   return functools.partial(
-    nn.BatchNorm,
+    BatchNorm,
     use_running_average=not train,
     momentum=momentum,
     epsilon=epsilon,

@@ -12,6 +12,7 @@ from keras_weights import copy_weights, flax_weights, random_variables, shapes
 import models
 from cifar_jax.optim import optimizers
 from models import basic_cnn, elu_resnet, layers, lenet, pointwise_resnet, vgg
+from models.normalization import BatchNorm
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +248,7 @@ def test_every_layer_has_the_axis_of_the_devices(name, sync_bn):
 
   with nn.intercept_methods(record):
     shapes({"name": name, "sync_bn": sync_bn}, axis_name="batch")
-  norms = {layer.axis_name for layer in modules if isinstance(layer, nn.BatchNorm)}
+  norms = {layer.axis_name for layer in modules if isinstance(layer, BatchNorm)}
   dropouts = {layer.axis_name for layer in modules if isinstance(layer, layers.Dropout)}
   assert norms <= {"batch" if sync_bn else None}
   assert dropouts <= {"batch"}

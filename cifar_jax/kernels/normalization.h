@@ -1,0 +1,41 @@
+// Batch normalisation of rows of channels, followed by an addition and a ReLU if asked for.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace kernels {
+
+// y = (x − mean) · factor + bias + residual, and of this max(0, y) if `relu`. x, dy, y, residual:
+// [rows, channels], bfloat16 or float32; mean, factor, bias and all sums: [channels].
+struct Normalization {
+  int64_t rows, channels;
+  bool relu;
+  const float *mean, *factor, *bias;
+};
+
+// Calls the function once for each number below the first argument, on several threads.
+using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
+
+// The four passes over the data for one type of element. Sums are float32 within a chunk of rows
+// and float64 over the chunks, which depend on the shape alone.
+struct NormalizationPasses {
+  // sum ← Σ x, square ← Σ x²
+  void (*statistics)(const Normalization&, const void* x, double* sum, double* square,
+                     const ForEachChunk&);
+  // residual may be null.
+  void (*normalize)(const Normalization&, const void* x, const void* residual, void* y,
+                    const ForEachChunk&);
+  // sum ← Σ dy, product ← Σ dy · (x − mean), where dy counts only where the ReLU lets it pass. If
+  // there was a residual, y is not null, and that dy is also stored in `passed`.
+  void (*gradient_sums)(const Normalization&, const void* x, const void* dy, const void* y,
+                        double* sum, double* product, void* passed, const ForEachChunk&);
+  // dx ← dy · factor + (x − mean) · slope + offset, where dy counts as above.
+  void (*input_gradient)(const Normalization&, const void* x, const void* dy, const float* slope,
+                         const float* offset, void* dx, const ForEachChunk&);
+};
+
+// The passes for this processor, or null.
+const NormalizationPasses* normalization_passes(bool bfloat16);
+
+}  // namespace kernels

@@ -1,0 +1,124 @@
+// Batch normalisation as XLA calls it: arrays of [rows, channels] or [channels], with leading axes
+// where jax.vmap asks for several at once (all arrays then have the same ones).
+// An array of size 0 stands for none.
+#include <vector>
+
+#include "normalization.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace kernels {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+// Array `i` of those that the buffer stacks; null for none.
+template <typename Element = char>
+Element* at(const Buffer& buffer, int64_t i, int64_t count) {
+  const int64_t bytes = buffer.size_bytes() / count;
+  return bytes ? reinterpret_cast<Element*>(static_cast<char*>(buffer.untyped_data()) + i * bytes)
+               : nullptr;
+}
+
+void round_to_float(const std::vector<double>& values, double scale, float* to) {
+  for (size_t i = 0; i < values.size(); i++) to[i] = static_cast<float>(values[i] * scale);
+}
+
+// Calls run(passes, normalization, i, count, for_each_chunk) for array i of those that x stacks.
+template <typename Run>
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, bool relu, const Buffer* mean,
+                    const Buffer* factor, const Buffer* bias, const Run& run) {
+  const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
+  const size_t rank = x.dimensions().size();
+  if ((!bfloat16 && x.element_type() != ffi::DataType::F32) || rank < 2) {
+    return ffi::Error::InvalidArgument("normalization: x must be rows of bfloat16 or float32");
+  }
+  const NormalizationPasses* passes = normalization_passes(bfloat16);
+  if (!passes) return ffi::Error::Internal("normalization: this processor has no kernels");
+  const ForEachChunk on_pool = [&](int64_t chunks, const std::function<void(int64_t)>& work) {
+    parallel_for(pool, chunks, work);
+  };
+  const auto sizes = x.dimensions().last(2);
+  int64_t count = 1;
+  for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
+  for (int64_t i = 0; i < count; i++) {
+    Normalization n = {sizes[0], sizes[1], relu, nullptr, nullptr, nullptr};
+    if (mean) {
+      n.mean = at<float>(*mean, i, count);
+      n.factor = at<float>(*factor, i, count);
+      n.bias = at<float>(*bias, i, count);
+    }
+    run(*passes, n, i, count, on_pool);
+  }
+  return ffi::Error::Success();
+}
+
+ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square) {
+  return for_each(pool, x, false, nullptr, nullptr, nullptr,
+                  [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
+                      int64_t count, const ForEachChunk& for_each_chunk) {
+    std::vector<double> sum(n.channels), sum_of_squares(n.channels);
+    passes.statistics(n, at(x, i, count), sum.data(), sum_of_squares.data(), for_each_chunk);
+    round_to_float(sum, 1.0 / n.rows, at<float>(*mean, i, count));
+    round_to_float(sum_of_squares, 1.0 / n.rows, at<float>(*square, i, count));
+  });
+}
+
+ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mean, Buffer factor,
+                     Buffer bias, Result y, bool relu) {
+  return for_each(pool, x, relu, &mean, &factor, &bias,
+                  [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
+                      int64_t count, const ForEachChunk& for_each_chunk) {
+    passes.normalize(n, at(x, i, count), at(residual, i, count), at(*y, i, count), for_each_chunk);
+  });
+}
+
+ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Buffer mean,
+                         Buffer factor, Buffer bias, Result sum, Result product, Result passed,
+                         bool relu) {
+  return for_each(pool, x, relu, &mean, &factor, &bias,
+                  [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
+                      int64_t count, const ForEachChunk& for_each_chunk) {
+    std::vector<double> sums(n.channels), products(n.channels);
+    passes.gradient_sums(n, at(x, i, count), at(dy, i, count), at(y, i, count), sums.data(),
+                         products.data(), at(*passed, i, count), for_each_chunk);
+    round_to_float(sums, 1, at<float>(*sum, i, count));
+    round_to_float(products, 1, at<float>(*product, i, count));
+  });
+}
+
+ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean, Buffer factor,
+                          Buffer bias, Buffer slope, Buffer offset, Result dx, bool relu) {
+  return for_each(pool, x, relu, &mean, &factor, &bias,
+                  [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
+                      int64_t count, const ForEachChunk& for_each_chunk) {
+    passes.input_gradient(n, at(x, i, count), at(dy, i, count), at<float>(slope, i, count),
+                          at<float>(offset, i, count), at(*dx, i, count), for_each_chunk);
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_statistics, statistics,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>()
+                                  .Ret<Buffer>().Ret<Buffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_normalize, normalize,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>().Arg<Buffer>()
+                                  .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
+                                  .Ret<Buffer>().Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_gradient_sums, gradient_sums,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
+                                  .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
+                                  .Ret<Buffer>().Ret<Buffer>().Ret<Buffer>().Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_input_gradient, input_gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+                                  .Arg<Buffer>().Arg<Buffer>()
+                                  .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
+                                  .Arg<Buffer>().Arg<Buffer>()
+                                  .Ret<Buffer>().Attr<bool>("relu"));
+
+}  // namespace kernels
