@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from cifar_jax.errors import UserError
 from cifar_jax.kernels import convolution as kernels
 
 Padding = str | int | Sequence[tuple[int, int]]
@@ -29,7 +30,7 @@ class Conv(nn.Conv):
   def __call__(self, images: jax.Array) -> jax.Array:
     """Return [batch, rows, columns, features] of images [batch, height, width, channels]."""
     if {self.input_dilation, self.kernel_dilation, self.feature_group_count} != {1}:
-      raise NotImplementedError("models.convolution.Conv has no dilation and no groups")
+      raise UserError("model: Conv has no dilation and no groups; use flax.linen.Conv for those")
     shape = (*self.kernel_size, images.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     bias = self.param("bias", self.bias_init, shape[-1:], jnp.float32) if self.use_bias else None
