@@ -10,7 +10,7 @@ from jax import lax
 from cifar_jax.errors import UserError
 from cifar_jax.kernels import convolution as kernels
 
-Padding = str | int | Sequence[tuple[int, int]]
+Padding = str | int | Sequence[int | tuple[int, int]]
 
 
 class Conv(nn.Conv):
@@ -31,13 +31,17 @@ class Conv(nn.Conv):
     """Return [batch, rows, columns, features] of images [batch, height, width, channels]."""
     if {self.input_dilation, self.kernel_dilation, self.feature_group_count} != {1}:
       raise UserError("model: Conv has no dilation and no groups; use flax.linen.Conv for those")
-    shape = (*self.kernel_size, images.shape[-1], self.features)
+    shape = (*_pair(self.kernel_size), images.shape[-1], self.features)
     kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
     bias = self.param("bias", self.bias_init, shape[-1:], jnp.float32) if self.use_bias else None
-    rows, columns = (self.strides,) * 2 if isinstance(self.strides, int) else self.strides
     dtype = self.dtype or jnp.float32
     images, kernel = images.astype(dtype), kernel.astype(dtype)
-    return convolve(images, kernel, bias, (rows, columns), self.padding)
+    return convolve(images, kernel, bias, _pair(self.strides or 1), self.padding)
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+  first, second = (value, value) if isinstance(value, int) else value
+  return first, second
 
 
 def convolve(
@@ -64,22 +68,20 @@ def convolve(
     strides: rows and columns from one result to the next.
     padding: as `Conv` has it.
   """
-  if isinstance(padding, int):
-    padding = ((padding, padding), (padding, padding))
-  elif isinstance(padding, str):
+  if isinstance(padding, str):
     padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
-  (top, bottom), (left, right) = padding
-  padding = ((top, bottom), (left, right))
+  rows, columns = (padding, padding) if isinstance(padding, int) else padding
+  sides = (_pair(rows), _pair(columns))
   on_cpu = jax.default_backend() == "cpu"
   if on_cpu and kernels.serves(images, kernel):
     kernel_bias = kernels.NO_BIAS if bias is None else bias
-    return kernels.convolve(images, kernel, kernel_bias, strides, padding)
+    return kernels.convolve(images, kernel, kernel_bias, strides, sides)
   if on_cpu:
     # This value is 1 for every finite kernel, but XLA cannot know that at compile time.
     one = 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0]
     images = _compute_once(images, one)
   numbers = ("NHWC", "HWIO", "NHWC")
-  y = lax.conv_general_dilated(images, kernel, strides, padding, dimension_numbers=numbers)
+  y = lax.conv_general_dilated(images, kernel, strides, sides, dimension_numbers=numbers)
   return y if bias is None else y + bias.astype(y.dtype)
 
 

@@ -108,7 +108,7 @@ def programs(layer: "flops.Convolution", with_dx: bool) -> "dict[str, Callable[[
 
   conv = functools.partial(
     convolve,
-    strides=layer.strides,
+    strides=(layer.strides[0], layer.strides[1]),
     padding=layer.padding,
   )
   dtype = jnp.dtype(layer.dtype)
