@@ -46,8 +46,8 @@ class SimpleCNN(nn.Module):
     x = images.astype(self.dtype)
     for stage, width in enumerate(self.widths, start=1):
       for index in (1, 2):
-        x = nn.relu(conv(width, name=f"stage{stage}_conv{index}")(x))
-        x = norm(name=f"stage{stage}_norm{index}")(x)
+        x = conv(width, name=f"stage{stage}_conv{index}")(x)
+        x = norm(relu="before", name=f"stage{stage}_norm{index}")(x)
       x = layers.max_pool(x)
     x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     x = x.reshape(x.shape[0], -1)

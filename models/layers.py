@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cifar_jax.errors import UserError
+from cifar_jax.kernels import pooling
 from models.convolution import Conv
 from models.normalization import BatchNorm
 
@@ -143,7 +144,6 @@ def dense_logits(
   return jnp.concatenate([jnp.zeros_like(z), z], axis=-1) if single_logit else z
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Return the maxima of windows that do not overlap: Keras' MaxPooling2D(window).
 
@@ -158,40 +158,7 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   Returns:
     [batch, height // window, width // window, channels].
   """
-  return _max_pool_forward(x, window)[0]
-
-
-def _max_pool_forward(
-  x: jax.Array, window: int
-) -> tuple[jax.Array, tuple[jax.Array, tuple[int, ...]]]:
-  """Return the maxima, and where in its window each stands, counted in row order."""
-  batch, height, width, channels = x.shape
-  rows, columns = height // window, width // window
-  windows = x[:, : rows * window, : columns * window]
-  windows = windows.reshape(batch, rows, window, columns, window, channels)
-  maximum = windows[:, :, 0, :, 0]
-  place = jnp.zeros(maximum.shape, jnp.int32)
-  for index in range(1, window**2):
-    value = windows[:, :, index // window, :, index % window]
-    is_larger = (value > maximum) | jnp.isnan(value)
-    maximum = jnp.where(is_larger, value, maximum)
-    place = jnp.where(is_larger, index, place)
-  return maximum, (place.astype(jnp.uint8 if window < 16 else jnp.int32), x.shape)
-
-
-def _max_pool_backward(
-  window: int, residuals: tuple[jax.Array, tuple[int, ...]], dy: jax.Array
-) -> tuple[jax.Array]:
-  # Left to JAX this would be sums of padded copies, which take XLA:CPU ten times as long.
-  place, (batch, height, width, channels) = residuals
-  rows, columns = dy.shape[1] * window, dy.shape[2] * window
-  index = jnp.arange(window**2, dtype=place.dtype).reshape(1, 1, window, 1, window, 1)
-  dx = jnp.where(place[:, :, None, :, None] == index, dy[:, :, None, :, None], 0)
-  dx = dx.reshape(batch, rows, columns, channels)
-  return (jnp.pad(dx, ((0, 0), (0, height - rows), (0, width - columns), (0, 0))),)
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+  return pooling.max_pool(x, window)
 
 
 def check_halvings(images: jax.Array, halvings: int, field: str, remedy: str) -> None:

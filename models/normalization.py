@@ -11,10 +11,10 @@ from cifar_jax.kernels import normalization as kernels
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over all axes but the last, then the addition and ReLU that often follow.
+  """Batch norm over all axes but the last, with the ReLU and addition that often surround it.
 
-  Variables and numbers are those of `nn.BatchNorm`. What follows is part of the module because the
-  kernels then save a pass over the data for each. XLA fuses it anyway on other devices.
+  Variables and numbers are those of `nn.BatchNorm`. ReLU and addition are part of the module
+  because the kernels need no further pass over the data for them. XLA fuses them on other devices.
 
   Attributes:
     use_running_average: normalise with the stored statistics, else with the batch's, which then
@@ -24,7 +24,7 @@ class BatchNorm(nn.Module):
     dtype: type of the result; statistics are at least float32.
     axis_name: the axis whose devices share their statistics, None for each its own.
     use_scale: whether the normalised values are multiplied by a parameter.
-    relu: whether the result is at least 0.
+    relu: where a ReLU is: 'none', 'before' the normalisation, or 'after' it and the addition.
   """
 
   use_running_average: bool
@@ -34,14 +34,14 @@ class BatchNorm(nn.Module):
   axis_name: str | None = None
   use_scale: bool = True
   scale_init: Callable = nn.initializers.ones
-  relu: bool = False
+  relu: kernels.Relu = "none"
 
   @nn.compact
   def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> jax.Array:
     """Return the result for x [..., channels], of x's shape.
 
     Args:
-      residual: of x's shape, added after the normalisation and before the ReLU.
+      residual: of x's shape, added after the normalisation.
     """
     shape = x.shape[-1:]
     moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
@@ -51,15 +51,15 @@ class BatchNorm(nn.Module):
 
     if self.use_running_average:
       statistics = moving_mean.value, moving_variance.value
-      return self._finish(_normalize(x, *statistics, scale, bias, self.epsilon), residual)
+      return self._normalize(x, residual, *statistics, scale, bias)
     axis_name = None if self.is_initializing() else self.axis_name
     if jax.default_backend() == "cpu" and self._has_kernel(x, residual):
       y, mean, variance = kernels.batch_norm(
         x, residual, scale, bias, self.epsilon, self.relu, axis_name
       )
     else:
-      mean, variance = _statistics(x, axis_name)
-      y = self._finish(_normalize(x, mean, variance, scale, bias, self.epsilon), residual)
+      mean, variance = _statistics(self._relu("before", x), axis_name)
+      y = self._normalize(x, residual, mean, variance, scale, bias)
     if not self.is_initializing():
       for moving, new in ((moving_mean, mean), (moving_variance, variance)):
         moving.value = self.momentum * moving.value + (1 - self.momentum) * new
@@ -69,11 +69,21 @@ class BatchNorm(nn.Module):
     same = residual is None or (residual.shape, residual.dtype) == (x.shape, x.dtype)
     return same and x.dtype == self.dtype and kernels.serves(x)
 
-  def _finish(self, y: jax.Array, residual: jax.Array | None) -> jax.Array:
-    y = y.astype(self.dtype)
-    if residual is not None:
-      y += residual
-    return nn.relu(y) if self.relu else y
+  def _normalize(
+    self,
+    x: jax.Array,
+    residual: jax.Array | None,
+    mean: jax.Array,
+    variance: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+  ) -> jax.Array:
+    factor = lax.rsqrt(variance + self.epsilon) * scale
+    y = ((self._relu("before", x) - mean) * factor + bias).astype(self.dtype)
+    return self._relu("after", y if residual is None else y + residual)
+
+  def _relu(self, place: kernels.Relu, x: jax.Array) -> jax.Array:
+    return nn.relu(x) if self.relu == place else x
 
 
 def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:
@@ -83,14 +93,3 @@ def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Arr
   means = jnp.stack([jnp.mean(x, axes), jnp.mean(x * x, axes)])
   mean, square = lax.pmean(means, axis_name) if axis_name else means
   return mean, jnp.maximum(0.0, square - mean * mean)
-
-
-def _normalize(
-  x: jax.Array,
-  mean: jax.Array,
-  variance: jax.Array,
-  scale: jax.Array,
-  bias: jax.Array,
-  epsilon: float,
-) -> jax.Array:
-  return (x - mean) * (lax.rsqrt(variance + epsilon) * scale) + bias

@@ -1,4 +1,4 @@
-// Batch normalisation of rows of channels, followed by an addition and a ReLU if asked for.
+// Batch normalisation of rows of channels, with the ReLU before or after it, and an addition.
 #pragma once
 
 #include <cstdint>
@@ -6,11 +6,14 @@
 
 namespace kernels {
 
-// y = (x − mean) · factor + bias + residual, and of this max(0, y) if `relu`. x, dy, y, residual:
-// [rows, channels], bfloat16 or float32; mean, factor, bias and all sums: [channels].
+enum class Relu : int64_t { kNone, kBefore, kAfter };  // numbers as in normalization.py
+
+// y = (x − mean) · factor + bias + residual, with max(0, x) in place of x for kBefore, and max(0, y)
+// in place of y for kAfter. x, dy, y, residual: [rows, channels], bfloat16 or float32; mean, factor,
+// bias and all sums: [channels].
 struct Normalization {
   int64_t rows, channels;
-  bool relu;
+  Relu relu;
   const float *mean, *factor, *bias;
 };
 
@@ -26,11 +29,12 @@ struct NormalizationPasses {
   // residual may be null.
   void (*normalize)(const Normalization&, const void* x, const void* residual, void* y,
                     const ForEachChunk&);
-  // sum ← Σ dy, product ← Σ dy · (x − mean), where dy counts only where the ReLU lets it pass. If
-  // there was a residual, y is not null, and that dy is also stored in `passed`.
+  // sum ← Σ dy, product ← Σ dy · (x − mean), where dy counts only where a ReLU after lets it pass.
+  // After an addition y must be given (else null), and that dy is also stored in `passed`.
   void (*gradient_sums)(const Normalization&, const void* x, const void* dy, const void* y,
                         double* sum, double* product, void* passed, const ForEachChunk&);
-  // dx ← dy · factor + (x − mean) · slope + offset, where dy counts as above.
+  // dx ← dy · factor + (x − mean) · slope + offset, where dy counts as above; for kBefore only where
+  // x > 0.
   void (*input_gradient)(const Normalization&, const void* x, const void* dy, const float* slope,
                          const float* offset, void* dx, const ForEachChunk&);
 };

@@ -6,14 +6,14 @@ The numbers per channel between the passes are JAX's, and so are means over devi
 """
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from cifar_jax.kernels import build, convolution
+from cifar_jax.kernels.calls import with_kernel
 
 _HANDLERS = (
   "normalization_statistics",
@@ -21,6 +21,9 @@ _HANDLERS = (
   "normalization_gradient_sums",
   "normalization_input_gradient",
 )
+Relu = Literal["none", "before", "after"]
+_NONE, _BEFORE, _AFTER = 0, 1, 2
+_RELUS: dict[Relu, int] = {"none": _NONE, "before": _BEFORE, "after": _AFTER}
 
 
 def serves(x: jax.Array) -> bool:
@@ -40,7 +43,7 @@ def batch_norm(
   scale: jax.Array,
   bias: jax.Array,
   epsilon: float,
-  relu: bool,
+  relu: Relu,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalise x with its own mean and variance: kernels on CPU, XLA's operations elsewhere.
@@ -54,7 +57,7 @@ def batch_norm(
     scale: [channels] float32.
     bias: [channels] float32.
     epsilon: what is added to the variance.
-    relu: whether the result is at least 0, after the addition.
+    relu: where a ReLU is: 'none', 'before' the normalisation, or 'after' the addition.
     axis_name: the axis whose devices share their statistics, None for each its own.
 
   Returns:
@@ -69,23 +72,23 @@ def _forward(
   scale: jax.Array,
   bias: jax.Array,
   epsilon: float,
-  relu: bool,
+  relu: Relu,
   axis_name: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple]:
-  rows = _rows(x)
+  rows, place = _rows(x), _RELUS[relu]
   coefficients = functools.partial(_coefficients, epsilon, axis_name)
-  (mean, variance, factor), pullback = jax.vjp(coefficients, *_statistics(rows), scale)
+  (mean, variance, factor), pullback = jax.vjp(coefficients, *_statistics(rows, relu=place), scale)
   added = rows[:0] if residual is None else _rows(residual)
-  y = _normalize(rows, added, mean, factor, bias, relu=relu).reshape(x.shape)
+  y = _normalize(rows, added, mean, factor, bias, relu=place).reshape(x.shape)
   # Without a residual, x tells where the ReLU let a value pass; otherwise y is needed for it.
-  needed = y if relu and residual is not None else x[:0]
+  needed = y if relu == "after" and residual is not None else x[:0]
   like_residual = None if residual is None else residual[:0]
   return (y, mean, variance), (x, needed, like_residual, (mean, factor, bias), pullback)
 
 
 def _backward(
   epsilon: float,
-  relu: bool,
+  relu: Relu,
   axis_name: str | None,
   kept: tuple,
   cotangents: tuple[jax.Array, jax.Array, jax.Array],
@@ -93,11 +96,12 @@ def _backward(
   x, y, like_residual, channels, pullback = kept
   mean, factor, _ = channels
   dy, mean_gradient, variance_gradient = cotangents
+  place = _RELUS[relu]
   bias_gradient, factor_gradient, passed = _gradient_sums(
-    _rows(x), _rows(dy), _rows(y), *channels, relu=relu
+    _rows(x), _rows(dy), _rows(y), *channels, relu=place
   )
   if y.size:
-    dy, relu = passed.reshape(dy.shape), False
+    dy, place = passed.reshape(dy.shape), _NONE
   # The mean is also subtracted from x, which gives it −factor · Σ dy.
   mean_gradient, square_gradient, scale_gradient = pullback(
     (mean_gradient - factor * bias_gradient, variance_gradient, factor_gradient)
@@ -105,7 +109,7 @@ def _backward(
   rows = x.size // x.shape[-1]
   slope = 2 * square_gradient / rows
   offset = mean_gradient / rows + slope * mean
-  dx = _input_gradient(_rows(x), _rows(dy), *channels, slope, offset, relu=relu).reshape(x.shape)
+  dx = _input_gradient(_rows(x), _rows(dy), *channels, slope, offset, relu=place).reshape(x.shape)
   return dx, None if like_residual is None else dy, scale_gradient, bias_gradient
 
 
@@ -126,44 +130,17 @@ def _rows(x: jax.Array) -> jax.Array:
   return x.reshape(-1, x.shape[-1])
 
 
-def _with_kernel(handler: str) -> Callable[[Callable], Callable]:
-  """Return a decorator: `handler` computes a function on CPU; its formula gives the gradient."""
-
-  def decorate(formula: Callable) -> Callable:
-    def call(*operands: jax.Array, **attributes: bool) -> Any:
-      plain = functools.partial(formula, **attributes)
-
-      def kernel(*operands: jax.Array) -> Any:
-        results = jax.eval_shape(plain, *operands)
-        function = jax.ffi.ffi_call(handler, results, vmap_method="broadcast_all")
-        return function(*operands, **attributes)
-
-      @jax.custom_vjp
-      def function(*operands: jax.Array) -> Any:
-        return lax.platform_dependent(*operands, cpu=kernel, default=plain)
-
-      function.defvjp(
-        lambda *operands: (function(*operands), operands),
-        lambda operands, cotangents: jax.vjp(plain, *operands)[1](cotangents),
-      )
-      return function(*operands)
-
-    return call
-
-  return decorate
-
-
 # The four passes over the data. Arrays are [rows, channels] or [channels]; a residual may have no
 # rows, and neither may the y that was computed without one.
 
 
-@_with_kernel("normalization_statistics")
-def _statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  x = x.astype(jnp.float32)
+@with_kernel("normalization_statistics")
+def _statistics(x: jax.Array, *, relu: int) -> tuple[jax.Array, jax.Array]:
+  x = _input(x, relu)
   return jnp.mean(x, 0), jnp.mean(x**2, 0)
 
 
-@_with_kernel("normalization_normalize")
+@with_kernel("normalization_normalize")
 def _normalize(
   x: jax.Array,
   residual: jax.Array,
@@ -171,15 +148,15 @@ def _normalize(
   factor: jax.Array,
   bias: jax.Array,
   *,
-  relu: bool,
+  relu: int,
 ) -> jax.Array:
-  y = (x.astype(jnp.float32) - mean) * factor + bias
+  y = (_input(x, relu) - mean) * factor + bias
   if residual.size:
     y += residual.astype(jnp.float32)
-  return (jax.nn.relu(y) if relu else y).astype(x.dtype)
+  return (jax.nn.relu(y) if relu == _AFTER else y).astype(x.dtype)
 
 
-@_with_kernel("normalization_gradient_sums")
+@with_kernel("normalization_gradient_sums")
 def _gradient_sums(
   x: jax.Array,
   dy: jax.Array,
@@ -188,14 +165,14 @@ def _gradient_sums(
   factor: jax.Array,
   bias: jax.Array,
   *,
-  relu: bool,
+  relu: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  centred = x.astype(jnp.float32) - mean
+  centred = _input(x, relu) - mean
   passed = _passed(dy, y if y.size else centred * factor + bias, relu)
   return jnp.sum(passed, 0), jnp.sum(passed * centred, 0), passed[: len(y)].astype(x.dtype)
 
 
-@_with_kernel("normalization_input_gradient")
+@with_kernel("normalization_input_gradient")
 def _input_gradient(
   x: jax.Array,
   dy: jax.Array,
@@ -205,14 +182,21 @@ def _input_gradient(
   slope: jax.Array,
   offset: jax.Array,
   *,
-  relu: bool,
+  relu: int,
 ) -> jax.Array:
-  centred = x.astype(jnp.float32) - mean
+  centred = _input(x, relu) - mean
   passed = _passed(dy, centred * factor + bias, relu)
-  return (passed * factor + (centred * slope + offset)).astype(x.dtype)
+  dx = passed * factor + (centred * slope + offset)
+  return (jnp.where(x > 0, dx, 0) if relu == _BEFORE else dx).astype(x.dtype)
 
 
-def _passed(dy: jax.Array, y: jax.Array, relu: bool) -> jax.Array:
-  """Return dy in float32, and 0 where a ReLU stopped y."""
+def _input(x: jax.Array, relu: int) -> jax.Array:
+  """Return what is normalised, in float32."""
+  x = x.astype(jnp.float32)
+  return jax.nn.relu(x) if relu == _BEFORE else x
+
+
+def _passed(dy: jax.Array, y: jax.Array, relu: int) -> jax.Array:
+  """Return dy in float32, and 0 where a ReLU after the addition stopped y."""
   dy = dy.astype(jnp.float32)
-  return jnp.where(y > 0, dy, 0) if relu else dy
+  return jnp.where(y > 0, dy, 0) if relu == _AFTER else dy

@@ -28,7 +28,7 @@ void round_to_float(const std::vector<double>& values, double scale, float* to) 
 
 // Calls run(passes, normalization, i, count, for_each_chunk) for array i of those that x stacks.
 template <typename Run>
-ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, bool relu, const Buffer* mean,
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t relu, const Buffer* mean,
                     const Buffer* factor, const Buffer* bias, const Run& run) {
   const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
   const size_t rank = x.dimensions().size();
@@ -44,7 +44,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, bool relu, const Buff
   int64_t count = 1;
   for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
   for (int64_t i = 0; i < count; i++) {
-    Normalization n = {sizes[0], sizes[1], relu, nullptr, nullptr, nullptr};
+    Normalization n = {sizes[0], sizes[1], static_cast<Relu>(relu), nullptr, nullptr, nullptr};
     if (mean) {
       n.mean = at<float>(*mean, i, count);
       n.factor = at<float>(*factor, i, count);
@@ -55,8 +55,8 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, bool relu, const Buff
   return ffi::Error::Success();
 }
 
-ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square) {
-  return for_each(pool, x, false, nullptr, nullptr, nullptr,
+ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square, int64_t relu) {
+  return for_each(pool, x, relu, nullptr, nullptr, nullptr,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
     std::vector<double> sum(n.channels), sum_of_squares(n.channels);
@@ -67,7 +67,7 @@ ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square
 }
 
 ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mean, Buffer factor,
-                     Buffer bias, Result y, bool relu) {
+                     Buffer bias, Result y, int64_t relu) {
   return for_each(pool, x, relu, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
@@ -77,7 +77,7 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
 
 ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Buffer mean,
                          Buffer factor, Buffer bias, Result sum, Result product, Result passed,
-                         bool relu) {
+                         int64_t relu) {
   return for_each(pool, x, relu, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
@@ -90,7 +90,7 @@ ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Bu
 }
 
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean, Buffer factor,
-                          Buffer bias, Buffer slope, Buffer offset, Result dx, bool relu) {
+                          Buffer bias, Buffer slope, Buffer offset, Result dx, int64_t relu) {
   return for_each(pool, x, relu, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
@@ -103,22 +103,22 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_statistics, statistics,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>()
-                                  .Ret<Buffer>().Ret<Buffer>());
+                                  .Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_normalize, normalize,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Attr<bool>("relu"));
+                                  .Ret<Buffer>().Attr<int64_t>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_gradient_sums, gradient_sums,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Ret<Buffer>().Ret<Buffer>().Attr<bool>("relu"));
+                                  .Ret<Buffer>().Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_input_gradient, input_gradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Attr<bool>("relu"));
+                                  .Ret<Buffer>().Attr<int64_t>("relu"));
 
 }  // namespace kernels

@@ -1,0 +1,56 @@
+// Max-pooling as XLA calls it: images [..., height, width, channels]. All axes before count images,
+// also those that jax.vmap puts there.
+#include "pooling.h"
+#include "threads.h"
+#include "xla/ffi/api/ffi.h"
+
+namespace kernels {
+namespace {
+
+namespace ffi = xla::ffi;
+using Buffer = ffi::AnyBuffer;
+using Result = ffi::Result<ffi::AnyBuffer>;
+
+// Calls run(passes, pooling, for_each_chunk) for images x.
+template <typename Run>
+ffi::Error call(ffi::ThreadPool pool, const Buffer& x, int64_t window, const Run& run) {
+  const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
+  if ((!bfloat16 && x.element_type() != ffi::DataType::F32) || x.dimensions().size() < 4) {
+    return ffi::Error::InvalidArgument("pooling: x must be images of bfloat16 or float32");
+  }
+  const PoolingPasses* passes = pooling_passes(bfloat16);
+  if (!passes) return ffi::Error::Internal("pooling: this processor has no kernels");
+  const auto sizes = x.dimensions().last(3);
+  const int64_t images = x.element_count() / (sizes[0] * sizes[1] * sizes[2]);
+  const Pooling pooling = {images, sizes[0], sizes[1], sizes[2], window};
+  run(*passes, pooling, [&](int64_t chunks, const std::function<void(int64_t)>& work) {
+    parallel_for(pool, chunks, work);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error forward(ffi::ThreadPool pool, Buffer x, Result y, int64_t window) {
+  return call(pool, x, window, [&](const PoolingPasses& passes, const Pooling& pooling,
+                                   const ForEachChunk& for_each_chunk) {
+    passes.forward(pooling, x.untyped_data(), y->untyped_data(), for_each_chunk);
+  });
+}
+
+ffi::Error gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Result dx, int64_t window) {
+  return call(pool, x, window, [&](const PoolingPasses& passes, const Pooling& pooling,
+                                   const ForEachChunk& for_each_chunk) {
+    passes.gradient(pooling, x.untyped_data(), dy.untyped_data(), dx->untyped_data(),
+                    for_each_chunk);
+  });
+}
+
+}  // namespace
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(pooling_forward, forward,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>()
+                                  .Ret<Buffer>().Attr<int64_t>("window"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(pooling_gradient, gradient,
+                              ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>().Arg<Buffer>()
+                                  .Ret<Buffer>().Attr<int64_t>("window"));
+
+}  // namespace kernels
