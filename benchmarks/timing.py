@@ -158,6 +158,7 @@ class Peer(NamedTuple):
 
 _PEERS = {
   "torch": Peer("PyTorch", "torch_train.py", {}),
+  "torch_compiled": Peer("PyTorch compiled", "torch_train.py", {"TORCH_COMPILE": "1"}),
   "keras_jax": Peer("Keras/JAX", "keras_train.py", {"KERAS_BACKEND": "jax"}),
   "keras_tensorflow": Peer("Keras/TensorFlow", "keras_train.py", {"KERAS_BACKEND": "tensorflow"}),
 }
@@ -174,7 +175,7 @@ def peer(
   """Return the side of a peer, which trains `model`.
 
   Args:
-    name: 'torch', 'keras_jax' or 'keras_tensorflow'.
+    name: 'torch', 'torch_compiled', 'keras_jax' or 'keras_tensorflow'.
     options: the benchmark's options, with `peer_python`.
     arguments: more arguments of the program.
     serve: whether the program answers requests.

@@ -1,12 +1,14 @@
 """PyTorch's side of a speed benchmark: plain training, channels-last.
 
-On a GPU the model is compiled (torch.compile); --dtype=bfloat16 runs it under autocast. The
-optimizer is torch.optim.SGD with Nesterov momentum.
+On a GPU, or with the variable TORCH_COMPILE, the model is compiled (torch.compile);
+--dtype=bfloat16 runs it under autocast. The optimizer is torch.optim.SGD with Nesterov momentum.
 
 The images are on the device as bytes. Whole batches are shuffled, cropped, flipped and normalised
 there, which is faster than a DataLoader that transforms single images. The images are random,
 because the time of a step does not depend on the pixels.
 """
+
+import os
 
 import common
 import torch
@@ -35,7 +37,7 @@ def main():
     nesterov=True,
     fused=cuda,
   )
-  network = torch.compile(model) if cuda else model
+  network = torch.compile(model) if cuda or os.environ.get("TORCH_COMPILE") else model
   half = options.dtype == "bfloat16"
 
   def step(images, labels):

@@ -3,10 +3,11 @@
   python -m benchmarks.speed.train_step --peer_python=.venv-peers/bin/python
 
 All sides have the same network, parameters, batch, precision, optimizer (SGD with Nesterov
-momentum) and loss; PyTorch is channels-last, on a GPU compiled (torch.compile) and in bfloat16
-under autocast. A step is a step on a batch that is already on the device. An epoch is
-`epoch examples` images, shuffled, cropped by up to 4 pixels, flipped and normalised: ours and
-PyTorch's from the device's memory in whole batches, Keras' by tf.data. Neither has an evaluation.
+momentum) and loss. PyTorch is channels-last, in bfloat16 under autocast, eager and by
+torch.compile; on a GPU only compiled. A step is a step on a batch that is already on the device.
+An epoch is `epoch examples` images, shuffled, cropped by up to 4 pixels, flipped and normalised:
+ours and PyTorch's from the device's memory in whole batches, Keras' by tf.data. Neither has an
+evaluation.
 
 Each side is a process and warms up until it is compiled; then all sides are measured in turn,
 `--rounds` times. The numbers are medians. A ratio is the median, with lowest and highest, of the
@@ -20,7 +21,7 @@ from benchmarks import records, timing
 from benchmarks.peers.common import MODELS
 from cifar_jax.types import Row
 
-PEERS = ("torch", "keras_jax", "keras_tensorflow")
+PEERS = ("torch", "torch_compiled", "keras_jax", "keras_tensorflow")
 _NOT_MEASURED = timing.Timing([], "not measured: the benchmark ended before")
 
 
