@@ -59,7 +59,7 @@ def test_wrong_commands_get_one_line(arguments, message, tmp_path):
     ({"batch_size": 5000}, "batch_size: 5000 is more than the 1293 training examples"),
     (
       {"num_seeds": 2, "data.resident_bytes": 0},
-      "num_seeds: several seeds need the data set on the",
+      "num_seeds: several seeds need the dataset on the",
     ),
   ],
 )
