@@ -105,15 +105,15 @@ def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   data_dir, full_run, tmp_path, signum
 ):
   arguments = small_runs.command(data_dir, tmp_path)
-  process = subprocess.Popen(
+  with subprocess.Popen(
     arguments, env=small_runs.environment(), stderr=subprocess.PIPE, text=True
-  )
-  for line in process.stderr:  # sent as soon as the first epoch is done
-    if "epoch 1/2" in line:
-      process.send_signal(signum)
-      break
-  output = process.stderr.read()
-  assert process.wait() == 128 + signum, output
+  ) as process:
+    for line in process.stderr:  # sent as soon as the first epoch is done
+      if "epoch 1/2" in line:
+        process.send_signal(signum)
+        break
+    output = process.stderr.read()
+  assert process.returncode == 128 + signum, output
   assert f"{signum.name}: saved" in output and "Traceback" not in output
   assert not (tmp_path / "results.json").exists()
   process = small_runs.run(arguments)
