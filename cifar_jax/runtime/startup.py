@@ -3,6 +3,7 @@
 import importlib.metadata
 import importlib.util
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -72,13 +73,16 @@ def has_debugger() -> bool:
 def start_jax(group: process_group.Group | None) -> None:
   """Import JAX, cache compiled programs across runs and join the other processes, if any.
 
+  Virtual CPU devices get no cache, because XLA:CPU can abort in the collectives of a cached program.
+
   Args:
     group: the processes of the run; None for a single process.
   """
   import jax
 
-  jax.config.update("jax_compilation_cache_dir", compilation_cache(os.environ))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  if num_virtual_devices(os.environ) <= 1:
+    jax.config.update("jax_compilation_cache_dir", compilation_cache(os.environ))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
   if group is not None:
     distributed.join(group)
     if group.index:
@@ -91,8 +95,15 @@ def size_thread_pool() -> None:
   With more virtual devices than threads, collectives block every thread and never end. NPROC sets
   the number of threads.
   """
-  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+  if num_virtual_devices(os.environ):
     os.environ.setdefault("NPROC", "64")
+
+
+def num_virtual_devices(environment: Mapping[str, str]) -> int:
+  """Return the number of CPU devices that XLA_FLAGS asks for; 0 if it asks for none."""
+  flag = r"xla_force_host_platform_device_count=(\d+)"
+  counts = re.findall(flag, environment.get("XLA_FLAGS", ""))
+  return int(counts[-1]) if counts else 0
 
 
 def compilation_cache(environment: Mapping[str, str]) -> str:

@@ -118,3 +118,36 @@ def test_importing_main_does_not_restart():
   code = "import os; before = dict(os.environ); import main; assert dict(os.environ) == before"
   environment = {name: v for name, v in os.environ.items() if name != "GLIBC_TUNABLES"}
   subprocess.run([sys.executable, "-c", code], check=True, cwd=small_runs.ROOT, env=environment)
+
+
+@pytest.mark.parametrize(
+  ("flags", "count"),
+  [
+    ("", 0),
+    ("--xla_cpu_x=3", 0),
+    ("--xla_force_host_platform_device_count=8", 8),
+    ("--a=1 --xla_force_host_platform_device_count=2 --xla_force_host_platform_device_count=4", 4),
+  ],
+)
+def test_virtual_devices_are_counted_as_xla_counts_them(flags, count):
+  assert startup.num_virtual_devices({"XLA_FLAGS": flags}) == count
+  assert startup.num_virtual_devices({}) == 0
+
+
+def test_programs_for_virtual_devices_are_not_cached(tmp_path):
+  code = (
+    "from cifar_jax.runtime import startup; startup.start_jax(None); "
+    "import jax; print(jax.config.jax_compilation_cache_dir)"
+  )
+  for devices, expected in ((1, str(tmp_path)), (2, "None")):
+    environment = small_runs.environment(devices) | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path)}
+    if devices > 1:  # JAX itself reads the variable
+      del environment["JAX_COMPILATION_CACHE_DIR"]
+    process = subprocess.run(
+      [sys.executable, "-c", code],
+      env=environment,
+      capture_output=True,
+      text=True,
+      cwd=small_runs.ROOT,
+    )
+    assert process.stdout.strip() == expected, process.stderr
