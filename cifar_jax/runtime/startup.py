@@ -73,7 +73,7 @@ def has_debugger() -> bool:
 def start_jax(group: process_group.Group | None) -> None:
   """Import JAX, cache compiled programs across runs and join the other processes, if any.
 
-  Virtual CPU devices get no cache, because XLA:CPU can abort in the collectives of a cached program.
+  Virtual CPU devices get no cache: XLA:CPU can abort in a collective of a cached program.
 
   Args:
     group: the processes of the run; None for a single process.
