@@ -1,5 +1,6 @@
 """All instruction sets, emulated, and this machine's, under sanitizers, against plain loops."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -8,24 +9,35 @@ import pytest
 
 from cifar_jax.kernels import build
 
-DRIVER = pathlib.Path(__file__).parent / "convolution_driver.cc"
+FOLDER = pathlib.Path(__file__).parent
 SANITIZERS = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 COMPILER = next(filter(None, map(shutil.which, build.COMPILERS)), None)
+pytestmark = pytest.mark.skipif(COMPILER is None or build.load() is None, reason="no C++ compiler")
 
 
-@pytest.mark.skipif(COMPILER is None or build.load() is None, reason="no C++ compiler")
-@pytest.mark.parametrize("emulated", [True, False])
-def test_random_shapes_are_right_and_stay_in_bounds(emulated, tmp_path):
+def run_driver(driver, tmp_path, options=(), instruction_sets=("amx",)):
+  """Compile a driver with all kernels, and let it check random shapes by each instruction set."""
   sources = [path for path in build.FOLDER.glob("*.cc") if "ffi.h" not in path.read_text()]
-  flags = [*build.FLAGS, *SANITIZERS, *(["-DKERNELS_EMULATED"] if emulated else [])]
-  command = [COMPILER, *flags, "-I", str(build.FOLDER), "-c"]
+  command = [COMPILER, *build.FLAGS, *SANITIZERS, *options, "-I", str(build.FOLDER)]
   compilers = [
-    subprocess.Popen([*command, str(path), "-o", str(tmp_path / f"{path.stem}.o")])
-    for path in (*sources, DRIVER)
+    subprocess.Popen([*command, "-c", str(path), "-o", str(tmp_path / f"{path.stem}.o")])
+    for path in (*sources, FOLDER / driver)
   ]
   assert [compiler.wait() for compiler in compilers] == [0] * len(compilers)
   program = str(tmp_path / "driver")
   objects = [str(path) for path in tmp_path.glob("*.o")]
-  subprocess.run([COMPILER, *flags, *objects, "-o", program], check=True)
-  done = subprocess.run([program, "0", "40"], capture_output=True, text=True, timeout=300)
-  assert done.returncode == 0, done.stdout + done.stderr
+  subprocess.run([*command, *objects, "-o", program], check=True)
+  for name in instruction_sets:
+    environment = os.environ | {"CIFAR_JAX_KERNELS": name}
+    arguments = [program, "0", "40"]
+    done = subprocess.run(arguments, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("emulated", [True, False])
+def test_convolutions_are_right_and_stay_in_bounds(emulated, tmp_path):
+  run_driver("convolution_driver.cc", tmp_path, ["-DKERNELS_EMULATED"] if emulated else [])
+
+
+def test_batch_norm_and_pooling_are_right_and_stay_in_bounds(tmp_path):
+  run_driver("passes_driver.cc", tmp_path, instruction_sets=("avx2", "avx512"))
