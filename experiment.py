@@ -86,6 +86,10 @@ class Experiment:
     self.config = config
     self.dataset = self.inputs = input_pipeline.load(config)
     self.splits = splits.make_splits(self.dataset, config.data)
+    if config.num_seeds > 1 and not sources.fits_on_device(self.dataset, config.data):
+      raise errors.UserError(
+        "num_seeds: several seeds need the dataset on the device; raise data.resident_bytes"
+      )
     self.stages = splits.training_stages(self.dataset, self.splits, config.data)
     self.steps_per_epoch = len(self.stages[0]) // config.batch_size
     if not self.steps_per_epoch:
@@ -168,17 +172,8 @@ class Experiment:
 
   @functools.cached_property
   def source(self) -> sources.Source:
-    """Where batches come from, made when first used.
-
-    Raises:
-      UserError: several seeds, and a dataset too large to be resident.
-    """
-    source = sources.make_source(self.inputs, self.config.data, compiled_steps.replicate)
-    if isinstance(source, sources.StreamedSource) and len(self.seeds) > 1:
-      raise errors.UserError(
-        "num_seeds: several seeds need the dataset on the device; raise data.resident_bytes"
-      )
-    return source
+    """Where batches come from, made when first used."""
+    return sources.make_source(self.inputs, self.config.data, compiled_steps.replicate)
 
   @property
   def steps_per_dispatch(self) -> int:

@@ -67,12 +67,17 @@ class Source(Protocol):
     """Yield a pair for each dispatch of `num_batches` evaluation batches."""
 
 
+def fits_on_device(dataset: Dataset, data: ml_collections.ConfigDict) -> bool:
+  """Return whether training and test images together fit `data.resident_bytes`."""
+  num_bytes = dataset.train.images.nbytes + dataset.test.images.nbytes
+  return num_bytes <= data.resident_bytes
+
+
 def make_source(
   dataset: Dataset, data: ml_collections.ConfigDict, replicate: Callable[[Any], Any]
 ) -> Source:
-  """Return a ResidentSource if the images fit `data.resident_bytes`, else a StreamedSource."""
-  num_bytes = dataset.train.images.nbytes + dataset.test.images.nbytes
-  if num_bytes <= data.resident_bytes:
+  """Return a ResidentSource if the dataset fits on the device, else a StreamedSource."""
+  if fits_on_device(dataset, data):
     return ResidentSource(dataset, replicate)
   return StreamedSource(dataset, data.workers)
 
