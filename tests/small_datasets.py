@@ -39,6 +39,9 @@ def small_cifar10() -> tuple[cifar.Cifar, dict[str, bytes], np.ndarray, np.ndarr
     files={split: dict.fromkeys(counts, RECORDS) for split, counts in cifar.CIFAR10.files.items()},
     sha256={name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     url="http://127.0.0.1:1/cifar-10-binary.tar.gz",
+    python=dataclasses.replace(
+      cifar.CIFAR10.python, mirrors=("http://127.0.0.1:1/cifar-10-python.tar.gz",)
+    ),
   )
   return spec, files, images, labels
 
@@ -88,6 +91,53 @@ def npm_files() -> dict[str, bytes]:
     Image.fromarray(rows).save(buffer, "PNG")
     package[name.replace(".bin", ".png")] = buffer.getvalue()
   return package
+
+
+def python_files(
+  spec: cifar.Cifar, files: dict[str, bytes], keys: dict[str, str] | None = None
+) -> dict[str, bytes]:
+  """Return binary files as the official archive for Python holds them.
+
+  keys: names of the lists of labels in the pickles, where they differ from the official ones.
+  """
+  pickles = {}
+  num_labels = len(spec.classes)
+  for name, content in files.items():
+    records = np.frombuffer(content, np.uint8).reshape(-1, num_labels + 3072)
+    values: dict[str, object] = {"batch_label": f"{name} of 6", "data": records[:, num_labels:]}
+    for i, (label, key) in enumerate(spec.python.labels.items()):
+      values[(keys or {}).get(label, key)] = records[:, i].tolist()
+    values["filenames"] = [f"photo_s_{i:06}.png" for i in range(len(records))]
+    pickles[name.removesuffix(".bin")] = python2_pickle(values)
+  return pickles
+
+
+def python2_pickle(values: dict[str, object]) -> bytes:
+  """Return a pickle as Python 2's cPickle writes it with protocol 2: str is a string of bytes."""
+
+  def push(value: object) -> bytes:
+    if isinstance(value, str):
+      return b"U" + bytes([len(value)]) + value.encode("latin-1")
+    if isinstance(value, list):
+      return b"](" + b"".join(map(push, value)) + b"e"
+    if isinstance(value, np.ndarray):
+      sizes = b"".join(b"M" + size.to_bytes(2, "little") for size in value.shape)
+      pixels = value.tobytes()
+      return (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        + sizes
+        + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN"
+        + b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
+        + b"T"
+        + len(pixels).to_bytes(4, "little")
+        + pixels
+        + b"tb"
+      )
+    assert isinstance(value, int) and 0 <= value < 256
+    return b"K" + bytes([value])
+
+  items = b"".join(push(key) + push(value) for key, value in values.items())
+  return b"\x80\x02}q\x01(" + items + b"u."
 
 
 def write_folder(folder: pathlib.Path, files: dict[str, bytes]) -> pathlib.Path:

