@@ -215,13 +215,22 @@ class Experiment:
     return compiled.evaluate(variables, shards, tta)
 
   def order(self, epoch: int) -> jax.Array:
-    """Return the training examples in the order of an epoch (from 0): [n], or [seeds, n].
-
-    The stages divide the run's epochs among themselves.
-    """
-    keys = self.over_seeds(jax.random.key)(self.seed_array())
-    stage = self.stages[epoch * len(self.stages) // self.config.num_epochs]
+    """Return the training examples in the order of an epoch (from 0): [n], or [seeds, n]."""
+    keys, stage = self.over_seeds(jax.random.key)(self.seed_array()), self._stage(epoch)
     return self.over_seeds(input_pipeline.epoch_order, (0, None, None))(keys, epoch, stage)
+
+  def file(self, epoch: int) -> int | None:
+    """Return the number, from 1, of the official file that an epoch (from 0) trains on.
+
+    None if epochs train on all files.
+    """
+    if not self.config.data.file_by_file:
+      return None
+    return splits.official_file(self.dataset, self._stage(epoch)[0])
+
+  def _stage(self, epoch: int) -> np.ndarray:
+    """Return the examples that an epoch trains on; the stages divide the epochs of the run."""
+    return self.stages[epoch * len(self.stages) // self.config.num_epochs]
 
   def describe_data(self) -> dict[str, Any]:
     """Return the content of dataset.json."""

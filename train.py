@@ -258,6 +258,8 @@ class Trainer:
       self._best = self._keep_improved(is_improved, variables, self._best)
       self._best_is_new = True
     row = results.epoch_row(self._step, epoch + 1, metrics, experiment.seeds)
+    if (file := experiment.file(epoch)) is not None:
+      row["file"] = file
     num_steps = self._step - epoch * experiment.steps_per_epoch
     num_images = num_steps * self._config.batch_size * self._config.num_seeds
     row["images_per_second"] = num_images / self._train_seconds
@@ -273,6 +275,7 @@ class Trainer:
     metrics: dict[str, Any] = {
       "train_loss": sums.loss / sums.examples,
       "train_accuracy": sums.correct / sums.examples,
+      "train_top5": sums.top5 / sums.examples,
     }
     if len(validation):
       val_metrics = self._experiment.evaluate(self._compiled, variables, validation)

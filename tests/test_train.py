@@ -46,6 +46,7 @@ def test_a_run_folder_explains_itself(full_run):
   for row in rows:
     assert all(row[name] > 0 for name in names.split())
     assert row["val_objective"] > row["val_loss"]
+    assert row["train_accuracy"] < row["train_top5"] < 1
   summary = json.loads((full_run / "results.json").read_text())
   best = max(rows, key=lambda row: row["val_accuracy"])
   assert summary["best_epoch"] == best["epoch"]
@@ -54,6 +55,8 @@ def test_a_run_folder_explains_itself(full_run):
   assert summary["val_objective"] == best["val_objective"]
   penalty = best["val_objective"] - best["val_loss"]  # of the same weights
   assert summary["test_objective"] == pytest.approx(summary["test_loss"] + penalty, rel=1e-6)
+  shown = f"objective (loss + penalty) {summary['test_objective']:.4f}"
+  assert shown in results.summarize(summary)
   assert summary["data"]["train_examples"] == 1293 and summary["data"]["test_examples"] == 360
   assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360))
   assert summary["selected_on"] == "validation"

@@ -2,8 +2,9 @@
 
 The mode writes these files to `<run>/evaluation/`:
 
-  evaluation.json             loss, top-1 and top-5 of each split, calibration, mistakes, the gain
-                              of test-time augmentation, the differences from results.json
+  evaluation.json             loss, top-1 and top-5 of each split, with an L2 penalty also the
+                              objective (loss + penalty); calibration, mistakes, the gain of
+                              test-time augmentation, the differences from results.json
   classification_report.txt   precision, recall and F1 of each class, in scikit-learn's layout
   classification_report.json  the same as numbers
   confusion_matrix.json/.png  counts: a row for each true class, a column for each predicted one
@@ -35,6 +36,7 @@ from cifar_jax import errors
 from cifar_jax.augment.test_time import KINDS, predict_logits
 from cifar_jax.data import datasets
 from cifar_jax.data.splits import Splits
+from cifar_jax.optim import optimizers
 from cifar_jax.runs import results, run_folder
 from cifar_jax.runtime.console import progress
 from cifar_jax.types import Row
@@ -83,13 +85,17 @@ def _measure_splits(
 ) -> tuple[dict[str, Row], Predictions]:
   """Return the measures of each split that has examples, and the predictions for the test split."""
   split_measures: dict[str, Row] = {}
+  penalty = float(optimizers.l2_penalty(run.variables["params"], run.config.loss.l2))
   for name in ("train", "validation", "test"):
     examples = getattr(splits, name)
     if not len(examples):
       continue
     split, rows = _find_rows(dataset, examples)
     logits = _map_images(run.logits, split.images, rows, f"evaluate {name}")
-    split_measures[name] = {"examples": len(rows)} | measures.measure(logits, split.labels[rows])
+    measured = measures.measure(logits, split.labels[rows])
+    if run.config.loss.l2:
+      measured["objective"] = measured["loss"] + penalty
+    split_measures[name] = {"examples": len(rows)} | measured
   # The test split comes last, and holds all of its images in their official order.
   return split_measures, Predictions(split.images, split.labels[rows], logits)
 
@@ -170,9 +176,9 @@ def _compare_with_results(run: Run, split_measures: dict[str, Row]) -> Row | Non
       recorded = seed_results
   comparison = {}
   for split, prefix in (("train", "train"), ("validation", "val"), ("test", "test")):
-    for name in ("loss", "accuracy", "top5"):
+    for name in ("loss", "objective", "accuracy", "top5"):
       value = recorded.get(f"{prefix}_{name}")
-      if value is not None and split in split_measures:
+      if value is not None and name in split_measures.get(split, ()):
         difference = split_measures[split][name] - value
         comparison[f"{prefix}_{name}"] = {"value": value, "difference": difference}
   return comparison

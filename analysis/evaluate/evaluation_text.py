@@ -44,17 +44,20 @@ def format_evaluation(
 
 
 def _format_splits(splits: dict[str, Row]) -> str:
+  has_penalty = any("objective" in split for split in splits.values())
   rows = [
     [
       name,
       f"{split['examples']:,}",
       f"{split['loss']:.4f}",
+      *([f"{split['objective']:.4f}"] if has_penalty else []),
       f"{split['accuracy']:.2%}",
       f"{split['top5']:.2%}",
     ]
     for name, split in splits.items()
   ]
-  return format_table(["split", "images", "loss", "top-1", "top-5"], rows, right=range(1, 5))
+  header = ["split", "images", "loss", *["loss + penalty"] * has_penalty, "top-1", "top-5"]
+  return format_table(header, rows, right=range(1, len(header)))
 
 
 def _format_calibration(evaluation: Row) -> str:

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 _CHARTS = {
   "val_accuracy": "Validation accuracy",
   "train_accuracy": "Training accuracy",
+  "val_top5": "Validation top-5 accuracy",
+  "train_top5": "Training top-5 accuracy",
   "val_loss": "Validation loss",
   "train_loss": "Training loss",
+  "val_objective": "Validation objective (loss + L2 penalty)",
+  "train_objective": "Training objective (loss + L2 penalty)",
   "learning_rate": "Learning rate",
 }
 _DASHES: dict[str, Dash] = {  # by name in CSS
@@ -217,10 +221,12 @@ def _make_curves(entries: list[Entry], groups: list[Group]) -> list[Html]:
 
     return page.chart(title, f"{title} by epoch", draw)
 
+  has_top5 = any(entry.run.has_top5 for entry in entries)
   charts = [
     make_chart(metric, title)
     for metric, title in _CHARTS.items()
     if any(entry.run.traces(metric).size for entry in entries)
+    and (has_top5 or not metric.endswith("top5"))
   ]
   if not charts:
     return [tag("p", "No epoch has finished yet.")]

@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 
 Dash = str | tuple[float, tuple[float, ...]]  # a line style, as matplotlib takes it
 
-_CHARTS = {"loss": "Loss", "accuracy": "Accuracy", "learning_rate": "Learning rate"}
+_CHARTS = {
+  "loss": "Loss",
+  "objective": "Objective (loss + L2 penalty)",
+  "accuracy": "Accuracy",
+  "top5": "Top-5 accuracy",
+  "learning_rate": "Learning rate",
+}
 EPOCH_FIGURES = {  # of the rows of metrics.jsonl
   "epoch": Figure("epoch", "d"),
+  "file": Figure("file", "d"),
   "train_loss": Figure("training loss", ".4f"),
   "val_loss": Figure("validation loss", ".4f"),
   "train_accuracy": Figure("training accuracy", ".2%"),
   "val_accuracy": Figure("validation accuracy", ".2%"),
+  "train_top5": Figure("training top-5", ".2%"),
+  "val_top5": Figure("validation top-5", ".2%"),
   "train_objective": Figure("training objective", ".4f"),
   "val_objective": Figure("validation objective", ".4f"),
   "learning_rate": Figure("learning rate", ".3g"),
@@ -34,7 +43,11 @@ def make_section(run: RunRecord) -> list[Html]:
   if not run.rows:
     return [tag("p", "No epoch has finished yet.")]
   best_epoch = run.results.get("best_epoch")
-  charts = [_chart(run, metric, title, best_epoch) for metric, title in _CHARTS.items()]
+  charts = [
+    _chart(run, metric, title, best_epoch)
+    for metric, title in _CHARTS.items()
+    if _is_informative(run, metric)
+  ]
   notes = ["Dotted: the epoch of the selected weights."] if best_epoch else []
   if len(run.traces("train_loss")) > 1:
     notes.append("Thin: each seed; thick: the mean.")
@@ -42,7 +55,11 @@ def make_section(run: RunRecord) -> list[Html]:
     "Training figures are averages during an epoch, with any augmentation, dropout and label "
     "smoothing; validation figures are measured after the epoch without them."
   )
-  known = {name: figure for name, figure in EPOCH_FIGURES.items() if name in run.rows[0]}
+  known = {
+    name: figure
+    for name, figure in EPOCH_FIGURES.items()
+    if name in run.rows[0] and (run.has_top5 or not name.endswith("top5"))
+  }
   rows = [
     [number_cell(row.get(name), figure.style) for name, figure in known.items()] for row in run.rows
   ]
@@ -52,6 +69,12 @@ def make_section(run: RunRecord) -> list[Html]:
     tag("p", " ".join(notes), class_="soft"),
     tag("details", tag("summary", "All epochs as a table"), epochs),
   ]
+
+
+def _is_informative(run: RunRecord, metric: str) -> bool:
+  if metric == "top5" and not run.has_top5:
+    return False
+  return any(run.traces(name).size for name in (metric, f"train_{metric}", f"val_{metric}"))
 
 
 def _chart(run: RunRecord, metric: str, title: str, best_epoch: int | None) -> Html:
@@ -105,7 +128,7 @@ def style_axis(axis: "Axes", metric: str) -> None:
   lines = [line for line in lines if len(line)] or [np.ones(1)]
   lowest = min(line.min() for line in lines)
   peaks = [line.max() for line in lines]
-  if metric.endswith("accuracy"):
+  if metric.endswith(("accuracy", "top5")):
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
   elif metric == "learning_rate":
     axis.set_ylim(bottom=0)

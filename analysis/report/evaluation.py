@@ -42,15 +42,18 @@ def make_sections(run: RunRecord) -> dict[str, list[Html]]:
 
 def _make_splits(run: RunRecord) -> list[Html]:
   evaluation = run.evaluation
+  splits = evaluation["splits"]
+  has_penalty = any("objective" in split for split in splits.values())
   header = ["split", "images", "accuracy", *["top-5"] * run.has_top5, "loss"]
+  header += ["objective (loss + penalty)"] * has_penalty
 
   def make_row(name: str, count: int, measures: Row) -> list[Cell]:
     top5 = [percent_cell(measures["top5"])] if run.has_top5 else []
     loss = number_cell(measures["loss"], ".4f")
     accuracy = percent_cell(measures["accuracy"])
-    return [text_cell(name), number_cell(count), accuracy, *top5, loss]
+    objective = [number_cell(measures.get("objective"), ".4f")] * has_penalty
+    return [text_cell(name), number_cell(count), accuracy, *top5, loss, *objective]
 
-  splits = evaluation["splits"]
   rows = [make_row(name, split["examples"], split) for name, split in splits.items()]
   seed = f" of seed {evaluation['seed']}" if run.config["num_seeds"] > 1 else ""
   notes = [f"The weights of step {evaluation['step']:,}{seed}, on images without augmentation."]

@@ -115,7 +115,10 @@ def _list_headline(run: RunRecord) -> list[page.Tile]:
 def _list_unfinished_headline(run: RunRecord) -> list[page.Tile]:
   tiles = [page.Tile("Epochs", f"{len(run.rows)} of {run.config['num_epochs']}", None)]
   last = run.rows[-1] if run.rows else {}
-  for metric in ("val_accuracy", "val_loss", "train_accuracy", "train_loss"):
+  for metric in (
+    *("val_accuracy", "val_loss", "val_objective"),
+    *("train_accuracy", "train_loss", "train_objective"),
+  ):
     if metric in last:
       figure = curves.EPOCH_FIGURES[metric]
       value = number_cell(last[metric], figure.style).content

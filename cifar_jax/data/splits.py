@@ -106,6 +106,11 @@ def training_stages(
   return [np.tile(stage, repeats) for stage in stages]
 
 
+def official_file(dataset: Dataset, example: int) -> int:
+  """Return the number, from 1, of the official file of CIFAR-10 that has a training example."""
+  return int(dataset.train.ids[example]) // _FILE_EXAMPLES + 1
+
+
 def draw_stratified(
   labels: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.RandomState
 ) -> np.ndarray:

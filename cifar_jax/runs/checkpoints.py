@@ -30,6 +30,9 @@ _STEP_DIGITS = 8  # in the name of a checkpoint's folder
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its 'custom_metadata' is free for use
 _CHECKSUMS = "sha256"  # the key in the metadata, of checksums by path of the array
 
+# Sums of the current epoch that old checkpoints lack: NaN, so that a row never holds a part of one.
+_ADDED_SUMS = ("state.sums.top5",)
+
 # The arrays of a checkpoint by path, such as 'state.params.stem_conv.kernel'.
 Arrays: TypeAlias = dict[str, np.ndarray]
 
@@ -242,6 +245,9 @@ def _sha256(array: np.ndarray) -> str:
 def _fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
   """Return the arrays as a tree like `template`; raise UserError if they are another model's."""
   expected = _leaves_by_path(template)
+  for path in _ADDED_SUMS:
+    if path in expected and path not in arrays:
+      arrays[path] = np.full(expected[path].shape, np.nan)
   for path in sorted(arrays.keys() | expected.keys()):
     saved_shape = arrays[path].shape if path in arrays else "absent"
     shape = tuple(expected[path].shape) if path in expected else "absent"

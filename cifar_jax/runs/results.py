@@ -199,9 +199,12 @@ def summarize(results: Mapping[str, Any]) -> str:
     epoch = "the best epoch of each seed"
   else:
     epoch = f"epoch {results['best_epoch']} of {results['epochs_run']}"
+  objective = ""
+  if "test_objective" in results:
+    objective = f"objective (loss + penalty) {results['test_objective']:.4f}, "
   lines = [
     f"{results['model']} on {data['name']}: test accuracy "
-    f"{results['test_accuracy']:.2%}{spread}, loss {results['test_loss']:.4f}, "
+    f"{results['test_accuracy']:.2%}{spread}, loss {results['test_loss']:.4f}, {objective}"
     f"top-5 {results['test_top5']:.2%} ({data['test_examples']:,} images)",
     f"weights of {epoch}, selected on {results['selected_on']}; "
     f"{results['seconds_to_train']:.0f} s of training, "

@@ -27,6 +27,7 @@ class Sums(struct.PyTreeNode):
   loss: jax.Array
   penalty: jax.Array
   correct: jax.Array
+  top5: jax.Array
   examples: jax.Array
   bad_step: jax.Array  # the first step of the run whose loss was not finite, or -1
 
@@ -34,7 +35,7 @@ class Sums(struct.PyTreeNode):
   def zero(cls) -> "Sums":
     """Return the sums before the first step."""
     zero = jnp.zeros((), jnp.float32)
-    return cls(zero, zero, zero, zero, jnp.full((), -1, jnp.int32))
+    return cls(zero, zero, zero, zero, zero, jnp.full((), -1, jnp.int32))
 
   def add(self, metrics: Metrics, step: jax.Array, is_first: jax.Array) -> "Sums":
     """Return the sums with a step's metrics added; the first step of an epoch starts anew."""
@@ -45,6 +46,7 @@ class Sums(struct.PyTreeNode):
       loss=previous.loss + metrics["loss"] * examples,
       penalty=previous.penalty + metrics["penalty"] * examples,
       correct=previous.correct + metrics["correct"],
+      top5=previous.top5 + metrics["top5"],
       examples=previous.examples + examples,
       bad_step=jnp.where(is_bad, step, self.bad_step),
     )
@@ -146,8 +148,9 @@ def make_train_step(
     total_steps: training steps in the run, which Lookahead needs.
 
   A batch has 'image' [b, h, w, c] float32, 'target' [b, classes] float32 (rows sum to 1) and
-  'label' [b]. The metrics are 'loss' (mean cross-entropy), 'penalty' (L2), 'correct' and 'examples'
-  (counts), over the batches of all devices on `axis_name`, or over this batch if that is None.
+  'label' [b]. The metrics are 'loss' (mean cross-entropy), 'penalty' (L2), 'correct', 'top5' and
+  'examples' (counts), over the batches of all devices on `axis_name`, or over this batch if that is
+  None.
   """
 
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -161,11 +164,14 @@ def make_train_step(
       return loss + penalty, (loss, penalty, logits, batch_stats)
 
     grads, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
-    correct = jnp.sum(jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32)
-    examples = jnp.float32(len(logits))
+    counts = {
+      "correct": jnp.sum(jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32),
+      "top5": jnp.sum(_is_in_top5(logits, batch["label"])).astype(jnp.float32),
+      "examples": jnp.float32(len(logits)),
+    }
     if axis_name:
       grads, loss = jax.lax.pmean((grads, loss), axis_name)
-      correct, examples = jax.lax.psum((correct, examples), axis_name)
+      counts = jax.lax.psum(counts, axis_name)
       if not config.model.sync_bn:  # each device has different statistics; keep their mean
         batch_stats = jax.lax.pmean(batch_stats, axis_name)
 
@@ -176,10 +182,16 @@ def make_train_step(
       opt_state=opt_state,
     )
     state = _update_averages(config, state, total_steps)
-    metrics = {"loss": loss, "penalty": penalty, "correct": correct, "examples": examples}
+    metrics = {"loss": loss, "penalty": penalty, **counts}
     return state.replace(step=state.step + 1), metrics
 
   return train_step
+
+
+def _is_in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Return whether fewer than five classes have a higher logit than the label: [b] bool."""
+  of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
+  return jnp.sum(logits > of_label, axis=1) < 5
 
 
 def _update_averages(
@@ -215,11 +227,10 @@ def make_eval_step(model: nn.Module, axis_name: str | None = None) -> EvalStep:
       test_time.predict_logits(apply, batch["image"], tta) if tta else apply(batch["image"])
     )
     labels, mask = batch["label"], batch["mask"]
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
     sums = {
       "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
       "correct": jnp.argmax(logits, -1) == labels,
-      "top5": jnp.sum(logits > of_label, axis=1) < 5,
+      "top5": _is_in_top5(logits, labels),
       "examples": jnp.ones_like(labels),
     }
     sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in sums.items()}

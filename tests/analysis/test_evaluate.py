@@ -156,13 +156,31 @@ def test_measures_are_those_of_results_json(workdir, evaluated):
   assert list(splits) == ["train", "validation", "test"]
   assert [splits[name]["examples"] for name in splits] == [1293, 144, 360]
   for split, short in (("train", "train"), ("validation", "val"), ("test", "test")):
-    for name in ("loss", "accuracy", "top5"):
+    for name in ("loss", "accuracy", "top5", *["objective"] * (split != "train")):
       value = recorded[f"{short}_{name}"]
       assert splits[split][name] == pytest.approx(value, rel=1e-4), (split, name)
       comparison = evaluated["evaluation"]["recorded"][f"{short}_{name}"]
       assert comparison == {"value": value, "difference": splits[split][name] - value}
   assert f"results.json has test accuracy {recorded['test_accuracy']:.2%}" in evaluated["text"]
   assert "here +0.00 points" in evaluated["text"]
+
+
+def test_the_loss_with_its_penalty_is_in_every_split(workdir, evaluated, tmp_path):
+  kernels = [
+    leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(load_run(workdir).variables["params"])
+    if "kernel" in str(path)
+  ]
+  penalty = 1e-4 * sum(np.sum(np.asarray(kernel, np.float64) ** 2) for kernel in kernels)
+  splits = evaluated["evaluation"]["splits"]
+  for split in splits.values():
+    assert split["objective"] - split["loss"] == pytest.approx(penalty, rel=1e-5)
+  lines = evaluated["text"].splitlines()
+  assert lines[2].split() == ["split", "images", "loss", "loss", "+", "penalty", "top-1", "top-5"]
+  assert f"{splits['test']['objective']:.4f}" in lines[5].split()
+  output = evaluate.evaluate(altered(workdir, tmp_path / "run", loss__l2=[]))
+  assert "objective" not in output["evaluation"]["splits"]["test"]
+  assert "loss + penalty" not in output["text"]
 
 
 def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, evaluated):

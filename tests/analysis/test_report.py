@@ -241,6 +241,56 @@ def test_figures_are_those_of_the_run(evaluated):
   ]
 
 
+def add_penalty(path: pathlib.Path) -> None:
+  """Add the objective, 0.25 more than the loss, to every file of a run folder that has a loss."""
+  rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+  for row in rows:
+    for split in ("train", "val"):
+      row[f"{split}_objective"] = 0.25 + (row[f"{split}_loss"] or 0)
+  (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  if (file := path / "results.json").exists():
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"test_objective": 0.9909}))
+  if (file := path / "evaluation" / "evaluation.json").exists():
+    evaluation = json.loads(file.read_text())
+    for split in evaluation["splits"].values():
+      split["objective"] = 1.0154
+    file.write_text(json.dumps(evaluation))
+
+
+def test_the_loss_with_its_penalty_is_shown_wherever_the_loss_is(evaluated, tmp_path):
+  assert "bjective" not in Page(report.write_report(evaluated)).text
+  add_penalty(evaluated)
+  parsed = Page(report.write_report(evaluated))
+  assert "Test objective (loss + penalty)0.9909" in parsed.text
+  assert ("figcaption", {}) in parsed.tags and "Objective (loss + L2 penalty)" in parsed.text
+  assert parsed.row("3")[5:7] == ["0.5833", "0.9167"]  # of training and validation
+  assert parsed.row("test")[-1] == parsed.row("test, flip")[-1].replace("–", "1.0154") == "1.0154"
+  unfinished = write_run(tmp_path / "unfinished", [0.5], finished=False)
+  add_penalty(unfinished)
+  assert "Validation objective1.2500" in Page(report.write_report(unfinished)).text
+  plain = write_run(tmp_path / "plain", [0.6], seed=3)
+  compared = Page(report.write_comparison([evaluated, plain], tmp_path / "page.html"))
+  for shown in ("Validation objective (loss + L2 penalty)", "Training objective (loss"):
+    assert shown in compared.text
+  assert "test objective (loss + penalty)" in compared.rows[0]
+  assert [row for row in compared.rows if "0.9909" in row]
+
+
+def test_top5_is_drawn_by_epoch_where_there_are_more_than_five_classes(tmp_path):
+  path = write_run(tmp_path / "run", [0.7])
+  assert "Top-5 accuracy" not in Page(report.write_report(path)).text
+  rows = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+  rows = [row | {"train_top5": 0.875, "val_top5": 0.9} for row in rows]
+  (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  parsed = Page(report.write_report(path))
+  assert "Top-5 accuracy" in parsed.text and "87.50%" in parsed.row("1")
+  assert "Training top-5" in Page(report.write_comparison([path], tmp_path / "page.html")).text
+  data = json.loads((path / "dataset.json").read_text()) | {"class_names": ["cat", "dog"]}
+  (path / "dataset.json").write_text(json.dumps(data))
+  parsed = Page(report.write_report(path))
+  assert "Top-5 accuracy" not in parsed.text and "87.50%" not in parsed.row("1")
+
+
 def test_evaluation_is_shown(tmp_path):
   path = write_run(tmp_path / "run", [0.7309])
   counts = write_evaluation(path)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_jax import errors
-from cifar_jax.data.splits import make_splits, training_stages
+from cifar_jax.data.splits import make_splits, official_file, training_stages
 
 
 @settings(deadline=None, max_examples=50)
@@ -102,6 +102,7 @@ def test_file_by_file_is_a_stage_for_each_official_file():
   assert [stage.tolist() for stage in stages] == [
     list(range(start, start + 10_000)) for start in range(10_000, 50_000, 10_000)
   ]
+  assert [official_file(dataset, stage[0]) for stage in stages] == [2, 3, 4, 5]
   assert len(training_stages(dataset, splits, data_config())) == 1
   data = data_config(validation=10, file_by_file=True)
   splits = make_splits(dataset, data)

@@ -166,6 +166,17 @@ def test_old_checkpoints_without_a_best_are_restored(three):
   assert_same(saved, {"state": run(30)["state"], "best": run(0)["best"]})
 
 
+def test_old_checkpoints_without_the_sum_of_the_top5_are_restored(tmp_path):
+  sums = {"loss": jnp.float32(3), "top5": jnp.float32(7)}
+  store = checkpoints.Checkpoints(tmp_path)
+  store.save_latest(10, {"state": {"sums": {"loss": sums["loss"]}}, "best": run(10)["best"]})
+  store.close()
+  template = {"state": {"sums": sums}, "best": run(0)["best"]}
+  _, restored = restore(tmp_path, template)
+  assert restored["state"]["sums"]["loss"] == 3
+  assert np.isnan(restored["state"]["sums"]["top5"])  # of a part of an epoch there is no sum
+
+
 def test_if_all_are_damaged_nothing_is_overwritten(three):
   for step in ("00000020", "00000030"):
     damage(three / "checkpoints" / "latest" / step)

@@ -43,21 +43,23 @@ def test_train_step_is_the_gradient_step_written_out_in_numpy():
   )
   tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
   rng = np.random.default_rng(0)
-  kernel = rng.normal(size=(12, 5)).astype(np.float32)
+  kernel = rng.normal(size=(12, 8)).astype(np.float32)
   image = rng.normal(size=(6, 2, 2, 3)).astype(np.float32)
-  label = rng.integers(0, 5, 6)
+  label = rng.integers(0, 8, 6)
   step = jax.jit(steps.make_train_step(config, Linear, tx))
-  batch = {"image": image, "target": np.eye(5, dtype=np.float32)[label], "label": label}
+  batch = {"image": image, "target": np.eye(8, dtype=np.float32)[label], "label": label}
   state, metrics = step(linear_state(kernel, tx), batch)
 
   x = image.reshape(6, 12)
   logits = x @ kernel
   p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-  target = 0.8 * np.eye(5)[label] + 0.2 / 5
+  target = 0.8 * np.eye(8)[label] + 0.2 / 8
   gradient = x.T @ (p - target) / 6 + 2 * 0.01 * kernel
   np.testing.assert_allclose(metrics["loss"], -(target * np.log(p)).sum(1).mean(), rtol=1e-5)
   np.testing.assert_allclose(metrics["penalty"], 0.01 * (kernel**2).sum(), rtol=1e-5)
   assert metrics["correct"] == (logits.argmax(1) == label).sum()
+  ranks = (logits > logits[np.arange(6), label][:, None]).sum(1)
+  assert metrics["top5"] == (ranks < 5).sum() < 6
   expected = kernel - 0.5 * 0.1 * gradient  # lr_scale times the learning rate
   np.testing.assert_allclose(state.params["dense"]["kernel"], expected, rtol=1e-5, atol=1e-6)
   assert state.step == 1
