@@ -9,8 +9,10 @@ import numpy as np
 from etils import epath
 
 from cifar_jax import errors
+from cifar_jax.config import Fields, as_json, flatten
 from cifar_jax.runs import run_folder
 from cifar_jax.types import Row
+from configs import default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,11 @@ class RunRecord:
   dataset: Row
   results: Row
   evaluation: Row
+
+  @functools.cached_property
+  def fields(self) -> Fields:
+    """The config's fields by full name; a field that is newer than the run has its default."""
+    return flatten(as_json(default.get_config())) | flatten(self.config)
 
   @property
   def name(self) -> str:

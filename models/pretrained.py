@@ -162,28 +162,39 @@ def _read_keras(path: Path) -> ConvWeights:
 
   In files of Keras 1 and 2, and in whole models, a group on the path to an array has the layer's
   name. In the .weights.h5 files of Keras 3 the groups have numbered class names instead: conv2d,
-  conv2d_1, … In each of them the kernel is the array with four axes, the bias that with one.
+  conv2d_1, … In each of them the kernel is the array with four axes, the bias that with one. A
+  whole model holds its weights in the group model_weights, and beside them the optimizer's moments,
+  which have the layers' names too.
   """
   import h5py
 
-  weights: ConvWeights = {}
+  places: dict[tuple[str, str], list[str]] = {}  # by layer and kind
 
   def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
     if not isinstance(item, h5py.Dataset) or item.ndim not in (1, 4):
       return
     kind = "kernel" if item.ndim == 4 else "bias"
-    for part in name.split("/")[:-1]:
-      layer = _keras_layer(part)
-      if layer in _LAYERS:
-        weights.setdefault(layer, {})[kind] = item[()]
-        return
+    layers = map(_keras_layer, name.split("/")[:-1])
+    if layer := next((layer for layer in layers if layer in _LAYERS), None):
+      places.setdefault((layer, kind), []).append(name)
 
   with h5py.File(path) as file:
-    file.visititems(visit)
-  missing = [layer for layer in _LAYERS if len(weights.get(layer, {})) < 2]
-  if missing:
-    raise UserError(f"model.pretrained: {path}: the file lacks {', '.join(missing)}; {_REMEDY}")
-  return weights
+    group = file.get("model_weights", file)
+    group.visititems(visit)
+    missing = [x for x in _LAYERS if (x, "kernel") not in places or (x, "bias") not in places]
+    if missing:
+      raise UserError(f"model.pretrained: {path}: the file lacks {', '.join(missing)}; {_REMEDY}")
+    for (layer, kind), names in places.items():
+      if len(names) > 1:
+        plural = {"kernel": "kernels", "bias": "biases"}[kind]
+        raise UserError(
+          f"model.pretrained: {path}: the file has several {plural} for {layer} "
+          f"({', '.join(names)}); {_REMEDY}"
+        )
+    return {
+      layer: {kind: group[places[layer, kind][0]][()] for kind in ("kernel", "bias")}
+      for layer in _LAYERS
+    }
 
 
 def _keras_layer(group: str) -> str:

@@ -53,21 +53,18 @@ def summarize(trials: Sequence[Trial], rank_by: str, base: ModuleType) -> tuple[
   }
   if not (entries and entries[0]["rank"]):
     return summary, None
-  best = [
-    (trial, state)
-    for trial, state in zip(trials, states, strict=True)
-    if trial.name in entries[0]["trials"]
-  ]
-  test_accuracy = statistics.fmean(state["results"]["test_accuracy"] for _, state in best)
+  best = [i for i, trial in enumerate(trials) if trial.name in entries[0]["trials"]]
+  runs = _seed_results([trials[i] for i in best], [states[i] for i in best])
+  test_accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
   summary["best"] = entries[0] | {"test_accuracy": test_accuracy}
-  return summary, _config_file(summary, best[0][0], base)
+  return summary, _config_file(summary, trials[best[0]], base)
 
 
 def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: str) -> list[Row]:
   """Return an entry for each configuration, the best first and unfinished ones last.
 
   Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
-  mean. A configuration has a rank once all of its trials have finished. Ties are broken by the
+  mean, in which each seed counts once. A configuration has a rank once all of its trials have finished. Ties are broken by the
   other validation metric.
   """
   by_fields: dict[str, list[int]] = {}
@@ -135,16 +132,26 @@ def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> Row:
   }
   if entry["status"] != "finished":
     return entry
-  results = [state["results"] for state in states]
+  runs = _seed_results(trials, states)
+  entry["runs"] = len(runs)
   for name in _METRICS:
-    values = [run[name] for result in results for run in result.get("per_seed", [result])]
-    entry["runs"] = len(values)
+    values = [run[name] for run in runs]
     entry[name] = None if None in values else statistics.fmean(values)
     if len(values) > 1 and None not in values:
       entry[f"{name}_standard_error"] = statistics.stdev(values) / math.sqrt(len(values))
   for name in ("epochs_run", "seconds_to_train"):
-    entry[name] = statistics.fmean(result[name] for result in results)
+    entry[name] = statistics.fmean(state["results"][name] for state in states)
   return entry
+
+
+def _seed_results(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> list[Row]:
+  """Return the results of each seed of a configuration, once: trials may share seeds."""
+  by_seed: dict[int, Row] = {}
+  for trial, state in zip(trials, states, strict=True):
+    results = state["results"]
+    for run in results.get("per_seed", [results | {"seed": trial.config.seed}]):
+      by_seed.setdefault(run["seed"], run)
+  return list(by_seed.values())
 
 
 def _describe_trial(trial: Trial, state: Mapping[str, Any]) -> Row:

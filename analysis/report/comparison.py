@@ -24,7 +24,7 @@ from analysis.report.groups import (
 )
 from analysis.report.page import Cell, Content, Html, duration_cell, number_cell, tag, text_cell
 from analysis.run_record import RunRecord, read_record
-from cifar_jax.config import Fields, flatten
+from cifar_jax.config import Fields
 from cifar_jax.runs import run_folder
 
 if TYPE_CHECKING:
@@ -109,11 +109,11 @@ def _make_notices(entries: list[Entry]) -> list[Html]:
     for entry in entries
     if entry.run.dataset
   }
-  sections = [entry.run.config["data"] for entry in entries]
+  fields = [entry.run.fields for entry in entries]
   if len(datasets) > 1:
     note = "The runs have different datasets, so their figures are not comparable."
     notices.append(page.notice(note))
-  elif len({(str(data["validation"]), data["split_seed"]) for data in sections}) > 1:
+  elif len({(str(f["data.validation"]), f["data.split_seed"]) for f in fields}) > 1:
     note = "The runs hold out different images: compare validation figures with care."
     notices.append(page.notice(note))
   return notices
@@ -256,7 +256,7 @@ def _stack_traces(runs: list[RunRecord], metric: str) -> np.ndarray:
 
 
 def _make_configs(entries: list[Entry]) -> list[Html]:
-  configs = {entry.name: flatten(entry.run.config) for entry in entries}
+  configs = {entry.name: entry.run.fields for entry in entries}
   differing = find_differing(list(configs.values()))
   if not differing:
     return [tag("p", "All configs are the same.")]

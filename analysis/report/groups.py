@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from analysis.run_record import RunRecord, distinct_names
-from cifar_jax.config import Fields, flatten
+from cifar_jax.config import Fields
 from cifar_jax.types import Row
 
 SEED_FIELDS = ("seed", "num_seeds")
@@ -41,7 +41,7 @@ class Group(NamedTuple):
   @property
   def fields(self) -> Fields:
     """The config's fields, those of the first run where the seed differs."""
-    return flatten(self.entries[0].run.config)
+    return self.entries[0].run.fields
 
 
 def name_runs(runs: Sequence[RunRecord]) -> list[Entry]:
@@ -55,7 +55,7 @@ def group_entries(entries: Sequence[Entry]) -> list[Group]:
   """Return the groups in the order of their first runs."""
   groups: dict[str, Group] = {}
   for entry in entries:
-    fields = flatten(entry.run.config)
+    fields = entry.run.fields
     kept = {name: fields[name] for name in fields if name not in SEED_FIELDS + SOURCE_FIELDS}
     key = json.dumps([kept, entry.run.dataset.get("fingerprint")], sort_keys=True)
     group = groups.setdefault(key, Group([], [], []))

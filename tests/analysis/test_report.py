@@ -417,6 +417,17 @@ def test_differing_fields_are_shown(tmp_path):
   assert "All configs are the same" in alone.text
 
 
+def test_runs_older_than_a_field_have_its_default(tmp_path):
+  new = write_run(tmp_path / "new", [0.5])
+  old = write_run(tmp_path / "old", [0.7], seed=1)
+  config = json.loads((old / "config.json").read_text())
+  del config["lookahead"], config["tta"], config["data"]["split_seed"]
+  (old / "config.json").write_text(json.dumps(config))
+  parsed = Page(report.write_comparison([new, old], tmp_path / "all.html"))
+  assert parsed.row("new, old")[1] == "2 (0, 1)"
+  assert "One field differs" in parsed.text  # the seed
+
+
 def test_tables_have_keys_for_sorting():
   rows = [
     [page.text_cell(name), page.percent_cell(value)] for name, value in (("b", 0.5), ("<a>", None))

@@ -138,6 +138,37 @@ def test_every_layout_of_keras_is_read(small, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, small)
 
 
+def write_keras_2_model(path, weights):
+  """Write the layout of tf.keras 2.15's `model.save('vgg16.h5')` after training with Adam."""
+  with h5py.File(path, "w") as file:
+    for layer, arrays in weights.items():
+      for name, value in arrays.items():
+        file[f"model_weights/{layer}/{layer}/{name}:0"] = value
+        for number, moment in enumerate(("m", "v"), start=1):
+          file[f"optimizer_weights/Adam/{moment}/{layer}/{name}:0"] = value + number
+          file[f"optimizer_weights/training/Adam/{layer}/{name}/{moment}:0"] = value + number
+
+
+def test_the_moments_of_an_optimizer_are_not_weights(small, tmp_path):
+  write_keras_2_model(tmp_path / "model.h5", small)
+  loaded = pretrained.load_vgg16(tmp_path / "model.h5")
+  jax.tree.map(np.testing.assert_array_equal, loaded, small)
+
+
+def test_a_file_with_two_kernels_for_a_layer_is_refused(small, tmp_path):
+  path = tmp_path / "two.h5"
+  write_keras_1(path, small)
+  with h5py.File(path, "a") as file:
+    file["copy/block2_conv1/kernel"] = small["block2_conv1"]["kernel"]
+  with pytest.raises(UserError) as error:
+    pretrained.load_vgg16(path)
+  assert re.fullmatch(
+    r"model\.pretrained: .*two\.h5: the file has several kernels for block2_conv1 "
+    r"\(block2_conv1/block2_conv1_W_1:0, copy/block2_conv1/kernel\); give a path .*",
+    str(error.value),
+  )
+
+
 def test_timm_stands_for_the_file_on_the_hub(small, monkeypatch, tmp_path):
   import huggingface_hub
 

@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+import scipy.stats
 import small_runs
 from etils import epath
 
@@ -98,6 +100,26 @@ def test_trials_that_differ_in_seed_are_one_configuration(training, tmp_path):
   assert best["val_accuracy"] == pytest.approx(0.55)
   assert best["val_accuracy_standard_error"] == pytest.approx(0.05)
   assert best["test_accuracy"] == pytest.approx(0.275)
+
+
+def test_a_seed_that_two_trials_share_counts_once(training, tmp_path):
+  def seed_results(first, accuracies):
+    per_seed = [
+      {"seed": first + i, "val_accuracy": value, "val_loss": 1 - value, "test_accuracy": value / 2}
+      for i, value in enumerate(accuracies)
+    ]
+    return {"per_seed": per_seed, "val_accuracy": 0.0, "test_accuracy": 0.0}
+
+  training.results = {
+    "seed=0": seed_results(0, [0.1, 0.2, 0.6]),
+    "seed=1": seed_results(1, [0.2, 0.6, 0.7]),
+  }
+  best = run_sweep(tmp_path, "seed=0,1")["best"]
+  values = [0.1, 0.2, 0.6, 0.7]
+  assert best["runs"] == 4
+  assert best["val_accuracy"] == pytest.approx(np.mean(values))
+  assert best["val_accuracy_standard_error"] == pytest.approx(scipy.stats.sem(values))
+  assert best["test_accuracy"] == pytest.approx(np.mean(values) / 2)
 
 
 def test_best_py_is_the_config_of_the_best_trial(training, tmp_path):
