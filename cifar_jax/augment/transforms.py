@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from cifar_jax.augment.registration import (
@@ -37,9 +38,11 @@ from cifar_jax.augment.registration import (
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
   """Return uint8 images [..., channels] as float32: (images / 255 - mean) / std.
 
-  mean, std: one number per channel in [0, 1] units; 0 and 1 only scale the images to [0, 1].
+  mean, std: one number per channel in [0, 1] units; 0 and 1 only scale the images to [0, 1]. A
+    channel whose std is 0 is constant and becomes 0.
   """
-  return (images.astype(jnp.float32) / 255 - jnp.float32(mean)) / jnp.float32(std)
+  scale = np.where(np.equal(std, 0), 1.0, std)
+  return (images.astype(jnp.float32) / 255 - jnp.float32(mean)) / jnp.float32(scale)
 
 
 # Flips, crops and holes.

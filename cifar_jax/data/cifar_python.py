@@ -5,7 +5,6 @@ and lists of the labels. The pickles are read by plain_pickle.py, which executes
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,14 +22,11 @@ class Python:
 
   Attributes:
     sha256: SHA-256 of the archive; Keras lists the same.
-    md5: MD5 of each file, by its name; PyTorch lists the same. The order is that of the binary
-      files.
     labels: by kind of label, the labels' key in the pickled dict.
     mirrors: URLs of the archive outside of the official host.
   """
 
   sha256: str
-  md5: Mapping[str, str]
   labels: Mapping[str, str]
   mirrors: tuple[str, ...] = ()
 
@@ -44,13 +40,6 @@ class Python:
       python: count * (_PIXEL_BYTES + _NAME_BYTES) + (1 << 12)
       for python, (_, count) in self._pair(files).items()
     }
-
-  def are_published(self, contents: Mapping[str, bytes]) -> bool:
-    """Return whether each file is the published one, bit by bit."""
-    return all(
-      hashlib.md5(contents[name], usedforsecurity=False).hexdigest() == md5
-      for name, md5 in self.md5.items()
-    )
 
   def to_binary(
     self,
@@ -75,8 +64,11 @@ class Python:
 
   def _pair(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, tuple[str, int]]:
     """Return the name and the number of records of each binary file, by the Python file's name."""
-    counts = [pair for split in files for pair in files[split].items()]
-    return dict(zip(self.md5, counts, strict=True))
+    return {
+      name.removesuffix(".bin"): (name, count)
+      for split in files
+      for name, count in files[split].items()
+    }
 
   def _convert(self, content: bytes, num_records: int, origin: str) -> bytes:
     """Return the binary file of one Python file."""

@@ -199,7 +199,11 @@ def obtain(
     return files
 
   for way in ways:
-    reason = f"the sources before failed ({_join(failures)})" if failures else "it is the first known source"
+    reason = (
+      f"the sources before failed ({_join(failures)})"
+      if failures
+      else "it is the first known source"
+    )
     try:
       return attempt(way, MIN_RATE, reason)
     except Failed as error:

@@ -21,6 +21,12 @@ def test_normalize():
   )
 
 
+def test_normalize_makes_a_constant_channel_zero():
+  images = np.full((2, 1, 1, 3), 77, np.uint8)
+  result = transforms.normalize(images, [77 / 255] * 3, [0, 0.2, 0])
+  np.testing.assert_allclose(result, np.zeros((2, 1, 1, 3)), atol=1e-6)
+
+
 def test_random_flip_mirrors_columns_half_the_time():
   images = make_noise(1000, 2, 3, 1)
   result = np.asarray(transforms.random_flip(make_keys(1000), images))

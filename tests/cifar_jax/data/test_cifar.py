@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 from small_datasets import (
+  CIFAR100_COARSE,
   RECORDS,
   check_small,
   npm_files,
@@ -28,6 +29,30 @@ pytestmark = pytest.mark.usefixtures("small_cifar")
 
 
 # The specifications of the real data.
+
+# The classes of each superclass, as https://www.cs.toronto.edu/~kriz/cifar.html lists them.
+SUPERCLASSES = (
+  "beaver dolphin otter seal whale",
+  "aquarium_fish flatfish ray shark trout",
+  "orchid poppy rose sunflower tulip",
+  "bottle bowl can cup plate",
+  "apple mushroom orange pear sweet_pepper",
+  "clock keyboard lamp telephone television",
+  "bed chair couch table wardrobe",
+  "bee beetle butterfly caterpillar cockroach",
+  "bear leopard lion tiger wolf",
+  "bridge castle house road skyscraper",
+  "cloud forest mountain plain sea",
+  "camel cattle chimpanzee elephant kangaroo",
+  "fox porcupine possum raccoon skunk",
+  "crab lobster snail spider worm",
+  "baby boy girl man woman",
+  "crocodile dinosaur lizard snake turtle",
+  "hamster mouse rabbit shrew squirrel",
+  "maple_tree oak_tree palm_tree pine_tree willow_tree",
+  "bicycle bus motorcycle pickup_truck train",
+  "lawn_mower rocket streetcar tank tractor",
+)
 
 
 def test_real_urls_are_those_of_tfds():
@@ -50,16 +75,8 @@ def test_cifar100_classes():
   fine, coarse = cifar.CIFAR100.classes["label"], cifar.CIFAR100.classes["coarse_label"]
   assert (len(set(fine)), len(set(coarse))) == (100, 20)
   assert list(coarse) == sorted(coarse)
-  # The coarse label of each fine label, read from the labels of the official Python version.
-  # fmt: off
-  published = [
-    4, 1, 14, 8, 0, 6, 7, 7, 18, 3, 3, 14, 9, 18, 7, 11, 3, 9, 7, 11, 6, 11, 5, 10, 7,
-    6, 13, 15, 3, 15, 0, 11, 1, 10, 12, 14, 16, 9, 11, 5, 5, 19, 8, 8, 15, 13, 14, 17, 18, 10,
-    16, 4, 17, 4, 2, 0, 17, 4, 18, 17, 10, 3, 2, 12, 12, 16, 12, 1, 9, 19, 2, 10, 0, 1, 16,
-    12, 9, 13, 15, 13, 16, 19, 2, 4, 6, 19, 5, 5, 8, 19, 18, 1, 2, 15, 6, 0, 17, 8, 14, 13,
-  ]
-  # fmt: on
-  assert list(cifar.CIFAR100.coarse_of_fine) == published
+  superclasses = {name: i for i, names in enumerate(SUPERCLASSES) for name in names.split()}
+  assert [superclasses[name] for name in fine] == CIFAR100_COARSE.tolist()
 
 
 def test_real_cifar10(monkeypatch):
@@ -103,7 +120,7 @@ def test_every_source_gives_the_same(kind, tmp_path, prepared):
 
 
 def test_cifar100_fine_and_coarse_share_one_cache(tmp_path, monkeypatch):
-  spec, files, labels = small_cifar100()
+  _, files, labels = small_cifar100()
   source = write_archive(tmp_path / "c.tar.gz", files, "cifar-100-binary")
   fine = datasets.load("cifar100", str(tmp_path), str(source))
   monkeypatch.setattr(datasets, "prepare", None)  # a call would be a TypeError
@@ -111,7 +128,7 @@ def test_cifar100_fine_and_coarse_share_one_cache(tmp_path, monkeypatch):
   for split in ("train", "test"):
     fine_split, coarse_split = getattr(fine, split), getattr(coarse, split)
     np.testing.assert_array_equal(fine_split.labels, labels[split])
-    coarse_labels = np.array(spec.coarse_of_fine)[labels[split]]
+    coarse_labels = CIFAR100_COARSE[labels[split]]
     np.testing.assert_array_equal(coarse_split.labels, coarse_labels)
     np.testing.assert_array_equal(fine_split.images, coarse_split.images)
   pixels = np.frombuffer(files["test.bin"], np.uint8).reshape(-1, 3074)[:, 2:]
@@ -239,18 +256,23 @@ def test_a_bad_npm_package_is_refused(tmp_path):
       datasets.load("cifar10", str(tmp_path / "data"), str(source))
 
 
-def test_bad_cifar100_labels_are_refused(tmp_path):
-  _, files, _ = small_cifar100()
-  records = np.frombuffer(files["train.bin"], np.uint8).reshape(-1, 3074)
-  coarse, fine, out_of_range = records.copy(), records.copy(), records.copy()
-  coarse[7, 0] = (coarse[7, 0] + 1) % 20
-  fine[7, 1] = (fine[7, 1] + 1) % 100
-  out_of_range[7, 1] = 200
-  for name, damaged, message in (
-    ("coarse", coarse, "train.bin has fine labels under a wrong coarse label"),
-    ("fine", fine, "train.bin has unequal numbers of images in the classes"),
-    ("range", out_of_range, "train.bin has unequal numbers of images in the classes"),
-  ):
-    source = write_folder(tmp_path / name, files | {"train.bin": damaged.tobytes()})
-    with pytest.raises(errors.UserError, match=message):
-      datasets.load("cifar100", str(tmp_path / "data"), str(source))
+@pytest.mark.parametrize(("byte", "value"), [(0, 20), (1, 200), (2000, 1)])
+def test_altered_cifar100_is_refused_in_a_folder_and_in_tfds_format(tmp_path, byte, value):
+  """The altered byte is a coarse label, a fine label or a pixel."""
+  spec, files, _ = small_cifar100()
+  altered = bytearray(files["train.bin"])
+  altered[7 * 3074 + byte] = value
+  altered_files = files | {"train.bin": bytes(altered)}
+  source = write_folder(tmp_path / "source", altered_files)
+  message = "train.bin is not cifar100's: its SHA-1 is "
+  with pytest.raises(errors.UserError, match=message) as caught:
+    datasets.load("cifar100", str(tmp_path / "data"), str(source))
+  assert str(caught.value).startswith(f"data.source: {source}: {message}")
+  if value >= 20:
+    return  # TFDS cannot write a label that has no name
+  home, work = tmp_path / "tfds" / "cifar100", tmp_path / "work"
+  home.mkdir(parents=True)
+  work.mkdir()
+  spec._prepare(altered_files, epath.Path(work)).rename(home / "3.0.2")
+  with pytest.raises(errors.UserError, match=f"{home}/3.0.2: {message}.*; delete this folder"):
+    datasets.load("cifar100", str(tmp_path / "tfds"))
