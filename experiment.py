@@ -52,9 +52,12 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _has_bfloat16_units() -> bool:
   """Return whether the devices compute in bfloat16 faster than in float32."""
-  if jax.default_backend() != "cpu":
-    return True
-  return convolution.instruction_set(jnp.dtype(jnp.bfloat16)) is not None
+  if jax.default_backend() == "cpu":
+    return convolution.instruction_set(jnp.dtype(jnp.bfloat16)) is not None
+  # NVIDIA's are '7.5' for Turing and '8.0' for Ampere, the first with such units; AMD's are names.
+  capabilities = [getattr(device, "compute_capability", None) for device in jax.devices()]
+  majors = [str(capability).partition(".")[0] for capability in capabilities]
+  return all(int(major) >= 8 for major in majors if major.isdigit())
 
 
 class Experiment:

@@ -36,9 +36,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.batch_size = 128  # examples of a step, over all devices and processes
   config.eval_batch_size = 1000  # the same in evaluation; it does not change the results
 
-  # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on accelerators and
-  # on CPUs with bfloat16 units (AMX, AVX512-BF16), else float32. Parameters, statistics and losses
-  # are always float32.
+  # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on devices with
+  # units for it (TPUs, GPUs from Ampere, CPUs with AMX or AVX512-BF16), else float32. Parameters,
+  # statistics and losses are always float32. Networks in float32 use no TF32.
   config.dtype = "auto"
 
   config.model = ml_collections.ConfigDict()

@@ -155,7 +155,7 @@ class Airbench(nn.Module):
       x = Group(width, self.residual, conv, norm, name=f"group{number}")(x)
     x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
     kernel_init = _draw_unit_kernel if self.unit_head else _FAN_IN
-    head = nn.Dense(
+    head = layers.Dense(
       self.num_classes, use_bias=False, kernel_init=kernel_init, dtype=jnp.float32, name="head"
     )
     return self.scale * head(x)

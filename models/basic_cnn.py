@@ -116,7 +116,7 @@ class BasicCNN(nn.Module):
         x = y
     x = x.reshape(x.shape[0], -1)
     for index, units in enumerate(self.dense, start=1):
-      dense = nn.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
+      dense = layers.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
       x = nn.relu(dense(x))
     return layers.dense_logits(x, self.num_classes, glorot, self.single_logit)
 

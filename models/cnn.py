@@ -52,7 +52,7 @@ class SimpleCNN(nn.Module):
     x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     x = x.reshape(x.shape[0], -1)
     for index, units in enumerate(self.dense, start=1):
-      dense = nn.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
+      dense = layers.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
       x = nn.relu(dense(x))
     return layers.dense_logits(x, self.num_classes, glorot)
 

@@ -61,6 +61,8 @@ def convolve(
   ReLU of up to three layers in an order that suits neither caches nor vector units. `_compute_once`
   prevents the fusion. docs/measurements.md has the times.
 
+  Accelerators by default round float32 operands to bfloat16 or TF32; `precision` forbids that.
+
   Args:
     images: [batch, height, width, channels].
     kernel: [rows, columns, channels, features], of the same type.
@@ -81,7 +83,9 @@ def convolve(
     one = 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0]
     images = _compute_once(images, one)
   numbers = ("NHWC", "HWIO", "NHWC")
-  y = lax.conv_general_dilated(images, kernel, strides, sides, dimension_numbers=numbers)
+  y = lax.conv_general_dilated(
+    images, kernel, strides, sides, dimension_numbers=numbers, precision=lax.Precision.HIGHEST
+  )
   return y if bias is None else y + bias.astype(y.dtype)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,12 @@ from models.normalization import BatchNorm
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)). The reference
 # ResNets in Torch draw every convolution from it.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Dense(nn.Dense):
+  """`nn.Dense` that does not round float32 operands, as accelerators by default do."""
+
+  precision: Any = lax.Precision.HIGHEST
 
 
 class BlockPlace(NamedTuple):
@@ -86,7 +92,7 @@ def pooled_logits(x: jax.Array, num_classes: int) -> jax.Array:
   """
   kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
   x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
-  return nn.Dense(num_classes, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
+  return Dense(num_classes, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
 
 
 def batch_norm(
@@ -140,7 +146,7 @@ def dense_logits(
       "leave it False"
     )
   units = 1 if single_logit else num_classes
-  z = nn.Dense(units, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
+  z = Dense(units, kernel_init=kernel_init, dtype=jnp.float32, name="head")(x)
   return jnp.concatenate([jnp.zeros_like(z), z], axis=-1) if single_logit else z
 
 

@@ -69,7 +69,7 @@ class LeNet(nn.Module):
         x = activate(x, f"stage{stage}_norm{index}")
       x = dropout(self.conv_dropout)(layers.max_pool(x))
     x = x.reshape(x.shape[0], -1)
-    x = activate(nn.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
+    x = activate(layers.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
     x = dropout(self.dense_dropout)(x)
     return layers.dense_logits(x, self.num_classes, glorot)
 

@@ -90,7 +90,9 @@ class VGG(nn.Module):
       x = VGGBase(self.stages, self.widths, self.kernel_init, self.dtype, name="base")(x)
     x = x.reshape(x.shape[0], -1)
     for index, units in enumerate(self.dense, start=1):
-      dense = nn.Dense(units, kernel_init=self.kernel_init, dtype=self.dtype, name=f"dense{index}")
+      dense = layers.Dense(
+        units, kernel_init=self.kernel_init, dtype=self.dtype, name=f"dense{index}"
+      )
       x = nn.relu(dense(x))
       x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     return layers.dense_logits(x, self.num_classes, self.kernel_init, self.single_logit)

@@ -64,8 +64,8 @@ def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: 
   """Return an entry for each configuration, the best first and unfinished ones last.
 
   Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
-  mean, in which each seed counts once. A configuration has a rank once all of its trials have finished. Ties are broken by the
-  other validation metric.
+  mean, in which each seed counts once. A configuration has a rank once all of its trials have
+  finished. Ties are broken by the other validation metric.
   """
   by_fields: dict[str, list[int]] = {}
   for i, trial in enumerate(trials):
