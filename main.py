@@ -54,6 +54,9 @@ _OPTIONS = {
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
+  "picture": flags.DEFINE_string(
+    "picture", "", "predict: a PNG to write, with each photo and every network's class."
+  ),
   "sweep": flags.DEFINE_string(
     "sweep", "", "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."
   ),

@@ -139,7 +139,11 @@ def _predict(call: Call) -> int:
   if not call.paths:
     raise errors.UserError("--mode=predict: no images; name the files or folders after the options")
   text, code = predict.predict(
-    call.workdirs, call.paths, as_json=call.options["json"], seed=call.options["seed"]
+    call.workdirs,
+    call.paths,
+    as_json=call.options["json"],
+    seed=call.options["seed"],
+    picture=call.options["picture"],
   )
   print(text)
   return code

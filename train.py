@@ -22,7 +22,7 @@ from cifar_jax.runs import checkpoints, plots, results, run_folder
 from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
-from cifar_jax.training import compiled_steps
+from cifar_jax.training import callback_messages, compiled_steps
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row, Variables
 from configs import default
@@ -248,8 +248,15 @@ class Trainer:
     )
     variables = self._state.variables()
     metrics = self._measure_epoch(variables)
-    self._callbacks_state = jax.device_get(
-      self._update_callbacks(self._callbacks_state, epoch, metrics)
+    before = self._callbacks_state
+    self._callbacks_state = jax.device_get(self._update_callbacks(before, epoch, metrics))
+    self._callback_lines = callback_messages.describe_changes(
+      self._config,
+      experiment.seeds,
+      before,
+      self._callbacks_state,
+      epoch + 1,
+      float(experiment.schedule(self._step - 1)),
     )
     lr_scale = self._callbacks.lr_scale(self._callbacks_state)
     self._state = self._state.replace(lr_scale=compiled_steps.replicate(lr_scale))
@@ -315,7 +322,8 @@ class Trainer:
     if self._folder.writer:
       title = f"{self._config.model.name} on {self._experiment.dataset.name}"
       self._curves.draw(self._rows, title, at_once=self._is_finished())
-    log.info("%s", results.epoch_line(row, self._config.num_epochs))
+    for line in [results.epoch_line(row, self._config.num_epochs), *self._callback_lines]:
+      log.info("%s", line)
     if not self._has_shown_memory and (line := monitoring.memory_line(monitoring.memory())):
       log.info("memory: %s", line)
     self._has_shown_memory = True
@@ -328,6 +336,10 @@ class Trainer:
   def _test(self) -> Row:
     """Test the selected weights, once, and write results.json."""
     splits, evaluate = self._experiment.splits, self._experiment.evaluate
+    best_epochs = self._callbacks.best_epochs(self._callbacks_state)
+    if self._config.select.monitor:
+      seeds = self._experiment.seeds
+      log.info("%s", callback_messages.describe_selection(self._config, seeds, best_epochs))
     metrics = {"test": evaluate(self._compiled, self._best, splits.test)}
     if self._config.loss.l2:
       metrics["test"]["objective"] = metrics["test"]["loss"] + np.asarray(self._penalty(self._best))
@@ -337,7 +349,6 @@ class Trainer:
     if self._config.evaluate_train:
       metrics["train"] = evaluate(self._compiled, self._best, splits.train)
     self._checkpoints.close()
-    best_epochs = self._callbacks.best_epochs(self._callbacks_state)
     content = results.collect(self._experiment.summary(), self._rows, best_epochs, metrics)
     content["seconds_to_train"] = self._clock.finished
     content["compile_seconds"] = self._compiled.compile_seconds

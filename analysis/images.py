@@ -104,13 +104,31 @@ def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> n
   """
   from PIL import Image
 
-  size, channels = shape[0], shape[2]
-  # Decode the unresized content first: this rejects what is not an image or has too many pixels.
+  image = _decode_opaque(content, shape[0], interpolation)
+  return image if shape[2] == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
+
+
+def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
+  """Return an image file as a viewer shows it, uint8 [height, width, 3].
+
+  most: the maximum of pixels of a side; larger images are reduced, with their proportions.
+
+  Raises:
+    Exception: of almost any type, if the file cannot be read or is not a valid image.
+  """
+  from PIL import Image
+
+  image = Image.fromarray(_decode_opaque(read_file(path), None, _INTERPOLATION))
+  image.thumbnail((most, most))
+  return np.asarray(image)
+
+
+def _decode_opaque(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
+  """Decode an image, with its transparency laid on white, as `image_files.decode`."""
+  # Decode the content as it is first: this rejects what is no image or has too many pixels.
   image = image_files.decode(content, size, interpolation)
   opaque = _lay_on_white(content)
-  if opaque is not None:
-    image = image_files.decode(opaque, size, interpolation)
-  return image if channels == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
+  return image if opaque is None else image_files.decode(opaque, size, interpolation)
 
 
 def choose_decoding(run: Run) -> Decoding:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from analysis import images, run_record
+from analysis import images, prediction_picture, run_record
 from analysis.run import Run, load_run
 from cifar_jax import errors
-from cifar_jax.runtime.console import progress
+from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
 
@@ -49,6 +49,7 @@ def predict(
   paths: Sequence[str | os.PathLike],
   as_json: bool = False,
   seed: int | None = None,
+  picture: str | os.PathLike = "",
   min_probability: float = MIN_PROBABILITY,
   max_entropy: float = MAX_ENTROPY,
 ) -> tuple[str, int]:
@@ -59,6 +60,7 @@ def predict(
     paths: image files, and folders to search for image files.
     as_json: return JSON instead of a table.
     seed: the seed whose weights to use, for runs of several; None for the first.
+    picture: a PNG to write, with the photos and the networks' classes; '' for none.
     min_probability, max_entropy: the thresholds of the flag (see above).
 
   Returns:
@@ -66,9 +68,15 @@ def predict(
     skipped. The text gives the reason for each skipped file.
 
   Raises:
-    UserError: a run folder cannot be used, `paths` is empty, or a folder holds no image file.
+    UserError: a run folder cannot be used, `paths` is empty, a folder holds no image file, or the
+      picture cannot be written.
   """
   files = images.find_files(paths)
+  if picture and len(files) > prediction_picture.MAX_PHOTOS:
+    raise errors.UserError(
+      f"--picture: {len(files)} photos are too many for one picture; name at most "
+      f"{prediction_picture.MAX_PHOTOS}"
+    )
   if not workdirs:
     raise errors.UserError("workdir: missing; name the folder of a trained run")
   runs = [load_run(workdir, seed) for workdir in workdirs]
@@ -86,10 +94,20 @@ def predict(
       rows += _classify(chunk, networks, thresholds, skipped)
       advance(len(chunk))
 
+  if picture and rows:
+    _draw(rows, files, picture)
   code = (SOME_SKIPPED if rows else NONE_READ) if skipped else ALL_READ
   if as_json:
     return _format_json(networks, rows, skipped, thresholds), code
   return _format_text(names, rows, skipped, thresholds), code
+
+
+def _draw(rows: list[Row], files: Sequence[pathlib.Path], picture: str | os.PathLike) -> None:
+  """Write a picture of the files that were read."""
+  by_name = {images.printable(file): file for file in files}
+  photos = [images.read_photo(by_name[row["file"]], prediction_picture.MAX_PIXELS) for row in rows]
+  prediction_picture.draw_predictions(rows, photos, _FLAG, picture)
+  log.info("wrote %s", images.printable(picture))
 
 
 def _classify(

@@ -323,7 +323,7 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
   assert state and all(np.isfinite(v).all() for v in state.values())
 
 
-def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_path):
+def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_path, log_lines):
   config = small_runs.config(
     data_dir,
     num_epochs=9,
@@ -344,6 +344,14 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
   ]
   np.testing.assert_allclose(rates, [1e-7, 1e-7, 1e-7, 1e-8, 1e-8], rtol=1e-5)
   assert summary["epochs_run"] == 5
+  # What Keras' callbacks print: the epoch, the new rate, the stop, and the epoch restored.
+  reasons = [f"val_accuracy has not improved for {patience} epochs; " for patience in (2, 4)]
+  assert f"epoch 3: {reasons[0]}learning rate 1e-07 → 1e-08" in log_lines
+  assert f"epoch 5: {reasons[0]}learning rate 1e-08 → 1e-09" in log_lines
+  assert f"epoch 5: {reasons[1]}stopping early" in log_lines
+  best = summary["best_epoch"]
+  assert f"Restored the weights of epoch {best}: val_accuracy was highest" in log_lines
+  assert sum("has not improved" in line for line in log_lines) == 3
 
 
 def test_selection_on_the_test_set_is_recorded(data_dir, tmp_path):

@@ -114,18 +114,18 @@ def list_tfds_files(folder: pathlib.Path) -> dict[str, list[File]]:
   return {name: sorted(of_class, key=lambda file: file.name) for name, of_class in files.items()}
 
 
-def decode(content: bytes, size: int, interpolation: str) -> np.ndarray:
+def decode(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
   """Decode one image as Keras' `load_img(target_size=(size, size))` does.
 
   Orientation and 16-bit grey are treated otherwise, see image_folder.py.
 
   Args:
     content: the file's content.
-    size: height and width in pixels.
+    size: height and width in pixels; None keeps those of the image.
     interpolation: Pillow's name of the interpolation, in lower case.
 
   Returns:
-    [size, size, 3] uint8.
+    [size, size, 3] uint8, or [height, width, 3].
 
   Raises:
     Exception: the content is not a usable image. Almost any type is possible; the message says why.
@@ -148,6 +148,6 @@ def decode(content: bytes, size: int, interpolation: str) -> np.ndarray:
     elif image.mode in ("I", "F"):
       raise ValueError(f"the range of its pixels (mode {image.mode}) is unknown")
     image = image.convert("RGB")
-    if image.size != (size, size):
+    if size is not None and image.size != (size, size):
       image = image.resize((size, size), Image.Resampling[interpolation.upper()])
     return np.asarray(image)

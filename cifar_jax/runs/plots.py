@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -45,9 +45,15 @@ class LearningCurves:
 
 @contextlib.contextmanager
 def figure(
-  path: epath.Path, rows: int, columns: int, figsize: tuple[float, float]
+  path: epath.Path,
+  rows: int,
+  columns: int,
+  figsize: tuple[float, float],
+  width_ratios: Sequence[float] | None = None,
 ) -> Iterator[tuple["Figure", Any]]:
   """Yield a matplotlib figure of `figsize` inches and its axes, then write the figure as a PNG.
+
+  width_ratios: the relative widths of the columns; equal by default.
 
   The file is complete or absent. The figure is created without pyplot, which leaves the figures and
   the backend of a notebook unchanged.
@@ -60,7 +66,7 @@ def figure(
 
   with matplotlib.rc_context(STYLE):
     canvas = Figure(figsize=figsize, layout="constrained")
-    yield canvas, canvas.subplots(rows, columns)
+    yield canvas, canvas.subplots(rows, columns, width_ratios=width_ratios)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
       with temporary.open("wb") as file:

@@ -4,6 +4,7 @@ The network is built by hand: its classes are the corners of an image, and it pr
 brightest.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -19,10 +20,10 @@ from flax import linen as nn
 from PIL import Image
 
 import models
-from analysis import images, load_run, predict
+from analysis import images, load_run, predict, prediction_picture
 from cifar_jax import errors
 from cifar_jax.data import image_files
-from cifar_jax.runs import checkpoints
+from cifar_jax.runs import checkpoints, plots
 from configs import default
 
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
@@ -475,3 +476,64 @@ def test_a_loaded_run_predicts_arrays(workdir):
   pixels = np.dstack([corner("top_right", size=32)] * 3)[None]
   probabilities = load_run(workdir).predict(pixels)
   assert CORNERS[probabilities[0].argmax()] == "top_right"
+
+
+# --- The picture ---------------------------------------------------------------------------------
+
+
+def test_the_picture_has_every_photo_and_every_networks_class(
+  workdir, grey_workdir, tmp_path, monkeypatch
+):
+  drawn = []
+  original = plots.figure
+
+  @contextlib.contextmanager
+  def keep(*arguments, **options):
+    with original(*arguments, **options) as (canvas, axes):
+      yield canvas, axes
+      drawn.append(canvas)
+
+  monkeypatch.setattr(plots, "figure", keep)
+  unsure = make_run(tmp_path / "unsure", scale=0.4)
+  (tmp_path / "a $x$.png").write_bytes(encoded(rgb("bottom_right", size=32)))
+  (tmp_path / "b.png").write_bytes(encoded(rgb("top_left").resize((90, 30))))
+  (tmp_path / "broken.png").write_bytes(b"not an image")
+  paths = [tmp_path / name for name in ("a $x$.png", "broken.png", "b.png")]
+  text, code = predict.predict([workdir, grey_workdir, unsure], paths, picture=tmp_path / "p.png")
+  assert (text, code) == predict.predict([workdir, grey_workdir, unsure], paths)
+  assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+  (figure,) = drawn
+  photos = [image.get_array() for axis in figure.axes for image in axis.images]
+  assert [photo.shape for photo in photos] == [(32, 32, 3), (30, 90, 3)]  # not the broken file
+  lines = [[text.get_text() for text in axis.texts] for axis in figure.axes if axis.texts]
+  assert lines[0][1:] == [
+    "corners → bottom_right (100.00%)",
+    "grey → bottom_right (100.00%)",
+    f"unsure → bottom_right (33.21%), {FLAG}",
+  ]
+  assert [name[-9:] for name, *_ in lines] == ["a $x$.png", *[str(tmp_path / "b.png")[-9:]]]
+  assert "top_left" in lines[1][1]
+
+
+def test_a_picture_that_cannot_be_drawn_is_one_line(workdir, tmp_path):
+  image = tmp_path / "a.png"
+  image.write_bytes(encoded(rgb("top_left")))
+  with pytest.raises(
+    errors.UserError, match=r"--picture: .*none/p.png cannot be written \(No such"
+  ):
+    predict.predict([workdir], [image], picture=tmp_path / "none" / "p.png")
+  many = [image] * (prediction_picture.MAX_PHOTOS + 1)
+  with pytest.raises(errors.UserError, match=r"--picture: 49 photos are too many .* at most 48"):
+    predict.predict([workdir], many, picture=tmp_path / "p.png")
+
+
+def test_photos_are_shown_upright_on_white_with_their_proportions(tmp_path):
+  for name, content in images_of_every_kind().items():
+    (tmp_path / name).write_bytes(content)
+    photo = images.read_photo(tmp_path / name, 100)
+    height, width, channels = photo.shape
+    assert channels == 3 and max(height, width) <= 100
+    top_right, bottom_left = photo[height // 4, 3 * width // 4], photo[3 * height // 4, width // 4]
+    assert top_right.astype(int).min() > bottom_left.max(), name
+  assert images.read_photo(tmp_path / "wide.png", 100).shape == (7, 100, 3)
+  assert images.read_photo(tmp_path / "tiny.png", 100).shape == (2, 2, 3)
