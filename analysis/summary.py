@@ -1,5 +1,7 @@
 """The layers and parameters of a model, in Keras' columns: `--mode=summary`."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +17,7 @@ from cifar_jax.data import datasets
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Variables
 
+_BYTES = 4  # of a value, in float32
 _HEADER = ("layer (type)", "output shape", "trainable", "non-trainable")
 
 
@@ -27,10 +30,12 @@ class _Call(NamedTuple):
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-  """Return a table of the layers with output shapes and parameters, and Keras' totals.
+  """Return a table of the layers with output shapes and parameters, Keras' totals, and sizes.
 
   Nothing is computed: shapes are traced. The dataset is loaded only if the image size and the
-  number of classes are unknown otherwise. Batch statistics count as non-trainable parameters.
+  number of classes are unknown otherwise. Batch statistics count as non-trainable parameters. Sizes
+  are those of float32 values. Outputs of functions between layers, such as ReLU and pooling, do not
+  count.
   """
   form = datasets.find_form(config.data.name, config.data.options) or _load_form(config)
   *image_shape, num_classes = form
@@ -51,11 +56,36 @@ def describe(config: ml_collections.ConfigDict) -> str:
   rule = "-" * len(header)
   trainable, non_trainable = models.count_parameters(variables)
   totals = [
-    f"Total params: {trainable + non_trainable:,}",
-    f"Trainable params: {trainable:,}",
-    f"Non-trainable params: {non_trainable:,}",
+    f"{name} params: {count:,} ({format_size(_BYTES * count)})"
+    for name, count in (
+      ("Total", trainable + non_trainable),
+      ("Trainable", trainable),
+      ("Non-trainable", non_trainable),
+    )
   ]
+  outputs = _count_outputs(calls)
+  totals.append(
+    f"Outputs of these layers for one image: {outputs:,} ({format_size(_BYTES * outputs)})"
+  )
   return "\n".join([header, rule, *lines, rule, *totals])
+
+
+def format_size(num_bytes: float) -> str:
+  """Return a size as Keras prints it, such as '3.23 MB'; a MB is 1024² bytes."""
+  for unit in ("B", "KB", "MB", "GB"):
+    if num_bytes < 1024 or unit == "GB":
+      break
+    num_bytes /= 1024
+  return f"{num_bytes:.2f} {unit}"
+
+
+def _count_outputs(calls: Sequence[_Call]) -> int:
+  """Return the number of values that the layers put out for one image.
+
+  Of modules within modules, only the innermost count.
+  """
+  outer = {call.path[:length] for call in calls for length in range(len(call.path))}
+  return sum(math.prod(call.shape) for call in calls if call.path not in outer)
 
 
 def _trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[_Call]]:

@@ -1,6 +1,7 @@
 """The table of a model's layers and parameters."""
 
 import importlib
+import math
 
 import pytest
 import small_runs
@@ -12,14 +13,17 @@ def test_summary_has_keras_columns_and_totals(tmp_path):
   config = small_runs.config(tmp_path, model__widths=(32, 64, 128))
   config.model.dense = (256, 128)
   text = summary.describe(config)
-  header, rule, *lines, last_rule, total, trainable, non_trainable = text.splitlines()
+  header, rule, *lines, last_rule, total, trainable, non_trainable, outputs = text.splitlines()
   assert header.split("  ")[0] == "layer (type)"
   assert rule == last_rule == "-" * len(header)
   assert [total, trainable, non_trainable] == [
-    "Total params: 847,530",
-    "Trainable params: 846,634",
-    "Non-trainable params: 896",
+    "Total params: 847,530 (3.23 MB)",  # as report 000 prints them
+    "Trainable params: 846,634 (3.23 MB)",
+    "Non-trainable params: 896 (3.50 KB)",
   ]
+  # Two convolutions and batch norms a stage, dropout, two hidden layers and the head.
+  count = 4 * (32 * 32 * 32 + 16 * 16 * 64 + 8 * 8 * 128) + 4 * 4 * 128 + 256 + 128 + 10
+  assert outputs == f"Outputs of these layers for one image: {count:,} ({count / 2**8:.2f} KB)"
   counts = [[int(cell.replace(",", "")) for cell in line.split()[-2:]] for line in lines]
   assert [sum(column) for column in zip(*counts, strict=True)] == [846_634, 896]
   assert "stage1_conv1 (Conv)       (batch, 32, 32, 32)        896              0" in text
@@ -38,4 +42,29 @@ def test_summary_needs_no_data(tmp_path, name, output, total):
   config.data.dir = str(tmp_path)  # an empty folder
   lines = summary.describe(config).splitlines()
   assert output in next(line for line in lines if line.startswith("head (Dense)"))
-  assert total is None or lines[-3] == f"Total params: {total:,}"
+  assert total is None or lines[-4].startswith(f"Total params: {total:,} (")
+
+
+def test_outputs_are_those_of_the_innermost_modules(tmp_path):
+  config = small_runs.config(tmp_path)
+  config.model = {"name": "wide_resnet", "depth": 10, "width": 1}
+  config.data.name = "cifar10"
+  *lines, outputs = summary.describe(config).splitlines()
+  shapes = [
+    [int(side) for side in line.split("(batch, ")[1].split(")")[0].split(", ")]
+    for line in lines
+    if "(batch, " in line and "Block" not in line
+  ]
+  assert len(shapes) < sum("(batch, " in line for line in lines)
+  assert f": {sum(map(math.prod, shapes)):,} (" in outputs
+
+
+@pytest.mark.parametrize(
+  ("num_bytes", "text"),
+  [(0, "0.00 B"), (1023, "1023.00 B"), (3584, "3.50 KB"), (4 * 10_489_674, "40.01 MB")],
+)
+def test_sizes_are_keras(num_bytes, text):
+  assert summary.format_size(num_bytes) == text
+  from keras.src.utils import summary_utils
+
+  assert summary_utils.readable_memory_size(num_bytes) == text
