@@ -2,12 +2,12 @@
 # make test         set everything up and run the tests
 # make lint         check style, format and types
 
-# The first Python of at least 3.11 that runs; PYTHON=... names another.
-PYTHON ?= $(shell for p in python3 python3.12 python3.13 python3.11; do \
-  $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-# jax for the hardware found: an NVIDIA GPU, a TPU, or none.
-ACCELERATOR := $(shell if nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
-  elif ls /dev/accel0 /dev/vfio/0 >/dev/null 2>&1; then echo tpu; fi)
+# The first Python of at least 3.11 that can make environments; PYTHON=... names another.
+PYTHON := $(or $(PYTHON),$(shell for p in python3 python3.12 python3.13 python3.11; do \
+  $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+  echo $$p && break; done))
+# jax for the hardware found: cuda, tpu, or nothing; ACCELERATOR=... names another.
+ACCELERATOR := $(shell bash launch/find_accelerator.sh)
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
 
@@ -26,7 +26,7 @@ lint: .venv/installed-test
 	.venv/bin/mypy
 
 .venv/installed: pyproject.toml $(wildcard constraints/*.txt)
-	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer is needed; install it, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
+	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer with venv is needed; install it (on Ubuntu: apt install python3.11-venv), or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
 	@echo "Setting up .venv with $$($(PYTHON) --version), jax for $(or $(ACCELERATOR),CPU)"
 	@$(PYTHON) -m venv .venv
 	$(call install,$(ACCELERATOR))

@@ -14,19 +14,22 @@
 #SBATCH --time=04:00:00
 #SBATCH --output=%x-%j.log
 #SBATCH --open-mode=append
-# A job that is preempted or runs out of time is requeued, and then resumes. SLURM sends SIGTERM to
-# the tasks two minutes before the time limit; the tasks save at the end of the epoch and exit.
+# SLURM sends SIGUSR1 to the tasks two minutes before the time limit. The tasks save, exit with 138
+# (128 + SIGUSR1), and the job is requeued and resumes. `scancel` sends SIGTERM: the tasks save and
+# the job ends. A preempted job is requeued by SLURM itself. The time that SLURM leaves between
+# SIGTERM and SIGKILL (KillWait, by default 30 s, or the partition's GraceTime) must hold a save.
 #SBATCH --requeue
-#SBATCH --signal=TERM@120
+#SBATCH --signal=USR1@120
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:-.}"
-trap : TERM  # the tasks handle SIGTERM; this script waits for them
+trap : TERM USR1  # the tasks handle these signals; this script waits for them
 code=0
-# When one process fails, the others have a minute to report the failure and exit.
-srun --kill-on-bad-exit=0 --wait=60 .venv/bin/python main.py "$@" || code=$?
-# 143 is 128 + SIGTERM: the run is saved, but unfinished. SLURM itself requeues preempted jobs.
-if [ "$code" -eq 143 ]; then
+# When one process fails, the others have a minute to report the failure and exit. srun does not
+# inherit --cpus-per-task from sbatch (since SLURM 22.05).
+srun --kill-on-bad-exit=0 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+  .venv/bin/python main.py "$@" || code=$?
+if [ "$code" -eq 138 ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -5,6 +5,7 @@
 #   launch/tpu_pod.sh create                      requests the slice and waits until it is active
 #   launch/tpu_pod.sh setup                       copies this checkout to every worker, installs it
 #   launch/tpu_pod.sh run --config=configs/resnet18.py --workdir=gs://bucket/run
+#   launch/tpu_pod.sh stop                        asks the run to save and exit, as Ctrl-C does
 #   launch/tpu_pod.sh delete                      deletes the slice
 #
 # Environment variables: PROJECT and ZONE (required); NAME, TYPE, VERSION and SPOT (optional). After
@@ -23,6 +24,10 @@ on_every_worker() {
   gcloud compute tpus tpu-vm ssh "$NAME" "${where[@]}" --worker=all --command="$1"
 }
 
+stop_workers() {
+  on_every_worker 'cifar-jax/launch/tpu_worker.sh stop'
+}
+
 case "${1:-}" in
   create)
     gcloud compute tpus queued-resources create "$NAME" "${where[@]}" --node-id="$NAME" \
@@ -39,13 +44,29 @@ case "${1:-}" in
     trap 'rm -f "$archive"' EXIT
     git -C "$(dirname "$0")/.." archive --format=tar.gz --output="$archive" HEAD
     gcloud compute tpus tpu-vm scp "$archive" "$NAME:cifar-jax.tar.gz" "${where[@]}" --worker=all
-    # gcsfs lets workdirs be gs:// paths.
-    on_every_worker 'mkdir -p cifar-jax && tar -xzf cifar-jax.tar.gz -C cifar-jax && cd cifar-jax &&
-      make .venv/installed && .venv/bin/python -m pip install --quiet gcsfs'
+    on_every_worker 'mkdir -p cifar-jax && tar -xzf cifar-jax.tar.gz -C cifar-jax &&
+      cifar-jax/launch/tpu_worker.sh setup'
     ;;
   run)
     shift
-    on_every_worker "cd cifar-jax && .venv/bin/python main.py $(printf '%q ' "$@")"
+    # Ctrl-C must reach this script alone: the workers would not notice the end of the connection,
+    # and would train on.
+    (
+      trap '' INT
+      on_every_worker "cifar-jax/launch/tpu_worker.sh run $(printf '%q ' "$@")"
+    ) &
+    workers=$!
+    interrupted=1
+    trap 'interrupted=1; echo "asking the workers to save and exit" >&2; stop_workers || true' \
+      INT TERM HUP
+    while [ "$interrupted" = 1 ]; do  # a signal ends the wait
+      interrupted=0 code=0
+      wait "$workers" || code=$?
+    done
+    exit "$code"
+    ;;
+  stop)
+    stop_workers
     ;;
   delete)
     gcloud compute tpus queued-resources delete "$NAME" "${where[@]}" --force --quiet

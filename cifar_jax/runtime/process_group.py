@@ -82,6 +82,7 @@ def _detect_cluster() -> Group | None:
   on_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
   on_tpu = cloud_tpu_init.running_in_cloud_tpu_vm and not on_cpu
   if not (on_tpu or num_tasks > 1 or has_pods):
+    _raise_if_lone()
     return None
   try:
     address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
@@ -102,3 +103,26 @@ def _detect_cluster() -> Group | None:
   if address is None or count is None or count < 2:
     return None
   return Group(address, count, index or 0, devices)
+
+
+def _raise_if_lone() -> None:
+  """Raise UserError if this process may be one of several workers that do not know each other.
+
+  Each would train alone and write to the same run folder.
+  """
+  from jax._src import hardware_utils  # private, and tested, as those of _detect_cluster
+
+  platforms = os.environ.get("JAX_PLATFORMS", "")
+  num_chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+  if num_chips and (not platforms or "tpu" in platforms):
+    raise errors.UserError(
+      f"libtpu: missing, but this machine has {num_chips} TPU chips, and without libtpu the "
+      "workers of a pod do not find each other; install 'jax[tpu]', or set JAX_PLATFORMS=cpu to "
+      "leave the TPU unused"
+    )
+  if int(os.environ.get("JOB_COMPLETION_INDEX") or 0) > 0:
+    raise errors.UserError(
+      "--coordinator_address: missing, but this is pod "
+      f"{os.environ['JOB_COMPLETION_INDEX']} of an indexed job; pass --coordinator_address, "
+      "--num_processes and --process_id, as launch/jobset.yaml does"
+    )

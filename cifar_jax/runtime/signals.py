@@ -1,10 +1,15 @@
-"""Graceful shutdown: on SIGTERM or SIGINT, save and exit at the next safe point."""
+"""Graceful shutdown: on SIGTERM, SIGINT or SIGUSR1, save and exit at the next safe point.
+
+launch/slurm.sh has SLURM send SIGUSR1 before the time limit, to tell it from `scancel`.
+"""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupted(Exception):
@@ -21,7 +26,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-  """Collect the numbers of SIGTERM and SIGINT in a list; the second signal ends the process."""
+  """Collect the numbers of the signals in a list; the second of a kind ends the process."""
   received: list[int] = []
   if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
     yield received
@@ -31,7 +36,7 @@ def stop_signals() -> Iterator[list[int]]:
     received.append(signum)
     signal.signal(signum, signal.SIG_DFL)
 
-  previous = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+  previous = {s: signal.signal(s, note) for s in _SIGNALS}
   try:
     yield received
   finally:

@@ -26,6 +26,35 @@ def test_jobset_repeats_its_numbers_and_names_consistently(jobset):
   assert job["backoffLimit"] == 0 and jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
 
 
+def test_evictions_do_not_count_as_failures(jobset):
+  (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+  assert rule == {
+    "action": "RestartJobSetAndIgnoreMaxRestarts",
+    "onJobFailureReasons": ["PodFailurePolicy"],
+  }
+  job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+  evicted, stopped = job["podFailurePolicy"]["rules"]
+  assert evicted["action"] == stopped["action"] == "FailJob"
+  # JobSet's API, other than Kubernetes', does not fill in the status.
+  assert evicted["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+  (container,) = job["template"]["spec"]["containers"]
+  exit_codes = {"containerName": container["name"], "operator": "In", "values": [128 + 15]}
+  assert stopped["onExitCodes"] == exit_codes
+  assert job["template"]["spec"]["restartPolicy"] == "Never"  # which podFailurePolicy needs
+
+
+def test_pods_have_volumes_and_resources(jobset):
+  pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+  assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
+  assert {"name": "TFDS_DATA_DIR", "value": mounts["data"]} in container["env"]
+  requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+  assert limits.items() <= requests.items() and "cpu" in requests
+  assert {"memory", "ephemeral-storage", "nvidia.com/gpu"} <= limits.keys()
+  assert pod["terminationGracePeriodSeconds"] >= 30
+
+
 def test_main_accepts_the_command_of_a_pod(jobset):
   (workers,) = jobset["spec"]["replicatedJobs"]
   (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]

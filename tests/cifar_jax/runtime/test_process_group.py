@@ -4,9 +4,10 @@ import inspect
 import os
 
 import pytest
-from jax._src import cloud_tpu_init, clusters
+from jax._src import cloud_tpu_init, clusters, hardware_utils
 
 from cifar_jax import errors
+from cifar_jax.runtime import process_group
 from cifar_jax.runtime.process_group import Group, resolve_process_group
 
 CLUSTERS = ("SLURM_", "OMPI_", "KUBERNETES_", "JOB_COMPLETION_INDEX", "JAX_LOCAL_DEVICE_IDS")
@@ -91,8 +92,34 @@ def test_an_mpi_that_jax_does_not_know(environment):
     resolve_process_group(None, None, None)
 
 
+def test_a_lone_worker_of_a_tpu_pod_is_refused(environment, monkeypatch):
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  monkeypatch.setattr(hardware_utils, "num_available_tpu_chips_and_device_id", lambda: (4, None))
+  # libtpu is missing here, so JAX does not see the pod.
+  with pytest.raises(errors.UserError, match=r"^libtpu: missing, but .* 4 TPU chips") as raised:
+    resolve_process_group(None, None, None)
+  assert "\n" not in str(raised.value)
+  environment(JAX_PLATFORMS="cpu")
+  assert resolve_process_group(None, None, None) is None
+  environment(JAX_PLATFORMS="tpu,cpu")
+  assert resolve_process_group("h:1", 2, 1) == Group("h:1", 2, 1)
+  assert resolve_process_group(None, None, None, ask_cluster=False) is None
+
+
+def test_a_lone_pod_of_an_indexed_job_is_refused(environment, monkeypatch):
+  monkeypatch.setattr(process_group.importlib.util, "find_spec", lambda name: None)
+  environment(JOB_COMPLETION_INDEX="0")  # may be the only one
+  assert resolve_process_group(None, None, None) is None
+  environment(JOB_COMPLETION_INDEX="3")
+  with pytest.raises(errors.UserError, match=r"^--coordinator_address: missing, .* is pod 3 of"):
+    resolve_process_group(None, None, None)
+  assert resolve_process_group(None, None, None, ask_cluster=False) is None
+
+
 def test_private_parts_of_jax_exist():
   """A failure names what a new version of JAX lacks; process_group.py needs another way to it."""
   assert isinstance(cloud_tpu_init.running_in_cloud_tpu_vm, bool)
+  num_chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+  assert isinstance(num_chips, int)
   detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
   inspect.signature(detect).bind(None, None, None, None, None, initialization_timeout=300)

@@ -1,0 +1,78 @@
+"""The Dockerfile: its files exist; it installs as the Makefile does, and for the JobSet."""
+
+import re
+import shlex
+import subprocess
+
+import pytest
+import small_runs
+import yaml
+
+ROOT = small_runs.ROOT
+
+
+@pytest.fixture(scope="module")
+def instructions():
+  """The instructions as pairs of name and text, with continued lines joined."""
+  text = (ROOT / "Dockerfile").read_text()
+  lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+  joined = "\n".join(lines).replace("\\\n", " ")
+  return [tuple(line.split(maxsplit=1)) for line in joined.splitlines()]
+
+
+def select(instructions, name):
+  return [text for instruction, text in instructions if instruction == name]
+
+
+def test_the_files_that_are_copied_are_in_the_repository(instructions):
+  tracked = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+  ).stdout.splitlines()
+  copies = [shlex.split(text)[1:] for text in select(instructions, "COPY")]  # without --chown
+  assert copies[-1] == [".", "."]
+  for *sources, target in copies[:-1]:
+    for source in sources:
+      assert any(name == source or name.startswith(f"{source}/") for name in tracked), source
+    assert target in ("./", sources[0])
+  # What make and the installation read is there before they run.
+  copied = {source for *sources, _ in copies[:-1] for source in sources}
+  needed = {"Makefile", "pyproject.toml", "README.md", "LICENSE", "constraints", "cifar_jax"}
+  assert needed | {"launch/find_accelerator.sh"} == copied
+
+
+def test_it_installs_as_the_makefile_does(instructions):
+  (image,) = select(instructions, "FROM")
+  version = re.fullmatch(r"python:(3\.\d+)-slim-\w+", image).group(1)
+  pins = (ROOT / "constraints" / f"python{version}.txt").read_text()
+  install = next(text for text in select(instructions, "RUN") if text.startswith("make"))
+  assert install.startswith('make .venv/installed ACCELERATOR="${ACCELERATOR}"')
+  (accelerator,) = select(instructions, "ARG")
+  assert accelerator == "ACCELERATOR=cuda"
+  completed = subprocess.run(
+    ["make", "--dry-run", "--always-make", ".venv/installed", "PYTHON=python3", accelerator],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert "-e '.[cuda]'" in completed.stdout and ".venv/bin/python -m pip" in completed.stdout
+  # gcsfs requires the fsspec of its version.
+  gcsfs = re.search(r"gcsfs==(\S+)", install).group(1)
+  assert f"\nfsspec=={gcsfs}\n" in pins
+
+
+def test_the_jobset_runs_what_the_image_holds(instructions):
+  jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+  pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  assert select(instructions, "WORKDIR") == [container["workingDir"]]
+  assert select(instructions, "ENTRYPOINT") == ['["python", "main.py"]']
+  assert container["command"][:2] == ["python", "main.py"]
+  assert select(instructions, "ENV") == [f"PATH={container['workingDir']}/.venv/bin:$PATH"]
+  data = next(v["mountPath"] for v in container["volumeMounts"] if v["name"] == "data")
+  assert data in select(instructions, "RUN")[0].split()
+
+
+def test_the_image_leaves_out_environments_and_results():
+  ignored = (ROOT / ".dockerignore").read_text().splitlines()
+  assert {".git", ".venv", ".venv-peers", "runs", "**/_build"} <= set(ignored)
