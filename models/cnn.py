@@ -47,7 +47,7 @@ class SimpleCNN(nn.Module):
     for stage, width in enumerate(self.widths, start=1):
       for index in (1, 2):
         x = conv(width, name=f"stage{stage}_conv{index}")(x)
-        x = norm(relu="before", name=f"stage{stage}_norm{index}")(x)
+        x = norm(activation="relu_before", name=f"stage{stage}_norm{index}")(x)
       x = layers.max_pool(x)
     x = layers.Dropout(self.dropout, deterministic=not train, axis_name=self.axis_name)(x)
     x = x.reshape(x.shape[0], -1)

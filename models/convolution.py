@@ -74,11 +74,10 @@ def convolve(
     padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
   rows, columns = (padding, padding) if isinstance(padding, int) else padding
   sides = (_pair(rows), _pair(columns))
-  on_cpu = jax.default_backend() == "cpu"
-  if on_cpu and kernels.serves(images, kernel):
+  if kernels.serves(images, kernel):  # chooses by the platform that the program is compiled for
     kernel_bias = kernels.NO_BIAS if bias is None else bias
     return kernels.convolve(images, kernel, kernel_bias, strides, sides)
-  if on_cpu:
+  if jax.default_backend() == "cpu":
     # This value is 1 for every finite kernel, but XLA cannot know that at compile time.
     one = 1 + 0 * lax.stop_gradient(kernel).reshape(-1)[0]
     images = _compute_once(images, one)

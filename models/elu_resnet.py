@@ -99,7 +99,7 @@ class EluBlock(nn.Module):
     features = 4 * self.width if self.bottleneck else self.width
     y = x if self.projection else self.dropout(name="dropout")(x)
     for index, size in enumerate(sizes, start=1):
-      y = nn.elu(self.norm(name=f"norm{index}")(y))
+      y = self.norm(activation="elu", name=f"norm{index}")(y)
       y = self.conv(
         features if index == 3 else self.width,
         (size, size),
@@ -110,7 +110,7 @@ class EluBlock(nn.Module):
       y = strict_identity(y, self.epsilon)
 
     if self.projection:
-      x = nn.elu(self.norm(name="shortcut_norm")(x))
+      x = self.norm(activation="elu", name="shortcut_norm")(x)
       return y + self.conv(features, (1, 1), strides=self.stride, name="shortcut_conv")(x)
     if self.kind == "highway":
       bias_init = nn.initializers.constant(self.gate_bias)
@@ -170,7 +170,7 @@ class EluResNet(nn.Module):
     )
 
     x = conv(self.width, (3, 3), strides=2, name="stem_conv")(images.astype(self.dtype))
-    x = nn.elu(norm(name="stem_norm")(x))
+    x = norm(activation="elu", name="stem_norm")(x)
     widths = [self.width * 2**stage for stage in range(len(self.stages))]
     for name, width, stride, is_first in layers.place_blocks(self.stages, widths):
       x = make_block(width=width, stride=stride, projection=is_first, name=name)(x)

@@ -58,7 +58,7 @@ class LeNet(nn.Module):
     }
 
     def activate(x: jax.Array, norm_name: str) -> jax.Array:
-      return norm(relu="after", name=norm_name)(x) if self.batch_norm else nn.relu(x)
+      return norm(activation="relu", name=norm_name)(x) if self.batch_norm else nn.relu(x)
 
     layers.check_halvings(images, len(self.widths), "model.name", "use larger images")
     x = images.astype(self.dtype)

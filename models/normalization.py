@@ -11,9 +11,9 @@ from cifar_jax.kernels import normalization as kernels
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over all axes but the last, with the ReLU and addition that often surround it.
+  """Batch norm over all axes but the last, with the addition and activation that often follow it.
 
-  Variables and numbers are those of `nn.BatchNorm`. ReLU and addition are part of the module
+  Variables and numbers are those of `nn.BatchNorm`. Addition and activation are part of the module
   because the kernels need no further pass over the data for them. XLA fuses them on other devices.
 
   Attributes:
@@ -24,7 +24,8 @@ class BatchNorm(nn.Module):
     dtype: type of the result; statistics are at least float32.
     axis_name: the axis whose devices share their statistics, None for each its own.
     use_scale: whether the normalised values are multiplied by a parameter.
-    relu: where a ReLU is: 'none', 'before' the normalisation, or 'after' it and the addition.
+    activation: what follows normalisation and addition, 'relu', 'elu' or 'gelu' (the exact one);
+      'relu_before' is a ReLU of what is normalised; or 'none'.
   """
 
   use_running_average: bool
@@ -34,7 +35,7 @@ class BatchNorm(nn.Module):
   axis_name: str | None = None
   use_scale: bool = True
   scale_init: Callable = nn.initializers.ones
-  relu: kernels.Relu = "none"
+  activation: kernels.Activation = "none"
 
   @nn.compact
   def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> jax.Array:
@@ -53,12 +54,12 @@ class BatchNorm(nn.Module):
       statistics = moving_mean.value, moving_variance.value
       return self._normalize(x, residual, *statistics, scale, bias)
     axis_name = None if self.is_initializing() else self.axis_name
-    if jax.default_backend() == "cpu" and self._has_kernel(x, residual):
+    if self._has_kernel(x, residual):
       y, mean, variance = kernels.batch_norm(
-        x, residual, scale, bias, self.epsilon, self.relu, axis_name
+        x, residual, scale, bias, self.epsilon, self.activation, axis_name
       )
     else:
-      mean, variance = _statistics(self._relu("before", x), axis_name)
+      mean, variance = _statistics(self._input(x), axis_name)
       y = self._normalize(x, residual, mean, variance, scale, bias)
     if not self.is_initializing():
       for moving, new in ((moving_mean, mean), (moving_variance, variance)):
@@ -66,8 +67,11 @@ class BatchNorm(nn.Module):
     return y
 
   def _has_kernel(self, x: jax.Array, residual: jax.Array | None) -> bool:
-    same = residual is None or (residual.shape, residual.dtype) == (x.shape, x.dtype)
-    return same and x.dtype == self.dtype and kernels.serves(x)
+    if residual is not None:
+      same = (residual.shape, residual.dtype) == (x.shape, x.dtype)
+      if not same or self.activation not in ("none", "relu"):
+        return False
+    return jax.default_backend() == "cpu" and x.dtype == self.dtype and kernels.serves(x)
 
   def _normalize(
     self,
@@ -79,11 +83,21 @@ class BatchNorm(nn.Module):
     bias: jax.Array,
   ) -> jax.Array:
     factor = lax.rsqrt(variance + self.epsilon) * scale
-    y = ((self._relu("before", x) - mean) * factor + bias).astype(self.dtype)
-    return self._relu("after", y if residual is None else y + residual)
+    if self._has_kernel(x, residual):
+      return kernels.normalize(x, residual, mean, factor, bias, self.activation)
+    y = ((self._input(x) - mean) * factor + bias).astype(self.dtype)
+    y = y if residual is None else y + residual
+    return kernels.FUNCTIONS[self.activation](y) if self.activation in kernels.FUNCTIONS else y
 
-  def _relu(self, place: kernels.Relu, x: jax.Array) -> jax.Array:
-    return nn.relu(x) if self.relu == place else x
+  def _input(self, x: jax.Array) -> jax.Array:
+    return nn.relu(x) if self.activation == "relu_before" else x
+
+
+def activate(x: jax.Array, activation: kernels.Activation) -> jax.Array:
+  """Return 'relu', 'elu' or 'gelu' (the exact one) of x [..., channels]."""
+  if jax.default_backend() == "cpu" and kernels.serves(x):
+    return kernels.activate(x, activation)
+  return kernels.FUNCTIONS[activation](x)
 
 
 def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:

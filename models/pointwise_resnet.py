@@ -42,12 +42,12 @@ class PointwiseBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     y = self.conv(self.width, (1, 1), strides=self.stride, name="conv1")(x)
-    y = self.norm(relu="after", name="norm1")(y)
+    y = self.norm(activation="relu", name="norm1")(y)
     y = self.conv(self.width, (3, 3), name="conv2")(y)
     if self.projection:
       x = self.conv(self.width, (1, 1), strides=self.stride, name="shortcut_conv")(x)
       x = self.norm(name="shortcut_norm")(x)
-    return self.norm(relu="after", name="norm2")(y, x)
+    return self.norm(activation="relu", name="norm2")(y, x)
 
 
 class PointwiseResNet(nn.Module):
@@ -72,7 +72,7 @@ class PointwiseResNet(nn.Module):
     conv = functools.partial(Conv, kernel_init=_HE_NORMAL, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
     x = conv(self.widths[0], (3, 3), name="stem_conv")(images.astype(self.dtype))
-    x = norm(relu="after", name="stem_norm")(x)
+    x = norm(activation="relu", name="stem_norm")(x)
     stages = [self.blocks] * len(self.widths)
     for name, width, stride, is_first in layers.place_blocks(stages, self.widths):
       x = PointwiseBlock(width, stride, is_first, conv, norm, name=name)(x)

@@ -40,12 +40,12 @@ class PreActBlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    y = self.norm(relu="after", name="norm1")(x)
+    y = self.norm(activation="relu", name="norm1")(x)
     shortcut = y if self.is_first else x
     if self.stride > 1 or x.shape[-1] != self.width:
       shortcut = self.conv(self.width, 1, self.stride, name="shortcut_conv")(shortcut)
     y = self.conv(self.width, 3, self.stride, name="conv1")(y)
-    y = self.dropout(name="dropout")(self.norm(relu="after", name="norm2")(y))
+    y = self.dropout(name="dropout")(self.norm(activation="relu", name="norm2")(y))
     return shortcut + self.conv(self.width, 3, name="conv2")(y)
 
 
@@ -65,15 +65,15 @@ class PreActBottleneck(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     features = 4 * self.width
-    y = self.norm(relu="after", name="norm1")(x)
+    y = self.norm(activation="relu", name="norm1")(x)
     shortcut = y if self.is_first else x
     if self.stride > 1 or x.shape[-1] != features:
       shortcut = self.conv(features, 1, self.stride, name="shortcut_conv")(shortcut)
     y = self.conv(self.width, 1, name="conv1")(y)
     y = self.conv(self.width, 3, self.stride, name="conv2")(
-      self.norm(relu="after", name="norm2")(y)
+      self.norm(activation="relu", name="norm2")(y)
     )
-    y = self.dropout(name="dropout")(self.norm(relu="after", name="norm3")(y))
+    y = self.dropout(name="dropout")(self.norm(activation="relu", name="norm3")(y))
     return shortcut + self.conv(features, 1, name="conv3")(y)
 
 
@@ -110,7 +110,7 @@ class PreActResNet(nn.Module):
     x = conv(self.stem_width, 3, name="stem_conv")(images.astype(self.dtype))
     for name, width, stride, is_first in layers.place_blocks(self.stages, self.widths):
       x = self.block(width, stride, is_first, conv, norm, dropout, name=name)(x)
-    x = norm(relu="after", name="final_norm")(x)
+    x = norm(activation="relu", name="final_norm")(x)
     return layers.pooled_logits(x, self.num_classes)
 
 

@@ -50,10 +50,10 @@ class BasicBlock(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     y = self.conv(self.width, 3, self.stride, name="conv1")(x)
-    y = self.norm(relu="after", name="norm1")(y)
+    y = self.norm(activation="relu", name="norm1")(y)
     y = self.conv(self.width, 3, name="conv2")(y)
     x = _shortcut(x, self.width, self.stride, self.shortcut, self.conv, self.norm)
-    return self.norm(relu="after", scale_init=self.last_scale, name="norm2")(y, x)
+    return self.norm(activation="relu", scale_init=self.last_scale, name="norm2")(y, x)
 
 
 class Bottleneck(nn.Module):
@@ -73,12 +73,12 @@ class Bottleneck(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     features = 4 * self.width
     y = self.conv(self.width, 1, name="conv1")(x)
-    y = self.norm(relu="after", name="norm1")(y)
+    y = self.norm(activation="relu", name="norm1")(y)
     y = self.conv(self.width, 3, self.stride, name="conv2")(y)
-    y = self.norm(relu="after", name="norm2")(y)
+    y = self.norm(activation="relu", name="norm2")(y)
     y = self.conv(features, 1, name="conv3")(y)
     x = _shortcut(x, features, self.stride, self.shortcut, self.conv, self.norm)
-    return self.norm(relu="after", scale_init=self.last_scale, name="norm3")(y, x)
+    return self.norm(activation="relu", scale_init=self.last_scale, name="norm3")(y, x)
 
 
 class ResNet(nn.Module):
@@ -118,7 +118,7 @@ class ResNet(nn.Module):
       x = conv(self.widths[0], 7, 2, name="stem_conv")(x)
     else:
       x = conv(self.widths[0], 3, name="stem_conv")(x)
-    x = norm(relu="after", name="stem_norm")(x)
+    x = norm(activation="relu", name="stem_norm")(x)
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for name, width, stride, _ in layers.place_blocks(self.stages, self.widths):

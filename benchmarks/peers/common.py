@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-MODELS = ("simple_cnn", "resnet18", "pointwise_resnet", "wrn28_10")
+MODELS = ("simple_cnn", "resnet18", "pointwise_resnet", "wrn28_10", "airbench94")
 # Numbers of (trainable parameters, moving statistics) for 10 classes. Each peer asserts the numbers
 # of its network, and tests/benchmarks/test_benchmarks.py those of ours.
 PARAMETERS = {
   "simple_cnn": (846_634, 896),
   "resnet18": (11_173_962, 9_600),
   "pointwise_resnet": (10_476_106, 13_568),
+  "airbench94": (1_971_640, 2_304),
   "wrn28_10": (36_479_194, 17_952),
 }
 CLASSES = 10

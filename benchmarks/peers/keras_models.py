@@ -1,4 +1,4 @@
-"""The four networks in Keras, layer for layer as models/ has them. Images are [b, 32, 32, 3]."""
+"""The five networks in Keras, layer for layer as models/ has them. Images are [b, 32, 32, 3]."""
 
 import functools
 
@@ -16,9 +16,11 @@ def create(name, classes):
     "simple_cnn": simple_cnn,
     "resnet18": resnet18,
     "pointwise_resnet": pointwise_resnet,
+    "airbench94": airbench94,
     "wrn28_10": wide_resnet,
   }[name](image)
-  return Model(image, layers.Dense(classes, dtype="float32")(x))
+  head = layers.Dense(classes, use_bias=name != "airbench94", dtype="float32")
+  return Model(image, head(x))
 
 
 def simple_cnn(x, widths=(32, 64, 128), dense=(256, 128)):
@@ -79,3 +81,13 @@ def wide_resnet(x, blocks=4, width=10):
       x = layers.Add()([x, conv(y, outputs, 3)])
   x = RELU()(torch_norm()(x))
   return layers.GlobalAveragePooling2D(dtype="float32")(x)
+
+
+def airbench94(x, widths=(64, 256, 256)):
+  gelu = functools.partial(layers.Activation, "gelu")
+  norm = functools.partial(layers.BatchNormalization, momentum=0.6, epsilon=1e-12, scale=False)
+  x = gelu()(layers.Conv2D(24, 2)(x))
+  for width in widths:
+    x = gelu()(norm()(layers.MaxPooling2D()(conv(x, width, 3))))
+    x = gelu()(norm()(conv(x, width, 3)))
+  return layers.Rescaling(1 / 9)(layers.Flatten()(layers.MaxPooling2D(3)(x)))

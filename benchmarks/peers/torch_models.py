@@ -1,4 +1,4 @@
-"""The four networks in PyTorch, layer for layer as models/ has them. Images are [b, 3, 32, 32]."""
+"""The five networks in PyTorch, layer for layer as models/ has them. Images are [b, 3, 32, 32]."""
 
 import torch.nn.functional as F
 from torch import nn
@@ -10,6 +10,7 @@ def create(name, classes):
     "simple_cnn": SimpleCNN,
     "resnet18": ResNet18,
     "pointwise_resnet": PointwiseResNet,
+    "airbench94": Airbench94,
     "wrn28_10": WideResNet,
   }[name](classes)
 
@@ -134,3 +135,27 @@ class WideResNet(nn.Module):
 
   def forward(self, x):
     return self.head(self.features(x).mean((2, 3)))
+
+
+def bias_norm(channels):
+  """Return batch norm without a scale."""
+  norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+  norm.weight.requires_grad = False
+  return norm
+
+
+class Airbench94(nn.Module):
+  """A 2×2 convolution, three groups of two 3×3 convolutions, and logits × 1/9."""
+
+  def __init__(self, classes, widths=(64, 256, 256)):
+    super().__init__()
+    layers, inputs = [nn.Conv2d(3, 24, 2), nn.GELU()], 24
+    for width in widths:
+      layers += [conv(inputs, width, 3), nn.MaxPool2d(2), bias_norm(width), nn.GELU()]
+      layers += [conv(width, width, 3), bias_norm(width), nn.GELU()]
+      inputs = width
+    layers += [nn.MaxPool2d(3), nn.Flatten(), nn.Linear(inputs, classes, bias=False)]
+    self.layers = nn.Sequential(*layers)
+
+  def forward(self, x):
+    return self.layers(x) / 9

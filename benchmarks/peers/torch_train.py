@@ -26,7 +26,7 @@ def main():
   torch.manual_seed(0)
 
   model = torch_models.create(options.model, common.CLASSES)
-  parameters = sum(p.numel() for p in model.parameters())
+  parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
   moving = sum(b.numel() for name, b in model.named_buffers() if "running" in name)
   common.check_parameters(options.model, parameters, moving)
   model = model.to(device, memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ import ml_collections
 from benchmarks import records
 from benchmarks.peers.common import MODELS
 
-NETWORKS = (*MODELS, "airbench94")
+NETWORKS = MODELS
 _BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "f16": 2, "bf16": 2, "s8": 1, "u8": 1, "pred": 1}
 _FLOAT = 4
 _SCALARS = 3  # loss, correct, examples

@@ -1,4 +1,4 @@
-"""A training step and an epoch of four networks: ours against PyTorch and Keras.
+"""A training step and an epoch of five networks: ours against PyTorch and Keras.
 
   python -m benchmarks.speed.train_step --peer_python=.venv-peers/bin/python
 
@@ -38,7 +38,9 @@ def main() -> None:
   records.add_peer_option(parser)
   parser.add_argument("--models", default=",".join(MODELS))
   parser.add_argument("--peers", default=",".join(PEERS))
-  parser.add_argument("--batch", type=int, help="default: 512 on a GPU; 128 on CPU, wrn28_10 16")
+  parser.add_argument(
+    "--batch", type=int, help="default: 512 on a GPU; 128 on CPU, wrn28_10 16, airbench94 1,024"
+  )
   parser.add_argument("--epoch_examples", type=int, help="default: 50,000, on CPU 10 batches")
   parser.add_argument("--epoch_rounds", type=int, default=3, help="0: no epochs")
   options = records.parse(parser)
@@ -56,10 +58,10 @@ def choose_sizes(model: str, options: argparse.Namespace) -> Sizes:
     batch = options.batch
   elif gpu:
     batch = 512
-  elif model == "wrn28_10":
-    batch = 2 if options.quick else 16
+  elif options.quick:
+    batch = 2 if model == "wrn28_10" else 8
   else:
-    batch = 8 if options.quick else 128
+    batch = {"wrn28_10": 16, "airbench94": 1024}.get(model, 128)
   num_batches = 2 if options.quick else 10
   examples = options.epoch_examples or (50_000 if gpu else batch * num_batches)
   return Sizes(batch, examples, options.dtype or ("bfloat16" if gpu else "float32"))

@@ -1,4 +1,4 @@
-// Batch normalisation of rows of channels, with the ReLU before or after it, and an addition.
+// Batch normalisation of rows of channels, with an activation before or after it, and an addition.
 #pragma once
 
 #include <cstdint>
@@ -6,14 +6,14 @@
 
 namespace kernels {
 
-enum class Relu : int64_t { kNone, kBefore, kAfter };  // numbers as in normalization.py
+enum class Activation : int64_t { kNone, kReluBefore, kRelu, kElu, kGelu };  // as normalization.py
 
-// y = (x − mean) · factor + bias + residual, with max(0, x) in place of x for kBefore, and max(0, y)
-// in place of y for kAfter. x, dy, y, residual: [rows, channels], bfloat16 or float32; mean, factor,
-// bias and all sums: [channels].
+// y = a((x − mean) · factor + bias + residual), where a is the activation; for kReluBefore there is
+// max(0, x) in place of x instead. x, dy, y, residual: [rows, channels], bfloat16 or float32; mean,
+// factor, bias and all sums: [channels].
 struct Normalization {
   int64_t rows, channels;
-  Relu relu;
+  Activation activation;
   const float *mean, *factor, *bias;
 };
 
@@ -29,12 +29,13 @@ struct NormalizationPasses {
   // residual may be null.
   void (*normalize)(const Normalization&, const void* x, const void* residual, void* y,
                     const ForEachChunk&);
-  // sum ← Σ dy, product ← Σ dy · (x − mean), where dy counts only where a ReLU after lets it pass.
-  // After an addition y must be given (else null), and that dy is also stored in `passed`.
+  // sum ← Σ dy, product ← Σ dy · (x − mean), with the gradient before the activation in place of
+  // dy. With an addition and kRelu, y must be given (else null), and that gradient is also stored
+  // in `passed`. Additions have no other activations.
   void (*gradient_sums)(const Normalization&, const void* x, const void* dy, const void* y,
                         double* sum, double* product, void* passed, const ForEachChunk&);
-  // dx ← dy · factor + (x − mean) · slope + offset, where dy counts as above; for kBefore only where
-  // x > 0.
+  // dx ← dy · factor + (x − mean) · slope + offset, with the gradient before the activation in place
+  // of dy; for kReluBefore only where x > 0.
   void (*input_gradient)(const Normalization&, const void* x, const void* dy, const float* slope,
                          const float* offset, void* dx, const ForEachChunk&);
 };

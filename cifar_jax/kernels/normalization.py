@@ -1,11 +1,13 @@
-"""Batch norm with the batch's statistics by this package's C++ kernels, with its gradient.
+"""Batch norm and activations by this package's C++ kernels, with their gradients.
 
 XLA:CPU makes several passes over the data in float32, two of them in loops that use no vectors.
 Here the value and the gradient are two passes each, in the type of the data: sums, then elements.
-The numbers per channel between the passes are JAX's, and so are means over devices.
+The numbers per channel between the passes are JAX's, and so are means over devices. An activation
+costs no pass of its own, and its value is computed anew for the gradient.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -21,13 +23,17 @@ _HANDLERS = (
   "normalization_gradient_sums",
   "normalization_input_gradient",
 )
-Relu = Literal["none", "before", "after"]
-_NONE, _BEFORE, _AFTER = 0, 1, 2
-_RELUS: dict[Relu, int] = {"none": _NONE, "before": _BEFORE, "after": _AFTER}
+Activation = Literal["none", "relu_before", "relu", "elu", "gelu"]
+_NUMBERS: dict[Activation, int] = {"none": 0, "relu_before": 1, "relu": 2, "elu": 3, "gelu": 4}
+FUNCTIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
+  "relu": jax.nn.relu,
+  "elu": jax.nn.elu,
+  "gelu": functools.partial(jax.nn.gelu, approximate=False),
+}
 
 
 def serves(x: jax.Array) -> bool:
-  """Return whether `batch_norm` has a kernel for x on this processor."""
+  """Return whether the functions of this module have a kernel for x on this processor."""
   return (
     x.dtype in (jnp.bfloat16, jnp.float32)
     and all(isinstance(size, int) and size > 0 for size in x.shape)
@@ -43,7 +49,7 @@ def batch_norm(
   scale: jax.Array,
   bias: jax.Array,
   epsilon: float,
-  relu: Relu,
+  activation: Activation,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Normalise x with its own mean and variance: kernels on CPU, XLA's operations elsewhere.
@@ -57,13 +63,14 @@ def batch_norm(
     scale: [channels] float32.
     bias: [channels] float32.
     epsilon: what is added to the variance.
-    relu: where a ReLU is: 'none', 'before' the normalisation, or 'after' the addition.
+    activation: what follows the addition, 'relu', or without an addition also 'elu' or 'gelu' (the
+      exact one); 'relu_before' is a ReLU of x; or 'none'.
     axis_name: the axis whose devices share their statistics, None for each its own.
 
   Returns:
     The result, of x's shape and type; the mean and the biased variance, [channels] float32.
   """
-  return _forward(x, residual, scale, bias, epsilon, relu, axis_name)[0]
+  return _forward(x, residual, scale, bias, epsilon, activation, axis_name)[0]
 
 
 def _forward(
@@ -72,23 +79,25 @@ def _forward(
   scale: jax.Array,
   bias: jax.Array,
   epsilon: float,
-  relu: Relu,
+  activation: Activation,
   axis_name: str | None,
 ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], tuple]:
-  rows, place = _rows(x), _RELUS[relu]
+  rows, number = _rows(x), _NUMBERS[activation]
   coefficients = functools.partial(_coefficients, epsilon, axis_name)
-  (mean, variance, factor), pullback = jax.vjp(coefficients, *_statistics(rows, relu=place), scale)
+  (mean, variance, factor), pullback = jax.vjp(
+    coefficients, *_statistics(rows, activation=number), scale
+  )
   added = rows[:0] if residual is None else _rows(residual)
-  y = _normalize(rows, added, mean, factor, bias, relu=place).reshape(x.shape)
+  y = _normalize(rows, added, mean, factor, bias, activation=number).reshape(x.shape)
   # Without a residual, x tells where the ReLU let a value pass; otherwise y is needed for it.
-  needed = y if relu == "after" and residual is not None else x[:0]
+  needed = y if activation == "relu" and residual is not None else x[:0]
   like_residual = None if residual is None else residual[:0]
   return (y, mean, variance), (x, needed, like_residual, (mean, factor, bias), pullback)
 
 
 def _backward(
   epsilon: float,
-  relu: Relu,
+  activation: Activation,
   axis_name: str | None,
   kept: tuple,
   cotangents: tuple[jax.Array, jax.Array, jax.Array],
@@ -96,12 +105,12 @@ def _backward(
   x, y, like_residual, channels, pullback = kept
   mean, factor, _ = channels
   dy, mean_gradient, variance_gradient = cotangents
-  place = _RELUS[relu]
+  number = _NUMBERS[activation]
   bias_gradient, factor_gradient, passed = _gradient_sums(
-    _rows(x), _rows(dy), _rows(y), *channels, relu=place
+    _rows(x), _rows(dy), _rows(y), *channels, activation=number
   )
   if y.size:
-    dy, place = passed.reshape(dy.shape), _NONE
+    dy, number = passed.reshape(dy.shape), _NUMBERS["none"]
   # The mean is also subtracted from x, which gives it −factor · Σ dy.
   mean_gradient, square_gradient, scale_gradient = pullback(
     (mean_gradient - factor * bias_gradient, variance_gradient, factor_gradient)
@@ -109,11 +118,56 @@ def _backward(
   rows = x.size // x.shape[-1]
   slope = 2 * square_gradient / rows
   offset = mean_gradient / rows + slope * mean
-  dx = _input_gradient(_rows(x), _rows(dy), *channels, slope, offset, relu=place).reshape(x.shape)
+  dx = _input_gradient(_rows(x), _rows(dy), *channels, slope, offset, activation=number).reshape(
+    x.shape
+  )
   return dx, None if like_residual is None else dy, scale_gradient, bias_gradient
 
 
 batch_norm.defvjp(_forward, _backward)
+
+
+def normalize(
+  x: jax.Array,
+  residual: jax.Array | None,
+  mean: jax.Array,
+  factor: jax.Array,
+  bias: jax.Array,
+  activation: Activation,
+) -> jax.Array:
+  """Return activation((x - mean) * factor + bias + residual), of x's shape and type.
+
+  The arguments are those of `batch_norm`; mean, factor and bias are [channels] float32. Gradients
+  are XLA's.
+  """
+  rows = _rows(x)
+  added = rows[:0] if residual is None else _rows(residual)
+  y = _normalize(rows, added, mean, factor, bias, activation=_NUMBERS[activation])
+  return y.reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def activate(x: jax.Array, activation: Activation) -> jax.Array:
+  """Return 'relu', 'elu' or 'gelu' (the exact one) of x [..., channels], in x's type.
+
+  It is the normalisation with mean 0 and factor 1.
+  """
+  zeros = jnp.zeros(x.shape[-1:])
+  return normalize(x, None, zeros, zeros + 1, zeros, activation)
+
+
+def _activate_forward(x: jax.Array, activation: Activation) -> tuple[jax.Array, jax.Array]:
+  return activate(x, activation), x
+
+
+def _activate_backward(activation: Activation, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+  zeros = jnp.zeros(x.shape[-1:])
+  channels = (zeros, zeros + 1, zeros, zeros, zeros)
+  dx = _input_gradient(_rows(x), _rows(dy), *channels, activation=_NUMBERS[activation])
+  return (dx.reshape(x.shape),)
+
+
+activate.defvjp(_activate_forward, _activate_backward)
 
 
 def _coefficients(
@@ -135,8 +189,8 @@ def _rows(x: jax.Array) -> jax.Array:
 
 
 @with_kernel("normalization_statistics")
-def _statistics(x: jax.Array, *, relu: int) -> tuple[jax.Array, jax.Array]:
-  x = _input(x, relu)
+def _statistics(x: jax.Array, *, activation: int) -> tuple[jax.Array, jax.Array]:
+  x = _input(x, activation)
   return jnp.mean(x, 0), jnp.mean(x**2, 0)
 
 
@@ -148,12 +202,12 @@ def _normalize(
   factor: jax.Array,
   bias: jax.Array,
   *,
-  relu: int,
+  activation: int,
 ) -> jax.Array:
-  y = (_input(x, relu) - mean) * factor + bias
+  y = (_input(x, activation) - mean) * factor + bias
   if residual.size:
     y += residual.astype(jnp.float32)
-  return (jax.nn.relu(y) if relu == _AFTER else y).astype(x.dtype)
+  return _activated(y, activation).astype(x.dtype)
 
 
 @with_kernel("normalization_gradient_sums")
@@ -165,10 +219,10 @@ def _gradient_sums(
   factor: jax.Array,
   bias: jax.Array,
   *,
-  relu: int,
+  activation: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  centred = _input(x, relu) - mean
-  passed = _passed(dy, y if y.size else centred * factor + bias, relu)
+  centred = _input(x, activation) - mean
+  passed = _passed(dy, y if y.size else centred * factor + bias, activation)
   return jnp.sum(passed, 0), jnp.sum(passed * centred, 0), passed[: len(y)].astype(x.dtype)
 
 
@@ -182,21 +236,27 @@ def _input_gradient(
   slope: jax.Array,
   offset: jax.Array,
   *,
-  relu: int,
+  activation: int,
 ) -> jax.Array:
-  centred = _input(x, relu) - mean
-  passed = _passed(dy, centred * factor + bias, relu)
+  centred = _input(x, activation) - mean
+  passed = _passed(dy, centred * factor + bias, activation)
   dx = passed * factor + (centred * slope + offset)
-  return (jnp.where(x > 0, dx, 0) if relu == _BEFORE else dx).astype(x.dtype)
+  return (jnp.where(x > 0, dx, 0) if activation == _NUMBERS["relu_before"] else dx).astype(x.dtype)
 
 
-def _input(x: jax.Array, relu: int) -> jax.Array:
+def _input(x: jax.Array, activation: int) -> jax.Array:
   """Return what is normalised, in float32."""
   x = x.astype(jnp.float32)
-  return jax.nn.relu(x) if relu == _BEFORE else x
+  return jax.nn.relu(x) if activation == _NUMBERS["relu_before"] else x
 
 
-def _passed(dy: jax.Array, y: jax.Array, relu: int) -> jax.Array:
-  """Return dy in float32, and 0 where a ReLU after the addition stopped y."""
-  dy = dy.astype(jnp.float32)
-  return jnp.where(y > 0, dy, 0) if relu == _AFTER else dy
+def _activated(x: jax.Array, activation: int) -> jax.Array:
+  """Return what the activation after the addition makes of x."""
+  functions = [f for name, f in FUNCTIONS.items() if _NUMBERS[name] == activation]
+  return functions[0](x) if functions else x
+
+
+def _passed(dy: jax.Array, y: jax.Array, activation: int) -> jax.Array:
+  """Return the gradient of y, in float32, from that of the activation after the addition."""
+  _, pullback = jax.vjp(lambda y: _activated(y, activation), y.astype(jnp.float32))
+  return pullback(dy.astype(jnp.float32))[0]

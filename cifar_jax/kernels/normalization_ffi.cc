@@ -28,7 +28,7 @@ void round_to_float(const std::vector<double>& values, double scale, float* to) 
 
 // Calls run(passes, normalization, i, count, for_each_chunk) for array i of those that x stacks.
 template <typename Run>
-ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t relu, const Buffer* mean,
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, const Buffer* mean,
                     const Buffer* factor, const Buffer* bias, const Run& run) {
   const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
   const size_t rank = x.dimensions().size();
@@ -44,7 +44,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t relu, const B
   int64_t count = 1;
   for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
   for (int64_t i = 0; i < count; i++) {
-    Normalization n = {sizes[0], sizes[1], static_cast<Relu>(relu), nullptr, nullptr, nullptr};
+    Normalization n = {sizes[0], sizes[1], static_cast<Activation>(activation), nullptr, nullptr, nullptr};
     if (mean) {
       n.mean = at<float>(*mean, i, count);
       n.factor = at<float>(*factor, i, count);
@@ -55,8 +55,8 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t relu, const B
   return ffi::Error::Success();
 }
 
-ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square, int64_t relu) {
-  return for_each(pool, x, relu, nullptr, nullptr, nullptr,
+ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square, int64_t activation) {
+  return for_each(pool, x, activation, nullptr, nullptr, nullptr,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
     std::vector<double> sum(n.channels), sum_of_squares(n.channels);
@@ -67,8 +67,12 @@ ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square
 }
 
 ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mean, Buffer factor,
-                     Buffer bias, Result y, int64_t relu) {
-  return for_each(pool, x, relu, &mean, &factor, &bias,
+                     Buffer bias, Result y, int64_t activation) {
+  const auto kind = static_cast<Activation>(activation);
+  if (residual.size_bytes() && kind != Activation::kNone && kind != Activation::kRelu) {
+    return ffi::Error::InvalidArgument("normalization: after an addition there is only the ReLU");
+  }
+  return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
     passes.normalize(n, at(x, i, count), at(residual, i, count), at(*y, i, count), for_each_chunk);
@@ -77,8 +81,8 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
 
 ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Buffer mean,
                          Buffer factor, Buffer bias, Result sum, Result product, Result passed,
-                         int64_t relu) {
-  return for_each(pool, x, relu, &mean, &factor, &bias,
+                         int64_t activation) {
+  return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
     std::vector<double> sums(n.channels), products(n.channels);
@@ -90,8 +94,8 @@ ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Bu
 }
 
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean, Buffer factor,
-                          Buffer bias, Buffer slope, Buffer offset, Result dx, int64_t relu) {
-  return for_each(pool, x, relu, &mean, &factor, &bias,
+                          Buffer bias, Buffer slope, Buffer offset, Result dx, int64_t activation) {
+  return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ForEachChunk& for_each_chunk) {
     passes.input_gradient(n, at(x, i, count), at(dy, i, count), at<float>(slope, i, count),
@@ -103,22 +107,22 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_statistics, statistics,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Buffer>()
-                                  .Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("relu"));
+                                  .Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("activation"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_normalize, normalize,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Attr<int64_t>("relu"));
+                                  .Ret<Buffer>().Attr<int64_t>("activation"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_gradient_sums, gradient_sums,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("relu"));
+                                  .Ret<Buffer>().Ret<Buffer>().Ret<Buffer>().Attr<int64_t>("activation"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(normalization_input_gradient, input_gradient,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
                                   .Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>().Arg<Buffer>()
                                   .Arg<Buffer>().Arg<Buffer>()
-                                  .Ret<Buffer>().Attr<int64_t>("relu"));
+                                  .Ret<Buffer>().Attr<int64_t>("activation"));
 
 }  // namespace kernels

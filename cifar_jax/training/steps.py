@@ -169,7 +169,7 @@ def make_train_step(
       "top5": jnp.sum(_is_in_top5(logits, batch["label"])).astype(jnp.float32),
       "examples": jnp.float32(len(logits)),
     }
-    if axis_name:
+    if axis_name and jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy what it reduces
       grads, loss = jax.lax.pmean((grads, loss), axis_name)
       counts = jax.lax.psum(counts, axis_name)
       if not config.model.sync_bn:  # each device has different statistics; keep their mean

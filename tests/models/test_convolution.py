@@ -48,3 +48,10 @@ def test_a_batch_size_that_is_symbolic():
   function = jax.jit(lambda x: Conv(4, (3, 3)).apply(variables, x))
   exported = jax.export.export(function)(jax.ShapeDtypeStruct(shape, jnp.float32))
   assert exported.call(jnp.ones((5, 8, 8, 3))).shape == (5, 8, 8, 4)
+
+
+def test_programs_for_accelerators_have_no_cpu_kernels(arguments):
+  both = jax.jit(jax.grad(lambda *a: loss(Conv, *a), (0, 1, 2)))
+  program = both.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+  assert "custom_call" not in program
+  assert program.count("stablehlo.convolution") == 3 * len(arguments[2])  # each with its gradients

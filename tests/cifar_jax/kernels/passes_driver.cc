@@ -62,16 +62,37 @@ void check(const char* what, int64_t channels, double got, double want, double s
   }
 }
 
-void normalize(bool bfloat16, kernels::Relu relu, bool has_residual, std::mt19937& random) {
+double cumulative(double x) { return std::erfc(-x / std::sqrt(2.0)) / 2; }  // of the normal one
+
+double activated(kernels::Activation activation, double x) {
+  switch (activation) {
+    case kernels::Activation::kRelu: return std::max(0.0, x);
+    case kernels::Activation::kElu: return x > 0 ? x : std::expm1(x);
+    case kernels::Activation::kGelu: return x * cumulative(x);
+    default: return x;
+  }
+}
+
+double slope(kernels::Activation activation, double x) {
+  switch (activation) {
+    case kernels::Activation::kRelu: return x > 0;
+    case kernels::Activation::kElu: return x > 0 ? 1 : std::exp(x);
+    case kernels::Activation::kGelu:
+      return cumulative(x) + x * std::exp(-x * x / 2) / std::sqrt(2 * std::acos(-1.0));
+    default: return 1;
+  }
+}
+
+void normalize(bool bfloat16, kernels::Activation activation, bool has_residual, std::mt19937& random) {
   const int64_t rows = 1 + random() % 900, channels = 1 + random() % 130, size = rows * channels;
   const Array x(bfloat16, size, random), dy(bfloat16, size, random), added(bfloat16, size, random);
   const Array y(bfloat16, size), dx(bfloat16, size), passed(bfloat16, size);
   std::vector<Array> c;  // mean, factor, bias, slope, offset
   for (int i = 0; i < 5; i++) c.emplace_back(false, channels, random);
   std::vector<double> sum(channels), square(channels), dy_sum(channels), product(channels);
-  const kernels::Normalization n = {rows,          channels,      relu,
+  const kernels::Normalization n = {rows,          channels,      activation,
                                     c[0].floats(), c[1].floats(), c[2].floats()};
-  const bool stored = has_residual && relu == kernels::Relu::kAfter;
+  const bool stored = has_residual && activation == kernels::Activation::kRelu;
   const kernels::NormalizationPasses& passes = *kernels::normalization_passes(bfloat16);
   passes.statistics(n, x.data(), sum.data(), square.data(), in_order);
   passes.normalize(n, x.data(), has_residual ? added.data() : nullptr, y.data(), in_order);
@@ -82,14 +103,14 @@ void normalize(bool bfloat16, kernels::Relu relu, bool has_residual, std::mt1993
   for (int64_t i = 0; i < channels; i++) {
     double totals[4] = {};
     for (int64_t j = i; j < size; j += channels) {
-      const bool before = relu == kernels::Relu::kBefore, after = relu == kernels::Relu::kAfter;
+      const bool before = activation == kernels::Activation::kReluBefore;
       const double value = before ? std::max(0.0f, x[j]) : x[j];
       const double centred = value - c[0][i], normal = centred * c[1][i] + c[2][i];
       const double result = normal + (has_residual ? added[j] : 0);
-      check("y", channels, y[j], after ? std::max(0.0, result) : result, 1 + std::abs(result));
-      const double through = after && !((stored ? y[j] : normal) > 0) ? 0 : dy[j];
+      check("y", channels, y[j], activated(activation, result), 1 + std::abs(result));
+      const double through = dy[j] * slope(activation, stored ? y[j] : normal);
       if (stored) check("passed", channels, passed[j], through, 1);
-      const double alone = after && !(normal > 0) ? 0 : dy[j];
+      const double alone = dy[j] * slope(activation, normal);
       const double gradient = alone * c[1][i] + centred * c[3][i] + c[4][i];
       check("dx", channels, dx[j], before && x[j] <= 0 ? 0 : gradient, 1 + std::abs(gradient));
       const double terms[] = {value, value * value, through, through * centred};
@@ -139,8 +160,11 @@ int main(int, char** arguments) {
   for (int i = 0; i < std::atoi(arguments[2]); i++) {
     for (const bool bfloat16 : {false, true}) {
       pool(bfloat16, random);
-      for (int relu = 0; relu < 3; relu++) {
-        normalize(bfloat16, static_cast<kernels::Relu>(relu), i % 2, random);
+      for (const auto activation : {kernels::Activation::kNone, kernels::Activation::kRelu}) {
+        normalize(bfloat16, activation, true, random);
+      }
+      for (int activation = 0; activation < 5; activation++) {
+        normalize(bfloat16, static_cast<kernels::Activation>(activation), false, random);
       }
     }
   }

@@ -1,0 +1,22 @@
+// What passes over all data of a layer, for one instruction set and type of element.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <initializer_list>
+#include <type_traits>
+#include <vector>
+
+#include "convolution.h"
+#include "normalization.h"
+#include "pooling.h"
+#include "targets.h"
+
+namespace kernels {
+
+struct Passes {
+  NormalizationPasses normalization;
+  PoolingPasses pooling;
+};
+
+}  // namespace kernels
