@@ -78,7 +78,7 @@ class Experiment:
     model: the network; `network` is the part of it that trains on `inputs`.
     schedule, tx: the learning rate by step and the optimiser.
     proxy, proxy_tx: the proxy network and its optimiser, None unless `config.proxy.keep`.
-    preprocess: normalisation and augmentation.
+    preprocess: normalisation, augmentation and evaluation transform.
     parameters: numbers of trainable parameters and of batch statistics.
 
   Raises:
@@ -153,7 +153,7 @@ class Experiment:
     now, once, and only the rest of the network trains. Otherwise return an equal experiment.
     """
     network, inputs = transfer.precompute_fixed_base(
-      self.config, self.model, self.dataset, state.variables(), self.preprocess.evaluate
+      self.config, self.model, self.dataset, state.variables(), self.preprocess.normalize
     )
     experiment = copy.copy(self)
     experiment.network, experiment.inputs = network, inputs
@@ -280,7 +280,7 @@ class Experiment:
     self, seed: jax.Array, images: jax.Array, weights: Variables | None
   ) -> steps.TrainState:
     # Only variables are asked for, so the compiled program leaves out the network's forward pass.
-    images = self.preprocess.evaluate(images)
+    images = self.preprocess.normalize(images)
     insert = None
     if weights is not None:
       insert = functools.partial(transfer.insert, weights=weights)

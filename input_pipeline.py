@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from cifar_jax import errors
-from cifar_jax.augment import chain, transforms
+from cifar_jax.augment import chain, evaluation, transforms
 from cifar_jax.data import datasets
 from cifar_jax.runtime import distributed
 from cifar_jax.runtime.console import log
@@ -72,28 +72,34 @@ class Preprocess(NamedTuple):
     train: (key of the seed, step, rows [b] of the global batch, example numbers [b], images
       [b, h, w, c] uint8, labels [b] int32, axis_name) -> batch with 'image' [b, h, w, c] float32,
       'target' [b, classes] float32 and 'label' [b] int32.
-    evaluate: images -> [b, h, w, c] float32, normalised.
+    evaluate: images -> [b, h, w, c] float32, normalised and transformed for evaluation.
+    normalize: images -> [b, h, w, c] float32, only normalised.
   """
 
   train: Callable[..., Batch]
   evaluate: Callable[[Any], jax.Array]
+  normalize: Callable[[Any], jax.Array]
 
 
 def make_preprocess(
   config: ml_collections.ConfigDict, dataset: datasets.Dataset, steps_per_epoch: int
 ) -> Preprocess:
-  """Return the normalisation and augmentation that `config` describes."""
+  """Return the normalisation, augmentation and evaluation transform that `config` describes."""
   augmentations = chain.parse(config.augment)
+  eval_transform = evaluation.parse(config.eval_transform)
   num_channels, num_classes = dataset.train.images.shape[-1], len(dataset.class_names)
   mean: Sequence[float] = (0.0,) * num_channels
   std: Sequence[float] = (1.0,) * num_channels
   if config.data.normalize == "standardize":
     mean, std = dataset.mean, dataset.std
 
-  def evaluate(images: jax.Array) -> jax.Array:
+  def normalize(images: jax.Array) -> jax.Array:
     if images.dtype != np.uint8:  # features that a frozen base computed from normalised images
       return images
     return transforms.normalize(images, mean, std)
+
+  def evaluate(images: jax.Array) -> jax.Array:
+    return eval_transform(images, normalize(images))
 
   def train(
     key: jax.Array,
@@ -109,7 +115,7 @@ def make_preprocess(
     augmented, target = augmentations(
       rng.number_keys(rng.purpose_key(key, rng.AUGMENT, epoch), positions),
       rng.purpose_key(key, rng.MIX, step),
-      evaluate(images),
+      normalize(images),
       jax.nn.one_hot(labels, num_classes),
       axis_name,
       example_keys=rng.number_keys(rng.purpose_key(key, rng.EXAMPLE, 0), examples),
@@ -117,7 +123,7 @@ def make_preprocess(
     )
     return {"image": augmented, "target": target, "label": labels}
 
-  return Preprocess(train, evaluate)
+  return Preprocess(train, evaluate, normalize)
 
 
 def make_train_batch(

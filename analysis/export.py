@@ -3,8 +3,9 @@
 <run>/export/weights.safetensors   every array by its path, such as params.stem_conv.kernel; the
                                    metadata hold the config and the class names
 <run>/export/inference.stablehlo   a function from uint8 images [n, height, width, channels] to
-                                   logits [n, classes], with weights and normalisation, for any n,
-                                   on CPU, CUDA or TPU; load it with `jax.export.deserialize`
+                                   logits [n, classes], with weights, normalisation and evaluation
+                                   transform, for any n, on CPU, CUDA or TPU; load it with
+                                   `jax.export.deserialize`
 """
 
 import json

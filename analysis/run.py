@@ -25,7 +25,7 @@ import input_pipeline
 import models
 from analysis import run_record
 from cifar_jax import errors
-from cifar_jax.augment import transforms
+from cifar_jax.augment import evaluation, test_time, transforms
 from cifar_jax.data import datasets, splits
 from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.types import Array, Row, Variables
@@ -81,15 +81,26 @@ class Run:
     return run_folder.RunFolder(self.path, writer=False).metrics()
 
   def normalize(self, images: Array) -> jax.Array:
-    """Convert uint8 images [n, height, width, channels] to the float32 input of the network."""
+    """Normalise images [n, height, width, channels], of pixels from 0 to 255, as float32."""
     images = jnp.asarray(images)
     if self.config.data.normalize == "standardize":
       return transforms.normalize(images, self.description["mean"], self.description["std"])
     channels = images.shape[-1]
     return transforms.normalize(images, (0.0,) * channels, (1.0,) * channels)
 
-  def logits(self, images: Array) -> np.ndarray:
+  def prepare(self, images: Array) -> jax.Array:
+    """Convert images [n, height, width, channels], of pixels from 0 to 255, to the network's input.
+
+    Runs older than `config.eval_transform` behave as if it were ''.
+    """
+    transform = evaluation.parse(self.config.get("eval_transform", ""))
+    return transform(images, self.normalize(images))
+
+  def logits(self, images: Array, tta: str = "") -> np.ndarray:
     """Return the logits [n, classes] float32 of uint8 images [n, height, width, channels].
+
+    Args:
+      tta: test-time augmentation, one of test_time.KINDS; "" for none.
 
     Raises:
       UserError: the images have another shape or type than the training images, or the weights do
@@ -108,7 +119,7 @@ class Run:
       padded_size = min(_BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
       padded = np.resize(batch, (padded_size, *batch.shape[1:]))
       try:
-        logits = self._compiled(self.variables, padded)
+        logits = self._compiled(self.variables, padded, tta)
       except flax.errors.FlaxError as error:
         raise errors.UserError(
           f"{self.path}: the weights do not fit the model in config.json; restore the files"
@@ -116,10 +127,14 @@ class Run:
       batches.append(np.asarray(logits)[: len(batch)])
     return np.concatenate(batches)
 
-  def apply(self, variables: Variables, images: Array) -> jax.Array:
+  def apply(self, variables: Variables, images: Array, tta: str = "") -> jax.Array:
     """Compute logits [n, classes] of uint8 images, as a pure function that JAX can transform."""
-    logits = self.model.apply(variables, self.normalize(images), train=False)
-    return jnp.asarray(logits)
+
+    def apply(inputs: jax.Array) -> jax.Array:
+      return jnp.asarray(self.model.apply(variables, inputs, train=False))
+
+    inputs = self.prepare(images)
+    return test_time.predict_logits(apply, inputs, tta) if tta else apply(inputs)
 
   def predict(self, images: Array) -> np.ndarray:
     """Return probabilities [n, classes] float32 of uint8 images [n, height, width, channels].
@@ -145,8 +160,8 @@ class Run:
     return dataset, splits.make_splits(dataset, self.config.data)
 
   @functools.cached_property
-  def _compiled(self) -> Callable[[Variables, Array], jax.Array]:
-    return jax.jit(self.apply)
+  def _compiled(self) -> Callable[[Variables, Array, str], jax.Array]:
+    return jax.jit(self.apply, static_argnums=2)
 
 
 def load_run(path: epath.PathLike, seed: int | None = None) -> Run:

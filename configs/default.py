@@ -74,6 +74,10 @@ def get_config() -> ml_collections.ConfigDict:
   # cifar_jax/augment/transforms.py lists them.
   config.augment = ""
 
+  # Transforms of the images that are evaluated or predicted, in the same words. '' is none, as
+  # usual. cifar_jax/augment/evaluation.py says what such a chain may do.
+  config.eval_transform = ""
+
   config.loss = ml_collections.ConfigDict()
   config.loss.label_smoothing = 0.0
   # ((pattern, coefficient), ...): add coefficient * sum(w ** 2) for each parameter, as Keras'

@@ -116,11 +116,17 @@ def has_fixed_base(config: ml_collections.ConfigDict, model: nn.Module, params: 
   """Return whether the model's base gives an image the same output throughout the run.
 
   This holds if the base starts from trained weights, all of it is frozen, and neither training nor
-  test images are augmented. A proxy network and several seeds are excluded.
+  test images are augmented or transformed. A proxy network and several seeds are excluded.
   """
   if not (config.model.get("pretrained") and hasattr(model, "from_features")):
     return False
-  if config.augment or config.tta or config.num_seeds > 1 or config.proxy.keep:
+  if (
+    config.augment
+    or config.eval_transform
+    or config.tta
+    or config.num_seeds > 1
+    or config.proxy.keep
+  ):
     return False
   paths = traverse_util.flatten_dict(params["base"], sep="/")
   return all(

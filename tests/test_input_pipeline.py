@@ -22,7 +22,7 @@ def test_preprocess_does_not_depend_on_how_a_batch_is_shared():
   config.batch_size = 16
   config.augment = "random_crop(padding=1) | random_flip() | cutout(size=2) | alternating_flip()"
   dataset = fake_dataset()
-  train, _ = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
+  train = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14).train
   key, rows = jax.random.key(0), np.arange(16)
   images, labels = dataset.train.images[:16], dataset.train.labels[:16]
   examples = rows + 30
@@ -37,7 +37,7 @@ def test_alternating_flip_is_by_example_and_epoch_and_seed_wherever_the_example_
   config = default.get_config()
   config.batch_size, config.augment = 16, "alternating_flip()"
   dataset = fake_dataset()
-  train, normalize = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
+  train, _, normalize = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=14)
   examples = np.arange(100, 164)
   plain = np.asarray(normalize(dataset.train.images[examples]))
 

@@ -24,7 +24,6 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -33,7 +32,7 @@ from analysis.evaluate.evaluation_text import format_evaluation
 from analysis.evaluate.measures import Predictions
 from analysis.run import Run, load_run
 from cifar_jax import errors
-from cifar_jax.augment.test_time import KINDS, predict_logits
+from cifar_jax.augment.test_time import KINDS
 from cifar_jax.data import datasets
 from cifar_jax.data.splits import Splits
 from cifar_jax.optim import optimizers
@@ -151,9 +150,8 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
 def _measure_augmented(run: Run, kind: str, test: Predictions, plain: Row) -> Row:
   """Return the test measures with test-time augmentation, and their gain over `plain`."""
   num_views = KINDS[kind].num_views
-  predict = functools.partial(predict_logits, run.logits, kind=kind)
   logits = _map_images(
-    lambda images: np.asarray(predict(jnp.asarray(images))),
+    functools.partial(run.logits, tta=kind),
     test.images,
     np.arange(len(test.labels)),
     f"evaluate test, {num_views} views",

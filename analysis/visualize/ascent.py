@@ -44,7 +44,8 @@ def excite_filters(run: Run, layer: Layer) -> Excited:
   """Make images that excite the first filters of a layer.
 
   As in report 001, noise moves along the gradient for a fixed number of steps, and the result is
-  normalised, scaled, shifted and clipped.
+  normalised, scaled, shifted and clipped. The images are the network's normalised input, without
+  `config.eval_transform`.
   """
   height, width, channels = run.image_shape
   shape = (min(height, _MAX_SIDE), min(width, _MAX_SIDE), channels)

@@ -118,8 +118,8 @@ def draw_activations(
 ) -> None:
   """Draw an image and the outputs of convolutions for it, one tile per channel."""
   layers = gradients.select_evenly(convolutions, _MAX_ACTIVATION_LAYERS)
-  normalized = run.normalize(example.pixels[None])
-  outputs = gradients.compute_outputs(run.model, run.variables, normalized, layers)
+  inputs = run.prepare(example.pixels[None])
+  outputs = gradients.compute_outputs(run.model, run.variables, inputs, layers)
   rows, columns, size = pictures.lay_out_panels(1 + len(layers))
   with plots.figure(path, rows, columns, size) as (figure, axes):
     grid = pictures.clear_axes(axes, rows, columns).ravel()
@@ -147,16 +147,16 @@ def draw_grad_cam(run: Run, examples: Sequence[Example], subject: str, path: epa
   pixels = np.stack([example.pixels for example in examples])
   probabilities = run.predict(pixels)
   classes = probabilities.argmax(1)
-  maps = np.asarray(
-    gradients.compute_grad_cam(run.model, run.variables, run.normalize(pixels), classes, layer)
-  )
+  inputs = run.prepare(pixels)
+  maps = np.asarray(gradients.compute_grad_cam(run.model, run.variables, inputs, classes, layer))
+  seen = denormalize(run, inputs)  # the map is one of what the network sees
   rows, columns, size = pictures.lay_out_rows(len(examples), 2, most=4)
   with plots.figure(path, rows, columns, size) as (figure, axes):
     grid = pictures.clear_axes(axes, rows, columns).reshape(-1, 2)
     for i, (example, (left, right)) in enumerate(zip(examples, grid, strict=False)):
       pictures.show_image(left, example.pixels)
       pictures.set_title(left, label_example(run, example))
-      pictures.show_image(right, pictures.overlay_heat(example.pixels, maps[i]))
+      pictures.show_image(right, pictures.overlay_heat(seen[i], maps[i]))
       predicted = pictures.shorten(run.class_names[classes[i]], 14)
       title = f"{predicted} {probabilities[i].max():.0%}"
       title += "" if maps[i].any() else "\nno evidence for it here"

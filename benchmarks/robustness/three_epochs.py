@@ -61,6 +61,7 @@ CHANGES: dict[str, dict[str, Any]] = {
   "report001_vgg16_unfrozen": _SMALL_PHOTOS,
   # At the rates of the configs, from 1e-3, the loss still rises in so few steps.
   "report003_cifar10": {"optimizer.learning_rate": 1e-4},
+  "report003_cifar10_corrected": {"optimizer.learning_rate": 1e-4},
   "report003_resnet20": {"optimizer.learning_rate": 1e-4},
   "report003_sparse": {"optimizer.learning_rate": 1e-4},
   "report003_super_convergence": {"optimizer.learning_rate": 4e-4},

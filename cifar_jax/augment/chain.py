@@ -59,6 +59,9 @@ class Chain:
       transform = TRANSFORMS[name]
       if transform.by_epoch:
         images = transform.function(fold(example_keys, position), epoch, images, **arguments)
+      elif transform.by_batch:
+        key = jax.random.fold_in(batch_key, position)
+        images = transform.function(key, images, **arguments)
       elif not transform.mixes:
         images = transform.function(fold(keys, position), images, **arguments)
     for position, (name, arguments) in enumerate(self.calls):

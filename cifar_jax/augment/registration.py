@@ -18,12 +18,13 @@ class Check(NamedTuple):
 
 
 class Transform(NamedTuple):
-  """A registered function, and which of the three signatures in `transforms` it has."""
+  """A registered function, and which of the four signatures in `transforms` it has."""
 
   function: Callable[..., Any]
   checks: dict[str, Check]
   mixes: bool = False
   by_epoch: bool = False
+  by_batch: bool = False
 
   @property
   def parameters(self) -> dict[str, inspect.Parameter]:
@@ -43,6 +44,11 @@ def register(**checks: Check) -> Callable[[_Function], _Function]:
 def register_by_epoch(**checks: Check) -> Callable[[_Function], _Function]:
   """Return a decorator that registers a transform that depends on the example and the epoch."""
   return _register(checks, by_epoch=True)
+
+
+def register_by_batch(**checks: Check) -> Callable[[_Function], _Function]:
+  """Return a decorator that registers a transform that draws once for the global batch."""
+  return _register(checks, by_batch=True)
 
 
 def register_mixing(**checks: Check) -> Callable[[_Function], _Function]:

@@ -7,10 +7,12 @@ with zero and cutout fills with zero. Zero is the dataset's mean colour when ima
 what happens to it; its batch and its device have no influence.
 
 To add an augmentation, write one function here, with `@register(argument=check, ...)`, and the
-signature `name(keys, images, *, argument=default) -> images`. Two other kinds exist:
+signature `name(keys, images, *, argument=default) -> images`. Three other kinds exist:
 
 - `@register_by_epoch(...)` over `name(example_keys, epoch, images, *, argument=default) -> images`,
   where an example's key is the same in every epoch;
+- `@register_by_batch(...)` over `name(key, images, *, argument=default) -> images`, where the key
+  is that of the global batch, the same on every device;
 - `@register_mixing(...)` over
   `name(key, images, labels, *, argument, axis_name=None) -> (images, labels)`.
 
@@ -29,6 +31,7 @@ from cifar_jax.augment.registration import (
   choice,
   number,
   register,
+  register_by_batch,
   register_by_epoch,
   register_mixing,
   whole_number,
@@ -88,6 +91,29 @@ def random_crop(
   return jax.vmap(lambda image, offset: lax.dynamic_slice(image, (*offset, 0), images.shape[1:]))(
     padded, offsets
   )
+
+
+@register_by_batch(padding=whole_number(0))
+def batch_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
+  """Crop like `random_crop`, but all images of a batch at the same place.
+
+  This is Keras' ZeroPadding2D(padding) and RandomCrop of Keras 2.6 (TensorFlow 2.6) in training.
+  """
+  offset = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+  padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  return lax.dynamic_slice(padded, (0, *offset, 0), images.shape)
+
+
+@register(padding=whole_number(0))
+def pad_and_resize(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
+  """Pad every side by `padding` zeros and shrink the result to the original size. Draws nothing.
+
+  This is Keras' ZeroPadding2D(padding) and RandomCrop of Keras 2.6 (TensorFlow 2.6) at inference,
+  for square images: a bilinear `tf.image.resize` with half-pixel centres and no antialiasing.
+  """
+  del keys
+  padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+  return jax.image.resize(padded, images.shape, "linear", antialias=False)
 
 
 @register(size=whole_number(1), inside=choice(True, False))

@@ -6,9 +6,9 @@ Reported: a plot in which the loss spikes and the accuracy falls; no figures. Ou
 
 The report prints neither the network nor the recipe. models/vgg.py explains the network
 (20,554,826 parameters). Adam at Keras' 1e-3, batches of 128, 200 epochs and a fifth for validation
-are from the later code, as in report003_cifar10. Absent are crops and flips, which the text
-introduces with the residual networks; the plateau, which it introduces with the last of them; and
-penalties, which are printed for the layers of the residual networks.
+are from the later code, as in report003_cifar10. Absent are crops and flips, and so the resizing at
+inference, which the text introduces with the residual networks; the plateau, which it introduces
+with the last of them; and penalties, which are printed for the layers of the residual networks.
 """
 
 import ml_collections
@@ -22,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = report003_cifar10.get_config()
   config.model.name = "vgg19_cifar"
   del config.model.head_dropout, config.model.spatial_dropout  # the residual network's
-  config.augment = ""
+  config.augment = config.eval_transform = ""
   config.loss.l2 = ()
   config.plateau.monitor = ""
   return config

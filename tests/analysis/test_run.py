@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import scipy.special
 import small_runs
+from image_batches import make_keys
 from safetensors import safe_open
 
 import models
 import train
 from analysis import export, load_run
 from cifar_jax import errors
+from cifar_jax.augment import transforms
 
 
 @pytest.fixture(scope="module")
 def workdir(data_dir, tmp_path_factory):
-  """A finished run of two seeds."""
+  """A finished run of two seeds, whose images are transformed for evaluation, in part at random."""
   path = tmp_path_factory.mktemp("runs") / "two_seeds"
   config = small_runs.config(
     data_dir,
@@ -27,6 +29,7 @@ def workdir(data_dir, tmp_path_factory):
     data__normalize="standardize",
     num_epochs=1,
     model__widths=(4, 8),
+    eval_transform="pad_and_resize(padding=4) | random_crop(padding=3)",
   )
   train.train_and_evaluate(config, str(path))
   return path
@@ -49,6 +52,35 @@ def test_a_loaded_run_has_the_accuracy_that_it_recorded(workdir, seed):
   assert accuracy == pytest.approx(recorded["test_accuracy"], abs=1e-6)
   right = scipy.special.log_softmax(logits, 1)[np.arange(len(labels)), labels]
   assert -right.mean() == pytest.approx(recorded["test_loss"], rel=1e-4)
+
+
+def test_views_of_test_time_augmentation_are_those_of_the_transformed_image(run):
+  images = run.load_data()[0].test.images[:2]
+  inputs = run.prepare(images)  # as the evaluation step receives them
+  apply = jax.jit(lambda x: run.model.apply(run.variables, x, train=False))
+  views = [apply(x) for x in (inputs, inputs[:, :, ::-1])]
+  expected = np.log(scipy.special.softmax(np.array(views, np.float64), 2).mean(0))
+  np.testing.assert_allclose(run.logits(images, tta="flip"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_images_are_prepared_as_the_config_says(workdir, tmp_path):
+  """Also by folders from before `eval_transform`, which lack the field."""
+  for name in ("dataset.json", "checkpoints"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = json.loads((workdir / "config.json").read_text())
+  original = load_run(workdir)
+  images = original.load_data()[0].test.images[:3]
+  apply = jax.jit(lambda x: original.model.apply(original.variables, x, train=False))
+  for spec in ("", None, "pad_and_resize(padding=4)"):
+    config |= {"eval_transform": spec}
+    kept = {field: value for field, value in config.items() if value is not None}
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    run = load_run(tmp_path)
+    inputs = run.normalize(images)
+    if spec:
+      inputs = transforms.pad_and_resize(make_keys(3), inputs, padding=4)
+    np.testing.assert_allclose(run.prepare(images), inputs, atol=1e-6)
+    np.testing.assert_allclose(run.logits(images), apply(inputs), rtol=1e-4, atol=1e-5)
 
 
 def test_predictions_do_not_depend_on_the_number_of_images(run):
@@ -127,7 +159,7 @@ def test_loading_the_exported_files_gives_the_same_network(run):
     config = json.loads(file.metadata()["config"])
     classes = json.loads(file.metadata()["class_names"])
   model = models.create(config["model"], len(classes))
-  logits = jax.jit(lambda images: model.apply(tree, run.normalize(images), train=False))(images)
+  logits = jax.jit(lambda images: model.apply(tree, run.prepare(images), train=False))(images)
   np.testing.assert_allclose(logits, run.logits(images), rtol=1e-4, atol=1e-5)
 
 

@@ -224,8 +224,10 @@ def test_augmented_images_are_those_of_training(run, monkeypatch, tmp_path):
   # The first three positions of the second epoch, and the second step's mixing.
   config = run.config.copy_and_resolve_references()
   config.batch_size = 3
-  preprocess, _ = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=1)
-  batch = jax.jit(preprocess)(jax.random.key(0), 1, np.arange(3), np.arange(3), images, labels)
+  preprocess = input_pipeline.make_preprocess(config, dataset, steps_per_epoch=1)
+  batch = jax.jit(preprocess.train)(
+    jax.random.key(0), 1, np.arange(3), np.arange(3), images, labels
+  )
   mean, std = np.asarray(dataset.mean), np.asarray(dataset.std)
   expected = np.clip(np.asarray(batch["image"]) * std + mean, 0, 1) * 255
   for i in range(3):

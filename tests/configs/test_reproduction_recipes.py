@@ -103,6 +103,17 @@ def test_a_plateau_goes_with_a_constant_rate(name):
   assert config.plateau.monitor in ("", "val_objective")  # as Keras' val_loss
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("report003")])
+def test_the_crop_inside_the_network_also_acts_at_inference(name):
+  config = config_of(name)
+  crops = [call for call in chain.parse(config.augment).calls if call.name == "batch_crop"]
+  (*_, after) = chain.parse(config.augment).calls or [None]
+  assert bool(crops) == bool(config.eval_transform) == ("vgg19" not in name and "corr" not in name)
+  if crops:
+    assert crops[0].arguments == {"padding": 4} and after.name == "random_flip"
+    assert chain.parse(config.eval_transform).calls == (("pad_and_resize", {"padding": 4}),)
+
+
 def test_three_epochs_of_every_config():
   assert three_epochs.NAMES == NAMES
   assert set(three_epochs.CHANGES) <= set(NAMES)
@@ -125,5 +136,6 @@ def test_three_epochs_keep_network_loss_and_optimizer(name):
   assert not {
     field
     for field in changed - allowed
-    if field.startswith(("model.", "loss.", "optimizer.", "schedule.")) or field == "augment"
+    if field.startswith(("model.", "loss.", "optimizer.", "schedule."))
+    or field in ("augment", "eval_transform")
   }

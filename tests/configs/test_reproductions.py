@@ -56,6 +56,7 @@ TWINS = {
   "report001_vgg16_augmented": VGG16,
   "report001_vgg16_frozen": VGG16,
   "report001_vgg16_unfrozen": VGG16,
+  "report003_cifar10_corrected": ("elu_resnet", {}),
   "report003_cifar100": ("elu_resnet", {"classes": 100}),
   "report003_cifar100_resnet110": ("elu_resnet", {"stages": (18, 18, 18), "classes": 100}),
   "report003_cifar100_resnet50": ("elu_resnet", BOTTLENECKS | {"classes": 100}),
@@ -203,9 +204,14 @@ VARIANTS = {
       "model.head_dropout": ABSENT,
       "model.spatial_dropout": ABSENT,
       "augment": "",
+      "eval_transform": "",
       "loss.l2": (),
       "plateau.monitor": "",
     },
+  ),
+  "report003_cifar10_corrected": (
+    "report003_cifar10",
+    {"augment": "random_crop(padding=4) | random_flip()", "eval_transform": ""},
   ),
   "report003_vgg19_steps": (
     "report003_vgg19",

@@ -16,11 +16,12 @@ from cifar_jax import errors
 from cifar_jax.augment import affine, chain, registration, transforms
 
 CHAIN = (
-  "random_crop(padding=2, mode='reflect') | random_flip | cutout(size=3)"
+  "random_crop(padding=2, mode='reflect') | batch_crop(2) | random_flip | cutout(size=3)"
   "| random_affine(10, (0.1, 0.1), flip=True) | mixup(alpha=0.2) | cutmix(alpha=1)"
 )
 IMAGE_WISE = [
   "random_crop(2)",
+  "pad_and_resize(2)",
   "random_flip",
   "alternating_flip",
   "cutout(3)",
@@ -229,7 +230,7 @@ def test_parse_reads_back_what_was_written(calls, space):
   ("spec", "message"),
   [
     ("random_flp", "unknown transform 'random_flp'; did you mean 'random_flip'? known: alternati"),
-    ("zzz()", "unknown transform 'zzz'; known: alternating_flip, cutmix, cutout, mixup, random"),
+    ("zzz()", "unknown transform 'zzz'; known: alternating_flip, batch_crop, cutmix, cutout, m"),
     ("random_crop(pad=4)", "random_crop takes no argument 'pad'; it takes: padding, mode"),
     ("random_flip(p=1)", "random_flip takes no argument 'p'; it takes: none"),
     ("random_flip(0.5)", "random_flip has too many arguments (1); it takes: none"),
