@@ -4,8 +4,9 @@
 
 rewrites every table between a `<!-- NAME made by python -m benchmarks.tables -->` comment and the
 next `<!-- end -->`. The record of a run is a folder with the name of its config; the folder holds
-config.json, metrics.jsonl and results.json. A config without a record is "not run". The record of a
-benchmark is a file in benchmarks/results/speed/.
+config.json, metrics.jsonl and results.json. A config without a record is "not run"; if a config has
+changed since its record was made, the record's row says how. The record of a benchmark is a file in
+benchmarks/results/speed/.
 """
 
 import importlib
@@ -14,12 +15,26 @@ import os
 import pathlib
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any
 
 from benchmarks import records
+from cifar_jax import config
+from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
+# Fields that depend on the machine and change no result.
+_MACHINE_FIELDS = (
+  "checkpoint_every",
+  "data.dir",
+  "data.resident_bytes",
+  "data.source",
+  "data.workers",
+  "dtype",  # in results.json
+  "eval_batch_size",
+  "steps_per_dispatch",
+)
 _BEGIN, _END = "<!-- {} made by python -m benchmarks.tables -->", "<!-- end -->"
 
 # The runs that README.md shows; docs/results.md has all.
@@ -66,8 +81,12 @@ def _config_link(name: str, folder: pathlib.Path) -> str:
   return f"[{name}]({pathlib.PurePath(os.path.relpath(file, folder)).as_posix()})"
 
 
+def _module(name: str) -> ModuleType:
+  return importlib.import_module(_config_module(name))
+
+
 def _published(name: str) -> str:
-  return getattr(importlib.import_module(_config_module(name)), "REPORTED", "")
+  return getattr(_module(name), "REPORTED", "")
 
 
 def _result_cells(name: str) -> list[str]:
@@ -76,13 +95,39 @@ def _result_cells(name: str) -> list[str]:
   if not file.exists():
     return ["not run", "", "", "", ""]
   results = json.loads(file.read_text())
+  changed = _changed_fields(name)
+  note = f", made with {', '.join(changed)}" if changed else ""
+  data = results["data"]
+  if data["name"] == "cats_vs_dogs":  # whose number of photos is the folder's
+    counts = " + ".join(f"{data[f'{part}_examples']:,}" for part in ("train", "validation", "test"))
+    note = f", with {counts} photos{note}"
   return [
-    _accuracies(results),
+    _accuracies(results) + note,
     results["selected_on"],
     str(len(results["seeds"])),
     str(results["epochs_run"]),
     _device(results["device"]),
   ]
+
+
+def _changed_fields(name: str) -> list[str]:
+  """Return 'field=value' for each field that a record had other than its config has it now.
+
+  Records older than a field were made with its default.
+  """
+  record = json.loads((_RECORDS / name / "config.json").read_text())
+  defaults = config.flatten(config.as_json(default.get_config()))
+  old = defaults | config.flatten(record)
+  new = config.flatten(config.as_json(_module(name).get_config()))
+  return [
+    f"{field}={_value_text(old.get(field))}"
+    for field in sorted(old.keys() | new.keys())
+    if old.get(field) != new.get(field) and field not in _MACHINE_FIELDS
+  ]
+
+
+def _value_text(value: object) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
 def _accuracies(results: dict[str, Any]) -> str:

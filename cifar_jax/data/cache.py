@@ -14,7 +14,10 @@ import os
 import numpy as np
 from etils import epath
 
+from cifar_jax.runtime.console import log
+
 SPLITS = ("train", "test")
+WARNINGS = "warnings.json"  # a list of lines to log at every start, if the data has a defect
 _INDEX = "index.json"
 
 
@@ -102,6 +105,8 @@ def write(folder: epath.Path, decoded: Decoded) -> None:
 def read(folder: epath.Path, name: str, label: str) -> Dataset:
   """Load the dataset `name` from a cache folder, and check every byte against the index.
 
+  Log the lines of WARNINGS, if the folder has this file.
+
   Args:
     folder: the cache folder.
     name: the name for `Dataset.name`.
@@ -119,6 +124,9 @@ def read(folder: epath.Path, name: str, label: str) -> Dataset:
       arrays[stem] = np.load(folder / f"{stem}.npy", mmap_mode="r", allow_pickle=False)
       if _describe(arrays[stem]) != index["arrays"][stem]:
         raise Unusable(f"{folder}/{stem}.npy: differs from its description in {_INDEX}")
+    if (folder / WARNINGS).exists():
+      for line in json.loads((folder / WARNINGS).read_text()):
+        log.warning("%s", line)
     descriptions = json.dumps([index["arrays"][stem] for stem in arrays], sort_keys=True)
     return Dataset(
       name=name,

@@ -68,7 +68,8 @@ class Entry(NamedTuple):
     label: the kind of label that the name selects.
     decode: called with (the dataset's folder, an empty work folder, the source or None). Its
       further arguments have defaults and are the dataset's options. JSON files that `decode` leaves
-      in the work folder are kept next to the decoded arrays.
+      in the work folder are kept next to the decoded arrays; the lines of cache.WARNINGS are logged
+      at every start.
     form: the form of the examples, or None if only the data determines it; a height and width of 0
       stand for the option `size`.
     fingerprint: for datasets made of the user's files. Called with (the dataset's folder, the

@@ -99,7 +99,8 @@ class Photos:
     Args:
       home: `<data_dir>/<name>`, the parent of the TFDS dataset.
       work: an empty folder. left_out.json is written there: it lists the files that were drawn but
-        are unusable, and all files that are not named as images.
+        are unusable, and all files that are not named as images. If a class has fewer photos than
+        `per_class`, cache.WARNINGS is written too.
       source: a folder `<class>/…` or `{train,test}/<class>/…`; None for the TFDS dataset.
       size: height and width in pixels.
       interpolation: one of `photo_recipe.INTERPOLATIONS`.
@@ -132,6 +133,13 @@ class Photos:
         f"class without training images ({root}); choose another fraction, or add images"
       )
     self._note_left_out(examples.left_out, work)
+    if examples.short:
+      counts = ", ".join(f"{folder} has {count}" for folder, count in examples.short.items())
+      warning = (
+        f"data.options.per_class: {per_class} photos of each class are wanted, but {counts}; add "
+        "photos, or lower it"
+      )
+      (work / cache.WARNINGS).write_text(json.dumps([warning]))
     return cache.Decoded(
       # `pop` lets each split's list go as soon as its array exists, which limits the memory.
       images={split: np.stack(examples.images.pop(split)) for split in cache.SPLITS},

@@ -58,11 +58,13 @@ class Examples(NamedTuple):
     images: by split, each [size, size, 3] uint8.
     labels: by split.
     left_out: by file name, the reason why the file is left out.
+    short: by folder, the number of photos where this is less than `Recipe.per_class`.
   """
 
   images: dict[str, list[np.ndarray]]
   labels: dict[str, list[int]]
   left_out: dict[str, str]
+  short: dict[str, int]
 
 
 def decode(title: str, root: pathlib.Path, listing: Listing, recipe: Recipe) -> Examples:
@@ -72,7 +74,7 @@ def decode(title: str, root: pathlib.Path, listing: Listing, recipe: Recipe) -> 
     errors.UserError: a class has no usable photo.
   """
   most = recipe.most_per_class
-  examples = Examples({s: [] for s in cache.SPLITS}, {s: [] for s in cache.SPLITS}, {})
+  examples = Examples({s: [] for s in cache.SPLITS}, {s: [] for s in cache.SPLITS}, {}, {})
   total = sum(min(most, len(files)) for part in listing.values() for files in part.values())
   with progress(title, total, "images") as advance:
 
@@ -91,6 +93,8 @@ def decode(title: str, root: pathlib.Path, listing: Listing, recipe: Recipe) -> 
             f"data.source: {root / part / name}: holds {len(files)} files and no image that can "
             f"be opened{first}; add images, or remove the folder"
           )
+        if len(images) < recipe.per_class:
+          examples.short[f"{part}/{name}".lstrip("/")] = len(images)
         splits = assign_splits(part, len(images), recipe.test_fraction)
         for image, split in zip(images, splits, strict=True):
           examples.images[split].append(image)

@@ -4,22 +4,24 @@ r"""Report 001, task 1: the basic CNN on photos of cats and dogs, 70.9 % test, 7
     --workdir=runs/report001_cats_vs_dogs --config.data.source=PHOTOS
 
 Reported: 70.9 % test (loss 1.116), 72.1 % validation and 100 % training accuracy.
-Ours, with half as many photos: 64.5 % test, 67.0 % validation and 100 % training accuracy
-(benchmarks/results/report001_cats_vs_dogs).
+Ours, with 1,000 photos of each class in a split of 80, 10 and 10 %: 64.5 % test, 67.0 % validation
+and 100 % training accuracy (benchmarks/results/report001_cats_vs_dogs).
 
 PHOTOS is a folder with one folder of photos for each class. The network is three times convolution,
 ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and Adam at 1e-3
 are the best point of the report's grid. It trains for 10 epochs with batches of 32. The last
 weights count. The kernel size and the padding are not printed (see models/basic_cnn.py).
 
-The report takes 2,000 photos of each class at 150×150 pixels, and prints no ratio of its split.
-Here a tenth is for testing and a tenth for validation, the default of splitfolders, which the
-report used. The printed accuracies contradict this: 70.9 % is not possible with 400 test photos.
-With 800 photos each for testing and validation, a split of 60, 20 and 20 %, all eight accuracies of
-task 1 are possible.
+The report takes 2,000 photos of each class at 150×150 pixels, and prints no ratio of its split. The
+60, 20 and 20 % here are inferred from its accuracies, which have three decimals: 0.709, 0.919 and
+0.846 are not k / 400 for any k, so the test set is not a tenth, the default of splitfolders, which
+the report used. All four test accuracies of task 1 are possible with 798 or 800 photos, and all
+four validation accuracies with 798 or 799: a fifth of 4,000 photos each, less one or two that could
+not be opened. The report removed such files after its split, but prints no count.
 
-Our run had 1,000 photos of each class, so 200 to test on. The standard error of its test accuracy
-is 3.4 points.
+With 200 photos to test on, the standard error of our test accuracy is 3.4 points. A folder with
+fewer than 2,000 photos of a class is used as it is, with a warning; results.json has the number of
+photos in each split.
 """
 
 import ml_collections
@@ -38,8 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.name = "cats_vs_dogs"
   config.data.options.size = 150
   config.data.options.per_class = 2000
-  config.data.options.test_fraction = 0.1
-  config.data.validation = 1 / 9  # of what is left: a tenth of all
+  config.data.options.test_fraction = 0.2
+  config.data.validation = 0.25  # of what is left: a fifth of all
   config.data.normalize = "unit"
   config.num_epochs = 10
   config.batch_size = 32

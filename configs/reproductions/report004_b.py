@@ -2,8 +2,9 @@
 
   python main.py --config=configs/reproductions/report004_b.py --workdir=runs/report004_b
 
-Reported: no figures. The printed log ends in epoch 21 of 50. Ours: 80.9 % validation, 79.9 % test
-(benchmarks/results/report004_b).
+Reported: no figures of the selected checkpoint. The printed log ends in epoch 21 of 50, with a
+training loss of 0.6539 in epoch 20; its accuracies are cut off. Ours, with a validation fifth that
+was drawn by class: 80.9 % validation, 79.8 % test (benchmarks/results/report004_b).
 """
 
 import ml_collections

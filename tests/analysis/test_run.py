@@ -43,7 +43,9 @@ def run(workdir):
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_loaded_run_has_the_accuracy_that_it_recorded(workdir, seed):
   run = load_run(workdir, seed)
-  dataset, _ = run.load_data()
+  dataset, splits = run.load_data()
+  for part in ("train", "validation", "test"):
+    assert run.results["data"][f"{part}_examples"] == len(getattr(splits, part)) > 0
   logits, labels = run.logits(dataset.test.images), dataset.test.labels
   probabilities = run.predict(dataset.test.images[:20])
   np.testing.assert_allclose(probabilities, scipy.special.softmax(logits[:20], 1), atol=1e-5)

@@ -1,5 +1,8 @@
 """The generated tables of README.md and docs/."""
 
+import json
+import shutil
+
 import pytest
 import small_runs
 
@@ -28,3 +31,27 @@ def test_a_recorded_run_has_its_figures_and_links_to_its_config():
 
 def test_speed_names_the_peers_and_the_processor():
   assert "PyTorch (" in tables.speed() and "AMD EPYC" in tables.speed()
+
+
+@pytest.mark.parametrize(
+  ("change", "note"),
+  [
+    ({"dtype": "bfloat16", "eval_batch_size": 7}, ""),  # the machine's choice
+    ({"num_epochs": 3}, ", made with num_epochs=3"),
+    ({"eval_transform": None, "num_epochs": None}, ", made with num_epochs=10"),  # older fields
+  ],
+)
+def test_a_record_of_another_config_says_so(change, note, tmp_path, monkeypatch):
+  folder = tmp_path / "airbench94"
+  shutil.copytree(tables._RECORDS / "airbench94", folder)
+  config = json.loads((folder / "config.json").read_text()) | change
+  config = {field: value for field, value in config.items() if value is not None}
+  (folder / "config.json").write_text(json.dumps(config))
+  monkeypatch.setattr(tables, "_RECORDS", tmp_path)
+  if "num_epochs" in change and change["num_epochs"] is None:
+    module = tables._module("airbench94")
+    longer = module.get_config()
+    longer.num_epochs = 12
+    monkeypatch.setattr(module, "get_config", lambda: longer)
+  row = next(line for line in tables.accuracy().splitlines() if "[airbench94]" in line)
+  assert f"| 93.4 % test, 94.2 % test with multicrop{note} |" in row

@@ -2,6 +2,7 @@
 
 import pathlib
 
+import fakes
 import jax
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from reproductions import ABSENT, NAMES, config_of, fields, module, variables_of
 from benchmarks.robustness import three_epochs
 from cifar_jax.augment import chain
 from cifar_jax.config import check_config
+from cifar_jax.data import photo_recipe, splits
 from cifar_jax.optim import optimizers, schedules
 from configs import default
 
@@ -43,6 +45,18 @@ def test_the_unfrozen_run_continues_the_frozen_one():
       assert new[field] == old[field]  # the same network on the same split
   # The docstring has the command that creates the default folder.
   assert f"--workdir={config.model.pretrained} " in module("report001_vgg16_unfrozen").__doc__
+
+
+@pytest.mark.parametrize(
+  "name", [name for name in NAMES if "cats_vs_dogs" in name or "vgg16" in name]
+)
+def test_photos_are_split_60_20_20(name):
+  data = config_of(name).data
+  each = photo_recipe.assign_splits("", data.options.per_class, data.options.test_fraction)
+  assert (each.count("train"), each.count("test")) == (1600, 400)
+  dataset = fakes.fake_dataset(train=3200)
+  parts = splits.make_splits(dataset, data)
+  assert (len(parts.train), len(parts.validation)) == (2400, 800)
 
 
 def test_augmented_photos_are_those_of_image_data_generator():

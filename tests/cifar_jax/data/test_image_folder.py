@@ -215,3 +215,29 @@ def test_an_unreadable_folder_is_refused(tmp_path, monkeypatch):
     errors.UserError, match=r"cat/locked: cannot be read as a folder \(Permission"
   ):
     load(tmp_path, source)
+
+
+@pytest.mark.parametrize(
+  ("parts", "counts"),
+  [
+    (("",), "cat has 4, dog has 3"),
+    (("train/", "test/"), "train/cat has 4, train/dog has 3, test/cat has 4, test/dog has 3"),
+  ],
+)
+def test_fewer_photos_than_per_class_are_a_warning_at_every_start(
+  parts, counts, tmp_path, log_lines
+):
+  for part in parts:
+    source = tree(tmp_path / "photos", per_class=4, prefix=part)
+    os.remove(f"{source}/{part}dog/00.png")
+  for start in range(2):  # the second reads the decoded images
+    load(tmp_path / "data", source, per_class=5)
+    lines = [line for line in log_lines if "per_class" in line]
+    assert len(lines) == start + 1
+    assert lines[start].endswith(
+      f"data.options.per_class: 5 photos of each class are wanted, but {counts}; add photos, or "
+      "lower it"
+    )
+  load(tmp_path / "data", source, per_class=3)
+  load(tmp_path / "data", source)
+  assert len([line for line in log_lines if "per_class" in line]) == 2
