@@ -35,6 +35,7 @@ _MACHINE_FIELDS = (
   "eval_batch_size",
   "steps_per_dispatch",
 )
+_MOST_CHANGES = 4  # that a row lists
 _BEGIN, _END = "<!-- {} made by python -m benchmarks.tables -->", "<!-- end -->"
 
 # The runs that README.md shows; docs/results.md has all.
@@ -97,6 +98,8 @@ def _result_cells(name: str) -> list[str]:
   results = json.loads(file.read_text())
   changed = _changed_fields(name)
   note = f", made with {', '.join(changed)}" if changed else ""
+  if len(changed) > _MOST_CHANGES:
+    note = f", made with another config ({len(changed)} fields differ)"
   data = results["data"]
   if data["name"] == "cats_vs_dogs":  # whose number of photos is the folder's
     counts = " + ".join(f"{data[f'{part}_examples']:,}" for part in ("train", "validation", "test"))
