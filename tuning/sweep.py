@@ -3,6 +3,7 @@
   <workdir>/trials/<name>/   the run folder of each trial
   <workdir>/sweep.json       all trials, and the ranking of the configurations
   <workdir>/best.py          the best configuration, as a file for --config
+  <workdir>/curves.png       the learning curves of each configuration, the best outlined
   <workdir>/together/        unfinished trials that train in one program (see together.py)
 
 Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
@@ -30,7 +31,7 @@ from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
 from configs.sweeps import Sweep
-from tuning import ranking, table, together
+from tuning import panel, ranking, table, together
 from tuning.trials import Trial, base_of, expand, parse
 
 __all__ = ["parse", "run_sweep"]
@@ -68,13 +69,15 @@ def run_sweep(
   trials = expand(sweep, base_config, folder)
   task_trials = together.share(trials, index, num_tasks)
 
-  def update_summary() -> Row:
+  def update_summary(with_picture: bool = False) -> Row:
     base, _ = base_of(sweep, base_config)
     with _lock(folder, ".sweep.lock"):
       summary, config_file = ranking.summarize(trials, sweep.rank_by, base)
       files = []
       if jax.process_index() == 0:
         files = ranking.write(folder, summary, config_file)
+        if with_picture and panel.draw_curves(summary, trials, folder / "curves.png"):
+          files.append("curves.png")
     lines = [ranking.describe(summary), *(f"wrote {folder / name}" for name in files)]
     return summary | {"text": "\n".join(lines)}
 
@@ -95,7 +98,7 @@ def run_sweep(
           summary = update_summary()
         _log_progress(group, task_trials, summary)
         jax.clear_caches()  # the next trial cannot use the compiled programs of this one
-  summary = update_summary()
+  summary = update_summary(with_picture=True)
   _raise_if_all_failed(task_trials, summary)
   return summary
 

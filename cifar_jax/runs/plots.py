@@ -101,7 +101,8 @@ def draw_learning_curves(rows: list[Row], title: str, path: epath.Path) -> None:
       axis.set(xlabel="epoch", title=panel_title)
       axis.xaxis.set_major_locator(MaxNLocator(integer=True))
       _mark_files(axis, rows)
-      _write_ranges(axis, rows, values, "{:.2%}" if name in _SHARES else "{:.4g}")
+      form = "{:.4g}" if name == "learning_rate" else "{:.2%}" if name in _SHARES else "{:.4f}"
+      _write_ranges(axis, rows, values, form)
     canvas.suptitle(title)
 
 

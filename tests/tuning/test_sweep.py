@@ -47,6 +47,7 @@ def training(monkeypatch):
   training = Training()
   monkeypatch.setattr(train, "train_and_evaluate", training)
   monkeypatch.setattr(sweep.jax, "clear_caches", lambda: None)
+  monkeypatch.setattr(sweep.panel, "draw_curves", lambda *_: True)  # see test_panel.py
   return training
 
 
@@ -232,6 +233,7 @@ def test_ranking_table(training, tmp_path):
     "learning_rate=0.2__seed=1": {"val_loss": 123456.0},
   }
   summary = run_sweep(tmp_path, "optimizer.learning_rate=0.1,0.2 seed=0,1")
+  assert summary["text"].endswith(f"wrote {tmp_path / 'out' / 'curves.png'}")
   header, *rows = summary["text"].splitlines()[:3]
   assert header.split() == (
     ["rank", "optimizer.learning_rate", "val_accuracy", "val_loss", "runs", "epochs", "seconds"]

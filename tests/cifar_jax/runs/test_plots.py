@@ -114,6 +114,6 @@ def test_each_file_has_a_curve_and_the_current_file_its_range(drawn, tmp_path):
   assert (first, second) == ("file 2", "file 3")
   assert [line.split() for line in ranges.splitlines()] == [
     ["file", "3:"],
-    ["train", "min", "0.25", "max", "0.3333", "current", "0.25"],
+    ["train", "min", "0.2500", "max", "0.3333", "current", "0.2500"],
     ["validation", "min", "0.8333", "max", "0.8333", "current", "0.8333"],
   ]
