@@ -4,6 +4,7 @@ Override any field of the config with --config.field=value. These modes need --c
 
   --mode=train      train, or resume the run in --workdir; this is the default
   --mode=prepare    fetch and prepare the dataset only
+  --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
   --mode=sweep      train the config with every choice of fields in --sweep
@@ -55,7 +56,16 @@ _OPTIONS = {
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
   "picture": flags.DEFINE_string(
-    "picture", "", "predict: a PNG to write, with each photo and every network's class."
+    "picture",
+    "",
+    "predict: a PNG to write, with each photo and every network's class. dataset: the PNG "
+    "(default: dataset.png).",
+  ),
+  "layer": flags.DEFINE_string(
+    "layer", "", "visualize: the layer of features.png (default: the last before the classifier)."
+  ),
+  "features": flags.DEFINE_string(
+    "features", "", "visualize: two features of the layer, 3,7 (default: those that vary most)."
   ),
   "sweep": flags.DEFINE_string(
     "sweep", "", "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."

@@ -82,6 +82,17 @@ def _prepare(call: Call) -> None:
   )
 
 
+def _dataset(call: Call) -> None:
+  from analysis.visualize import dataset_picture
+  from cifar_jax.config import check_config
+  from configs import default
+
+  assert call.config is not None  # main.py requires it for this mode
+  check_config(call.config, default.get_config())
+  path = dataset_picture.draw_dataset(call.config, call.options["picture"] or "dataset.png")
+  print(f"wrote {path}")
+
+
 def _summary(call: Call) -> None:
   from analysis import summary
   from cifar_jax.config import check_config
@@ -153,7 +164,8 @@ def _visualize(call: Call) -> None:
   from analysis.visualize import visualize
 
   (workdir,) = call.workdirs
-  for path in visualize.visualize(workdir, call.paths, call.options["seed"]):
+  layer, features = call.options["layer"], call.options["features"]
+  for path in visualize.visualize(workdir, call.paths, call.options["seed"], layer, features):
     print(f"wrote {path}")
 
 
@@ -178,6 +190,7 @@ def _export(call: Call) -> None:
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
+  "dataset": Mode(_dataset, needs_config=True, workdirs=0),
   "summary": Mode(_summary, needs_config=True, workdirs=0),
   "lr_range": Mode(_lr_range, needs_config=True, workdirs=1),
   "sweep": Mode(_sweep, needs_config=False, workdirs=1, in_parallel=True),

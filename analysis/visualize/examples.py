@@ -63,12 +63,20 @@ def select_test_examples(run: Run) -> list[Example]:
   except errors.UserError as error:
     raise errors.UserError(f"{error}; or name image files to show") from error
   labels = np.asarray(test.labels)
+  selected = first_of_each_class(labels, _NUM_TEST_IMAGES)
+  return [Example(f"test_{i}", np.asarray(test.images[i]), int(labels[i])) for i in selected]
+
+
+def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
+  """Return the numbers of `count` images: the first of each class, then the second, and so on.
+
+  labels: the classes of all images, [n] integers.
+  """
   ranks = np.zeros(len(labels), int)  # how many images of the same class come before
   for label in np.unique(labels):
     members = np.flatnonzero(labels == label)
     ranks[members] = np.arange(len(members))
-  selected = np.lexsort((labels, ranks))[:_NUM_TEST_IMAGES]
-  return [Example(f"test_{i}", np.asarray(test.images[i]), int(labels[i])) for i in selected]
+  return np.lexsort((labels, ranks))[:count]
 
 
 def name_files(examples: Sequence[Example]) -> list[str]:

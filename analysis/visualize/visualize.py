@@ -6,6 +6,7 @@ kernels.png              the kernels of the first convolution
 filters.png              for each convolution, images that excite its filters
 activations_<image>.png  the outputs of each convolution for an image
 grad_cam.png             where each image has the evidence for the predicted class
+features.png             features of test images, and their principal components, by class
 
 Of deep networks, only some layers are shown, and of wide layers some channels; the titles give the
 numbers.
@@ -21,12 +22,17 @@ from etils import epath
 from analysis.run import load_run
 from analysis.visualize import drawings, gradients
 from analysis.visualize.examples import name_files, read_examples, select_test_examples
+from analysis.visualize.features import draw_features
 from cifar_jax.runs import plots, run_folder
 from cifar_jax.runtime.console import log
 
 
 def visualize(
-  workdir: str | os.PathLike, paths: Sequence[str | os.PathLike] = (), seed: int | None = None
+  workdir: str | os.PathLike,
+  paths: Sequence[str | os.PathLike] = (),
+  seed: int | None = None,
+  layer: str = "",
+  features: str = "",
 ) -> list[epath.Path]:
   """Draw all pictures of a run.
 
@@ -35,6 +41,7 @@ def visualize(
     paths: image files, and folders to search for image files; if empty, the pictures show test
       images of the run's dataset, the first ones of several classes.
     seed: the seed whose weights to use, for runs of several; None for the first.
+    layer, features: what features.png shows, as for draw_features.
 
   Returns:
     The PNGs that were written.
@@ -78,4 +85,6 @@ def visualize(
       drawings.draw_grad_cam(run, examples, subject, path("grad_cam"))
     else:
       log.warning("%s has no convolutions: no pictures of them", run.config.model.name)
+    if not paths or layer or features:  # image files need no dataset
+      draw_features(run, layer, features, subject, path("features"))
   return written

@@ -284,7 +284,7 @@ def test_selected_layers_include_the_first_and_the_last():
   assert gradients.select_evenly(layers[:11], 11) == layers[:11]
 
 
-PICTURES = {"learning_curves", "augmentation", "kernels", "filters", "grad_cam"}
+PICTURES = {"learning_curves", "augmentation", "kernels", "filters", "grad_cam", "features"}
 
 
 def test_a_run_is_drawn_with_its_test_images(workdir, monkeypatch):
@@ -313,6 +313,7 @@ def test_a_run_is_drawn_with_image_files(workdir, tmp_path, monkeypatch):
       tmp_path / name
     )
   written = visualize.visualize(workdir, [tmp_path / "a" / "cat.png", tmp_path / "b"])
+  assert "features.png" not in [path.name for path in written]  # it needs the dataset
   assert [path.name for path in written if "activations" in path.name] == [
     "activations_cat.png",
     "activations_1_and_2_猫.png",
@@ -336,6 +337,7 @@ def test_files_that_cannot_be_shown_are_rejected(workdir, tmp_path):
 def test_a_run_without_augmentation_has_no_picture_of_it(workdir, tmp_path, monkeypatch, log_lines):
   for name in ("draw_filters", "draw_kernels", "draw_activations", "draw_grad_cam"):
     monkeypatch.setattr(drawings, name, lambda *_: None)
+  monkeypatch.setattr(visualize, "draw_features", lambda *_: None)
   for file in workdir.iterdir():
     if file.name not in ("plots", "config.json"):
       (tmp_path / file.name).symlink_to(file)
