@@ -4,8 +4,8 @@
                                    metadata hold the config and the class names
 <run>/export/inference.stablehlo   a function from uint8 images [n, height, width, channels] to
                                    logits [n, classes], with weights, normalisation and evaluation
-                                   transform, for any n, on CPU, CUDA or TPU; load it with
-                                   `jax.export.deserialize`
+                                   transform, for any n, in float32, on CPU, CUDA or TPU; load it
+                                   with `jax.export.deserialize`
 """
 
 import json
@@ -22,9 +22,7 @@ from analysis.run import Run
 from cifar_jax import errors
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
-# Of logits, relative to the largest. An exported network convolves by XLA, which rounds some
-# bfloat16 results otherwise than the run's kernels, by 2^-8, in each of tens of layers.
-_TOLERANCES = {"float32": 1e-4, "bfloat16": 0.05}
+_TOLERANCE = 1e-4  # of logits, relative to the largest
 
 
 def export(run: Run) -> list[epath.Path]:
@@ -36,7 +34,7 @@ def export(run: Run) -> list[epath.Path]:
   Raises:
     UserError: a file cannot be written, or the logits of the loaded function differ.
   """
-  folder = run.path / "export"
+  run, folder = run.in_float32(), run.path / "export"
   weights, function = folder / "weights.safetensors", folder / "inference.stablehlo"
   try:
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,7 +49,7 @@ def export(run: Run) -> list[epath.Path]:
   expected = run.logits(pixels)
   logits = load_function(function)(pixels)
   difference = np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())
-  if not difference <= _TOLERANCES[run.config.dtype]:
+  if not difference <= _TOLERANCE:
     raise errors.UserError(
       f"{function}: the logits of the loaded function differ by {difference:.2g} from the run's; "
       "do not use the file, and report this"

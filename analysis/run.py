@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Self
 
 import flax.errors
 import jax
@@ -27,6 +28,7 @@ from analysis import run_record
 from cifar_jax import errors
 from cifar_jax.augment import evaluation, test_time, transforms
 from cifar_jax.data import datasets, splits
+from cifar_jax.kernels import convolution
 from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.types import Array, Row, Variables
 
@@ -44,7 +46,8 @@ class Run:
     seed: the seed that the weights belong to.
     step: the training step after which the weights were saved.
     variables: {'params': …, 'batch_stats': …}.
-    model: the network. On CPU it computes in float32, because bfloat16 is slower there.
+    model: the network, which computes in the type of the training; in float32 on a CPU without
+      bfloat16 units.
   """
 
   path: epath.Path
@@ -69,6 +72,10 @@ class Run:
     """Height, width and channels of the training images."""
     height, width, channels = self.description["image_shape"]
     return height, width, channels
+
+  def in_float32(self) -> Self:
+    """Return the same run with a network that computes in float32."""
+    return dataclasses.replace(self, model=self.model.clone(dtype=jnp.float32))
 
   @property
   def results(self) -> Row | None:
@@ -203,12 +210,10 @@ def _load(
   step, variables = checkpoints.read_best(folder)
   if len(seeds) > 1:
     variables = jax.tree.map(lambda leaf: leaf[seed - config.seed], variables)
-  on_cpu = jax.default_backend() == "cpu"
-  model = models.create(
-    config.model,
-    len(description["class_names"]),
-    dtype=jnp.float32 if on_cpu else jnp.dtype(config.dtype),
-  )
+  dtype = jnp.dtype(config.dtype)
+  if jax.default_backend() == "cpu" and convolution.instruction_set(dtype) is None:
+    dtype = jnp.dtype(jnp.float32)
+  model = models.create(config.model, len(description["class_names"]), dtype=dtype)
   return Run(folder, config, description, seed, step, variables, model)
 
 

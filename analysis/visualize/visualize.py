@@ -49,7 +49,7 @@ def visualize(
   Raises:
     UserError: the run, an image or the dataset cannot be used, or there are too many images.
   """
-  run = load_run(workdir, seed)
+  run = load_run(workdir, seed).in_float32()  # bfloat16 adds noise to gradients
   examples = read_examples(run, paths) if paths else select_test_examples(run)
   activation_examples = examples if paths else examples[:1]
   folder = run.path / "plots"
