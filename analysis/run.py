@@ -32,7 +32,7 @@ from cifar_jax.kernels import convolution
 from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.types import Array, Row, Variables
 
-_BATCH_SIZE = 250
+BATCH_SIZE = 250  # images of a call of the network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,10 +120,10 @@ class Run:
         f"(n, {', '.join(map(str, self.image_shape))})"
       )
     batches = [np.zeros((0, len(self.class_names)), np.float32)]
-    for start in range(0, len(images), _BATCH_SIZE):
-      batch = images[start : start + _BATCH_SIZE]
+    for start in range(0, len(images), BATCH_SIZE):
+      batch = images[start : start + BATCH_SIZE]
       # Sizes are powers of two, so that few shapes are compiled.
-      padded_size = min(_BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
+      padded_size = min(BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
       padded = np.resize(batch, (padded_size, *batch.shape[1:]))
       try:
         logits = self._compiled(self.variables, padded, tta)

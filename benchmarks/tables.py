@@ -157,17 +157,27 @@ def _device(device: dict[str, Any]) -> str:
 
 def speed() -> str:
   """Return the table of training steps: ours, and the ratio to each peer."""
+  return _compared("train_step_*.json", "ours, ms per step")
+
+
+def prediction() -> str:
+  """Return the table of predictions of a batch: ours, and the ratio to each peer."""
+  return _compared("predict_*.json", "ours, ms per batch")
+
+
+def _compared(pattern: str, what: str) -> str:
+  """Return the table of the records that match `pattern`, of one network and its peers each."""
   header = [
     "network",
     "batch",
     "dtype",
     "device",
-    "ours, ms per step",
+    what,
     "ratio to each peer",
     "date",
   ]
   rows = []
-  for file in sorted((_RECORDS / "speed").glob("train_step_*.json")):
+  for file in sorted((_RECORDS / "speed").glob(pattern)):
     record = json.loads(file.read_text())
     ours, *peers = record["rows"]
     ratios = [
@@ -264,7 +274,15 @@ def _record_rows(benchmark: str) -> list[dict[str, Any]]:
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
   "README.md": {"headlines": headlines, "speed": headline_speed},
   "docs/results.md": {"accuracy": accuracy},
-  "docs/speed.md": {"speed": speed, "convolutions": convolutions, "costs": costs},
+  "docs/speed.md": {
+    "speed": speed,
+    "prediction": prediction,
+    "utilisation": columns_of(
+      "utilisation", "model", "batch", "dtype", "step ms", "TFLOP/s", "peak TFLOP/s", "used %"
+    ),
+    "convolutions": convolutions,
+    "costs": costs,
+  },
   "benchmarks/README.md": {
     "soak": columns_of("soak", "fault", "times", "equal", "kept"),
     "fuzz": columns_of("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),

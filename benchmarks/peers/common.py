@@ -6,8 +6,8 @@ A peer imports nothing from this project, so that it runs under any Python that 
 
 prints one line of JSON with the seconds per step of several blocks of steps on one constant batch.
 With --serve it prints a line that describes it. It then answers each line of JSON on standard
-input, {"input": "constant" or "plain" or "augmented", "steps": n}, with seconds and steps; n = 0
-stands for an epoch.
+input, {"input": kind, "steps": n}, with seconds and steps; n = 0 stands for an epoch. The kind is
+"constant", "plain" or "augmented" for training, or "predict".
 """
 
 import argparse

@@ -42,7 +42,9 @@ def main():
   labels = rng.integers(0, common.CLASSES, options.batch).astype("int32")
   loops = {}
   for kind in options.inputs.split(","):
-    if kind == "constant":
+    if kind == "predict":
+      loops[kind] = predict_loop(model, images)
+    elif kind == "constant":
       loop = {"jax": jax_loop, "tensorflow": tensorflow_loop}[BACKEND]
       loops[kind] = loop(model, optimizer, loss, images, labels)
     else:
@@ -115,6 +117,16 @@ def tensorflow_loop(model, optimizer, loss, images, labels):
     for _ in range(steps):
       value = step(x, y)
     value.numpy()  # waits for all steps, which the device takes in order
+
+  return run
+
+
+def predict_loop(model, images):
+  """Return a function that predicts one batch several times, as Keras' guides do for one batch."""
+
+  def run(steps):
+    for _ in range(steps):
+      model.predict_on_batch(images)
 
   return run
 

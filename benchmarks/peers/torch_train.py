@@ -47,19 +47,27 @@ def main():
     loss.backward()
     optimizer.step()
 
+  @torch.inference_mode()
+  def predict(images):
+    model.eval()
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+      network(images).float().cpu()
+
   images = torch.randn(options.batch, 3, 32, 32, device=device)
   images = images.to(memory_format=torch.channels_last)
   labels = torch.randint(common.CLASSES, (options.batch,), device=device)
   pipelines = {
     kind: Pipeline(options.examples, options.batch, device, augmented=kind == "augmented")
     for kind in options.inputs.split(",")
-    if kind != "constant"
+    if kind not in ("constant", "predict")
   }
 
   def run(kind, steps):
     steps = steps or options.examples // options.batch
     for _ in range(steps):
-      if kind == "constant":
+      if kind == "predict":
+        predict(images)
+      elif kind == "constant":
         step(images, labels)
       else:
         step(*next(pipelines[kind]))

@@ -12,15 +12,18 @@ Inputs, each of which is `Experiment` and `CompiledSteps.train` as main.py uses 
   constant    one normalised float batch that is already on the device: the step alone
   plain       the dataset on the device: shuffled, gathered and normalised in the step
   augmented   the same with random_crop(padding=4) | random_flip()
+  predict     no training: logits of uint8 images, as --mode=evaluate and predict compute them
 
 Every model trains with SGD, Nesterov momentum 0.9, at a rate that hardly changes the weights, on
 the cross-entropy without penalties; peers do the same.
 """
 
 import argparse
+import concurrent.futures
 import importlib.metadata
 import itertools
 import json
+import os
 import sys
 import time
 from collections import deque
@@ -31,10 +34,13 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 import input_pipeline
+from analysis.run import BATCH_SIZE, Run
 from benchmarks.speed import flops
 from cifar_jax.data import sources
+from cifar_jax.kernels import convolution
 from cifar_jax.runs import results
 from cifar_jax.training import compiled_steps, steps
 from cifar_jax.training.compiled_steps import CompiledSteps
@@ -117,6 +123,32 @@ class Trainer:
         yield num_steps, shard, resident
 
 
+class Predictor:
+  """Predicts batches of random images by weights that were not trained.
+
+  Args:
+    config: see `make_config`.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict):
+    self.experiment = Experiment(resolve(config))
+    data, config = self.experiment.dataset, self.experiment.config
+    shape = data.train.images.shape[1:]
+    description = {"class_names": data.class_names, "image_shape": shape}
+    description |= {"mean": data.mean, "std": data.std}
+    variables, model = self.experiment.init().variables(), self.experiment.model
+    model = model.clone(axis_name=None)
+    self._run = Run(epath.Path(), config, description, config.seed, 0, variables, model)
+    self._images = np.random.default_rng(0).integers(0, 256, (BATCH_SIZE, *shape), np.uint8)
+
+  def run(self, count: int) -> tuple[float, int]:
+    """Predict `count` batches; return seconds and batches."""
+    start = time.perf_counter()
+    for _ in range(count):
+      self._run.logits(self._images)
+    return time.perf_counter() - start, count
+
+
 def _constant_batch(
   experiment: Experiment,
 ) -> tuple[CompiledSteps, Iterator[tuple[int, TrainShard, ResidentData]]]:
@@ -171,7 +203,11 @@ def describe(experiment: Experiment, warm_up_seconds: float) -> Row:
 
 
 def matmul_peak(size: int, dtype: str, seconds: float) -> float:
-  """Return the FLOP/s of products of two [size, size] matrices, the best of several blocks."""
+  """Return the FLOP/s of products of two [size, size] matrices, the best of several blocks.
+
+  On CPU it is the kernels' peak on as many threads at once as the process has cores, if that is
+  more: XLA's products of matrices are slower.
+  """
   a = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype)) / size**0.5
 
   @jax.jit
@@ -186,7 +222,12 @@ def matmul_peak(size: int, dtype: str, seconds: float) -> float:
     start = time.perf_counter()
     products(a).block_until_ready()
     best = max(best, 8 * 2 * size**3 / (time.perf_counter() - start))
-  return best
+  if jax.default_backend() != "cpu":
+    return best
+  threads = len(os.sched_getaffinity(0))
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    peaks = pool.map(convolution.peak, [jnp.dtype(dtype)] * threads)
+    return max(best, sum(peaks))
 
 
 def main() -> None:
@@ -209,10 +250,13 @@ def main() -> None:
   fields["data.train_examples"] = options.epoch_examples
   fields |= {name: json.loads(value) for name, value in (s.split("=", 1) for s in options.set)}
   config = make_config(options.model, options.data_dir, options.batch, fields)
-  trainers = {kind: Trainer(config, kind) for kind in options.inputs.split(",")}
-  for trainer in trainers.values():
-    trainer.run(1)
-  experiment = next(iter(trainers.values())).experiment
+  runners = {
+    kind: Predictor(config) if kind == "predict" else Trainer(config, kind)
+    for kind in options.inputs.split(",")
+  }
+  for runner in runners.values():
+    runner.run(1)
+  experiment = next(iter(runners.values())).experiment
   _answer(describe(experiment, time.monotonic() - start))
   for line in sys.stdin:
     request = json.loads(line)
@@ -220,7 +264,7 @@ def main() -> None:
       peak = matmul_peak(request["matmul"], experiment.config.dtype, request["seconds"])
       _answer({"flops_per_second": peak})
       continue
-    seconds, num_done = trainers[request["input"]].run(request["steps"])
+    seconds, num_done = runners[request["input"]].run(request["steps"])
     _answer({"seconds": seconds, "steps": num_done})
 
 

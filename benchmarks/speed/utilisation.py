@@ -3,7 +3,8 @@
   python -m benchmarks.speed.utilisation --models=resnet18,wrn28_10 --batch=512
 
 The peak is measured in the same process before and after the steps: products of two square matrices
-of `--matmul` rows in the model's dtype, the best block. The operations of a step are counted from
+of `--matmul` rows in the model's dtype, the best block; on CPU the kernels' multiplications of data
+in the first cache, on all cores at once, if that is more. The operations of a step are counted from
 the network's shapes (flops.py): convolutions and dense layers, forward and backward. Utilisation is
 the operations per second on a constant batch, divided by the peak.
 """

@@ -33,6 +33,7 @@ struct Operations {
                          const ParallelFor&, int64_t threads);
   void (*weight_gradient)(const Convolution&, const void* x, const void* dy, void* dw, float* dbias,
                           const ParallelFor&, int64_t threads);
+  double (*peak)();  // floating-point operations a second of this thread, at best
 };
 
 std::vector<const Operations*> all_operations();  // of this library, the best last

@@ -39,6 +39,19 @@ def instruction_set(dtype: jnp.dtype) -> str | None:
   return name and name.decode()
 
 
+def peak(dtype: jnp.dtype) -> float:
+  """Return the floating-point operations a second of one thread, at best; 0 without kernels.
+
+  It is measured with the multiplications of convolutions of `dtype` on blocks in the first cache.
+  """
+  if instruction_set(dtype) is None:
+    return 0.0
+  library = build.load()
+  assert library is not None  # it has an instruction set
+  library.kernels_peak.restype = ctypes.c_double
+  return library.kernels_peak(int(dtype == jnp.bfloat16))
+
+
 def serves(x: jax.Array, w: jax.Array) -> bool:
   """Return whether `convolve` has a kernel for these operands on this processor.
 

@@ -1,4 +1,5 @@
 // Convolutions of bfloat16 by AMX (Intel from Sapphire Rapids): 16×16 tiles of sums.
+#include <chrono>
 #include <cstring>
 
 #include "convolution.h"
@@ -82,7 +83,7 @@ KERNEL_INLINE void multiply(Isa::Vector (&sums)[kRows][kVectors], const Product*
 
 extern const Operations kAmxOperations = {
     "amx", true, kEmulated ? InstructionSet::kNone : InstructionSet::kAmx,
-    forward, input_gradient, weight_gradient};
+    forward, input_gradient, weight_gradient, peak};
 
 }  // namespace kernels
 

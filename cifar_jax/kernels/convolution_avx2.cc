@@ -1,4 +1,5 @@
 // Convolutions of float32 by AVX2 and FMA.
+#include <chrono>
 #include <cstring>
 
 #include "convolution.h"
@@ -16,7 +17,7 @@ constexpr int kVectorLanes = 8;
 
 extern const Operations kAvx2Operations = {
     "avx2", false, kEmulated ? InstructionSet::kNone : InstructionSet::kAvx2,
-    forward, input_gradient, weight_gradient};
+    forward, input_gradient, weight_gradient, peak};
 
 }  // namespace kernels
 

@@ -1,4 +1,5 @@
 // Convolutions of float32 by AVX-512.
+#include <chrono>
 #include <cstring>
 
 #include "convolution.h"
@@ -16,7 +17,7 @@ constexpr int kVectorLanes = 16;
 
 extern const Operations kAvx512Operations = {
     "avx512", false, kEmulated ? InstructionSet::kNone : InstructionSet::kAvx512,
-    forward, input_gradient, weight_gradient};
+    forward, input_gradient, weight_gradient, peak};
 
 }  // namespace kernels
 

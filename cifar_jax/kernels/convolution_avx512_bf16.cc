@@ -1,4 +1,5 @@
 // Convolutions of bfloat16 by AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake).
+#include <chrono>
 #include <cstring>
 
 #include "convolution.h"
@@ -43,7 +44,7 @@ struct Isa {
 
 extern const Operations kAvx512Bf16Operations = {
     "avx512_bf16", true, kEmulated ? InstructionSet::kNone : InstructionSet::kAvx512Bf16,
-    forward, input_gradient, weight_gradient};
+    forward, input_gradient, weight_gradient, peak};
 
 }  // namespace kernels
 
