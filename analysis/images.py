@@ -32,10 +32,12 @@ class Decoding(NamedTuple):
   Attributes:
     shape: height, width and channels; a square, with 1 channel (grey) or 3.
     interpolation: how to resize, by Pillow's name.
+    crop: what to resize, as in `image_files.decode`.
   """
 
   shape: tuple[int, int, int]
   interpolation: str
+  crop: str = "none"
 
 
 def find_files(paths: Sequence[str | os.PathLike]) -> list[pathlib.Path]:
@@ -88,13 +90,16 @@ def read_file(path: pathlib.Path) -> bytes:
   return path.read_bytes()
 
 
-def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> np.ndarray:
+def decode(
+  content: bytes, shape: tuple[int, int, int], interpolation: str, crop: str = "none"
+) -> np.ndarray:
   """Decode one image for a network that takes images of `shape`.
 
   Args:
     content: the bytes of the file.
     shape: height, width and channels; a square, with 1 channel (grey) or 3.
     interpolation: how to resize, by Pillow's name.
+    crop: what to resize, as in `image_files.decode`.
 
   Returns:
     [height, width, channels] uint8.
@@ -104,7 +109,7 @@ def decode(content: bytes, shape: tuple[int, int, int], interpolation: str) -> n
   """
   from PIL import Image
 
-  image = _decode_opaque(content, shape[0], interpolation)
+  image = _decode_opaque(content, shape[0], interpolation, crop)
   return image if shape[2] == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
@@ -123,18 +128,21 @@ def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
   return np.asarray(image)
 
 
-def _decode_opaque(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
+def _decode_opaque(
+  content: bytes, size: int | None, interpolation: str, crop: str = "none"
+) -> np.ndarray:
   """Decode an image, with its transparency laid on white, as `image_files.decode`."""
   # Decode the content as it is first: this rejects what is no image or has too many pixels.
-  image = image_files.decode(content, size, interpolation)
+  image = image_files.decode(content, size, interpolation, crop)
   opaque = _lay_on_white(content)
-  return image if opaque is None else image_files.decode(opaque, size, interpolation)
+  return image if opaque is None else image_files.decode(opaque, size, interpolation, crop)
 
 
 def choose_decoding(run: Run) -> Decoding:
   """Return how to decode files for a network.
 
-  The interpolation is that of the training photos; bilinear if the training images were arrays.
+  Interpolation and crop are those of the training photos; bilinear and none if the training images
+  were arrays.
 
   Raises:
     UserError: files cannot be turned into the images that the network takes.
@@ -148,9 +156,12 @@ def choose_decoding(run: Run) -> Decoding:
   entry = datasets.REGISTRY.get(run.description["name"])
   if entry is None or "interpolation" not in inspect.signature(entry.decode).parameters:
     return Decoding(run.image_shape, _INTERPOLATION)
-  default = inspect.signature(entry.decode).parameters["interpolation"].default
-  configured = run.config.data.options.get("interpolation")
-  return Decoding(run.image_shape, configured or default)
+  parameters = inspect.signature(entry.decode).parameters
+  interpolation, crop = (
+    run.config.data.options.get(name) or parameters[name].default
+    for name in ("interpolation", "crop")
+  )
+  return Decoding(run.image_shape, interpolation, crop)
 
 
 def printable(path: str | os.PathLike) -> str:

@@ -34,6 +34,7 @@ from analysis.run import Run, load_run
 from cifar_jax import errors
 from cifar_jax.augment.test_time import KINDS
 from cifar_jax.data import datasets
+from cifar_jax.data.cache import Images
 from cifar_jax.data.splits import Splits
 from cifar_jax.optim import optimizers
 from cifar_jax.runs import results, run_folder
@@ -113,7 +114,7 @@ def _find_rows(
 
 
 def _map_images(
-  function: Callable[[np.ndarray], np.ndarray], images: np.ndarray, rows: np.ndarray, title: str
+  function: Callable[[np.ndarray], np.ndarray], images: Images, rows: np.ndarray, title: str
 ) -> np.ndarray:
   """Apply a function to the images in these rows in chunks, with a progress bar."""
   outputs = []

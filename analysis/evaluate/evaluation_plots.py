@@ -3,6 +3,7 @@
 import numpy as np
 from etils import epath
 
+from cifar_jax.data.cache import Images
 from cifar_jax.runs import plots
 from cifar_jax.types import Row
 
@@ -75,11 +76,11 @@ def draw_reliability(calibration: Row, title: str, path: epath.Path) -> None:
     figure.suptitle(title)
 
 
-def draw_mistakes(images: np.ndarray, mistakes: list[Row], title: str, path: epath.Path) -> None:
+def draw_mistakes(images: Images, mistakes: list[Row], title: str, path: epath.Path) -> None:
   """Write a PNG of wrongly classified images with their true and predicted classes.
 
   Args:
-    images: the test images [n, height, width, channels] uint8.
+    images: the test images [n, height, width, channels] uint8, or photos in files.
     mistakes: as measures.find_mistakes returns them.
   """
   rows = max(1, -(-len(mistakes) // GRID))

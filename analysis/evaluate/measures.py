@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
+from cifar_jax.data.cache import Images
 from cifar_jax.types import Row
 
 NUM_BINS = 15
@@ -14,12 +15,12 @@ class Predictions(NamedTuple):
   """The predictions for one split.
 
   Attributes:
-    images: [n, height, width, channels] uint8.
+    images: [n, height, width, channels] uint8, or photos in files.
     labels: [n] integers.
     logits: [n, classes] float32.
   """
 
-  images: np.ndarray
+  images: Images
   labels: np.ndarray
   logits: np.ndarray
 

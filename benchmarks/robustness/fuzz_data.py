@@ -97,7 +97,7 @@ def archive_targets(folder: pathlib.Path) -> list[Target]:
   def read(content: bytes) -> None:
     file.write_bytes(content)
     decoded = source.decode(epath.Path(folder), epath.Path(folder), file)
-    assert decoded.images["train"].tobytes() == contents["train-images-idx3-ubyte"][16:]
+    assert np.asarray(decoded.images["train"]).tobytes() == contents["train-images-idx3-ubyte"][16:]
 
   def read_gzipped(content: bytes) -> None:  # the damage is inside, out of reach of gzip's checksum
     file.write_bytes(gzip.compress(content, 1))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from cifar_jax import errors, registry
-from cifar_jax.augment import affine, transforms  # noqa: F401  (both register their functions)
+from cifar_jax.augment import affine, resized_crop, transforms  # noqa: F401  (all register)
 from cifar_jax.augment.registration import TRANSFORMS, Check, Transform
 
 

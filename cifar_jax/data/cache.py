@@ -4,20 +4,27 @@ A cache folder holds `<split>_images.npy` (uint8 [n, height, width, channels]) a
 label, `<split>_<label>.npy` (int32 [n]). Its index.json lists the shape, dtype and SHA-256 of each
 array, the class names, and the mean and standard deviation of each channel. A folder gets its final
 name only when it is complete, and every read checks every byte (docs/measurements.md has the cost).
+The images may also be files that stay where they are (photo_array.py); those are checked when they
+are decoded.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import pathlib
+from collections.abc import Mapping
+from typing import TypeAlias
 
 import numpy as np
 from etils import epath
 
+from cifar_jax.data.photo_array import PhotoArray
 from cifar_jax.runtime.console import log
 
 SPLITS = ("train", "test")
 WARNINGS = "warnings.json"  # a list of lines to log at every start, if the data has a defect
+Images: TypeAlias = np.ndarray | PhotoArray
 _INDEX = "index.json"
 
 
@@ -30,13 +37,14 @@ class Split:
   """One official split, in the official order.
 
   Attributes:
-    images: [n, height, width, channels] uint8, read-only and memory-mapped.
+    images: [n, height, width, channels] uint8, read-only and memory-mapped, or photos that are
+      decoded when they are indexed.
     labels: [n] int32.
     ids: [n] int32, the index in the official order, equal to the position here. For CIFAR-10's
       training split, `ids // 10000` is the official batch file, counted from 0.
   """
 
-  images: np.ndarray
+  images: Images
   labels: np.ndarray
   ids: np.ndarray
 
@@ -69,14 +77,17 @@ class Decoded:
   """The arrays of a dataset, to be cached.
 
   Attributes:
-    images: by split, [n, height, width, channels] uint8.
+    images: by split, [n, height, width, channels] uint8. The file of a memory-mapped array beside
+      the cache folder is moved instead of copied.
     labels: by split and kind of label, [n] integers.
     class_names: by kind of label, one name for each label value.
+    moments: those of the training images, if they are known.
   """
 
-  images: dict[str, np.ndarray]
+  images: Mapping[str, Images]
   labels: dict[str, dict[str, np.ndarray]]
   class_names: dict[str, tuple[str, ...]]
+  moments: "Moments | None" = None
 
 
 def write(folder: epath.Path, decoded: Decoded) -> None:
@@ -86,13 +97,20 @@ def write(folder: epath.Path, decoded: Decoded) -> None:
     OSError: the folder exists or cannot be written, or the disk is full.
   """
   folder.mkdir()
-  arrays = {f"{split}_images": decoded.images[split] for split in SPLITS}
+  arrays: dict[str, Images] = {f"{split}_images": decoded.images[split] for split in SPLITS}
   for split in SPLITS:
     for label, values in decoded.labels[split].items():
       arrays[f"{split}_{label}"] = values.astype(np.int32)
   for stem, array in arrays.items():
-    np.save(folder / f"{stem}.npy", array, allow_pickle=False)
-  mean, std = _compute_moments(decoded.images["train"])
+    filename = getattr(array, "filename", None)
+    if isinstance(array, PhotoArray):
+      array.save(folder, stem)
+    elif filename and pathlib.Path(filename).parent == pathlib.Path(folder).parent:
+      os.replace(filename, folder / f"{stem}.npy")
+    else:
+      np.save(folder / f"{stem}.npy", array, allow_pickle=False)
+  moments = decoded.moments or _compute_moments(decoded.images["train"])
+  mean, std = moments.finish()
   index = {
     "arrays": {stem: _describe(array) for stem, array in arrays.items()},
     "class_names": decoded.class_names,
@@ -119,9 +137,12 @@ def read(folder: epath.Path, name: str, label: str) -> Dataset:
     raise Unusable(f"{folder}: no decoded images yet")
   try:
     index = json.loads((folder / _INDEX).read_text())
-    arrays = {}
+    arrays: dict[str, Images] = {}
     for stem in [f"{split}_{part}" for split in SPLITS for part in ("images", label)]:
-      arrays[stem] = np.load(folder / f"{stem}.npy", mmap_mode="r", allow_pickle=False)
+      if (folder / f"{stem}.json").exists():
+        arrays[stem] = PhotoArray.load(folder, stem)
+      else:
+        arrays[stem] = np.load(folder / f"{stem}.npy", mmap_mode="r", allow_pickle=False)
       if _describe(arrays[stem]) != index["arrays"][stem]:
         raise Unusable(f"{folder}/{stem}.npy: differs from its description in {_INDEX}")
     if (folder / WARNINGS).exists():
@@ -154,27 +175,76 @@ def publish(complete: epath.Path, final: epath.Path) -> None:
   os.replace(complete, final)
 
 
-def _make_split(images: np.ndarray, labels: np.ndarray) -> Split:
+def _make_split(images: Images, labels: Images) -> Split:
   return Split(images, np.array(labels), np.arange(len(labels), dtype=np.int32))
 
 
-def _describe(array: np.ndarray) -> dict[str, object]:
+def _describe(array: Images) -> dict[str, object]:
+  if isinstance(array, PhotoArray):
+    return array.describe()
   sha256 = hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
   return {"shape": list(array.shape), "dtype": str(array.dtype), "sha256": sha256}
 
 
-def _compute_moments(images: np.ndarray) -> tuple[list[float], list[float]]:
-  """Return the mean and the standard deviation of each channel, with pixels scaled to [0, 1].
+class Moments:
+  """The mean and the standard deviation of each channel, with pixels scaled to [0, 1].
 
   The sums are exact integers, so every machine computes the same figures in any order of summation.
   """
-  channels = images.shape[-1]
-  total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+
+  def __init__(self, num_channels: int):
+    self._counts = np.zeros((num_channels, 256), np.int64)  # of each value in each channel
+
+  def add(self, images: np.ndarray) -> None:
+    """Take images [..., channels] uint8 into account."""
+    for channel, counts in enumerate(self._counts):
+      counts += np.bincount(images[..., channel].ravel(), minlength=256)
+
+  def finish(self) -> tuple[list[float], list[float]]:
+    """Return the means and the standard deviations."""
+    values, count = np.arange(256), self._counts[0].sum()
+    mean = self._counts @ values / count
+    std = np.sqrt(self._counts @ values**2 / count - mean**2)
+    return (mean / 255).tolist(), (std / 255).tolist()
+
+
+def _compute_moments(images: Images) -> Moments:
+  moments = Moments(images.shape[-1])
   for start in range(0, len(images), 1000):
-    pixels = images[start : start + 1000].reshape(-1, channels).astype(np.int64)
-    total += pixels.sum(0)
-    squares += (pixels**2).sum(0)
-  count = images.size // channels
-  mean = total / count
-  std = np.sqrt(squares / count - mean**2)
-  return (mean / 255).tolist(), (std / 255).tolist()
+    moments.add(images[start : start + 1000])
+  return moments
+
+
+class ArrayWriter:
+  """A .npy file that grows image by image, so that one image at a time is in memory.
+
+  Args:
+    path: the new file.
+    shape: of an image, uint8.
+  """
+
+  def __init__(self, path: pathlib.Path, shape: tuple[int, ...]):
+    path.unlink(missing_ok=True)
+    self._file, self._shape, self._length = path.open("wb"), shape, 0
+    self._write_header()
+
+  def append(self, image: np.ndarray) -> None:
+    self._file.write(np.ascontiguousarray(image).data)
+    self._length += 1
+
+  def finish(self) -> np.ndarray:
+    """Complete the file, and return the array, memory-mapped."""
+    self._file.seek(0)
+    self._write_header()
+    self._file.close()
+    return np.load(self._file.name, mmap_mode="r", allow_pickle=False)
+
+  def close(self) -> None:
+    self._file.close()
+
+  def _write_header(self) -> None:
+    # NumPy leaves room for the first axis to grow, so each header has the same length.
+    np.lib.format.write_array_header_1_0(
+      self._file,
+      {"descr": "|u1", "fortran_order": False, "shape": (self._length, *self._shape)},
+    )

@@ -69,10 +69,10 @@ def list_files(root: pathlib.Path, folder: pathlib.Path) -> list[File]:
     subfolders[:] = [name for name in subfolders if not name.startswith(".")]
     prefix = pathlib.Path(parent).relative_to(root).as_posix()
     names += [f"{prefix}/{name}" for name in filenames if not name.startswith(".")]
-  return [File(name, functools.partial(_read_file, root / name)) for name in sorted(names)]
+  return [File(name, functools.partial(read_file, root / name)) for name in sorted(names)]
 
 
-def _read_file(path: pathlib.Path) -> bytes:
+def read_file(path: pathlib.Path) -> bytes:
   """Return a file's content.
 
   Raises:
@@ -114,15 +114,20 @@ def list_tfds_files(folder: pathlib.Path) -> dict[str, list[File]]:
   return {name: sorted(of_class, key=lambda file: file.name) for name, of_class in files.items()}
 
 
-def decode(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
+def decode(content: bytes, size: int | None, interpolation: str, crop: str = "none") -> np.ndarray:
   """Decode one image as Keras' `load_img(target_size=(size, size))` does.
 
   Orientation and 16-bit grey are treated otherwise, see image_folder.py.
+
+  With the centre crop, a JPEG is decoded at half, a quarter or an eighth of its size if that leaves
+  twice `size`, which is several times faster.
 
   Args:
     content: the file's content.
     size: height and width in pixels; None keeps those of the image.
     interpolation: Pillow's name of the interpolation, in lower case.
+    crop: 'none' resizes all of the image, whatever its proportions; 'center' its largest central
+      square.
 
   Returns:
     [size, size, 3] uint8, or [height, width, 3].
@@ -140,6 +145,8 @@ def decode(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
       image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
       raise ValueError("not an image") from error
+    if size is not None and crop == "center":
+      image.draft(None, (2 * size, 2 * size))
     image.load()
     with contextlib.suppress(Exception):  # an intact image may have damaged EXIF data
       ImageOps.exif_transpose(image, in_place=True)
@@ -148,6 +155,15 @@ def decode(content: bytes, size: int | None, interpolation: str) -> np.ndarray:
     elif image.mode in ("I", "F"):
       raise ValueError(f"the range of its pixels (mode {image.mode}) is unknown")
     image = image.convert("RGB")
+    if crop == "center":
+      image = image.crop(_find_central_square(*image.size))
     if size is not None and image.size != (size, size):
       image = image.resize((size, size), Image.Resampling[interpolation.upper()])
     return np.asarray(image)
+
+
+def _find_central_square(width: int, height: int) -> tuple[int, int, int, int]:
+  """Return left, top, right and bottom of an image's largest central square."""
+  side = min(width, height)
+  left, top = (width - side) // 2, (height - side) // 2
+  return (left, top, left + side, top + side)

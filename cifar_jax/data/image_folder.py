@@ -12,12 +12,13 @@ Files that are not images or cannot be opened are left out; left_out.json next t
 lists them with the reasons. Files and folders whose names begin with a dot are skipped.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from etils import epath
@@ -25,6 +26,7 @@ from etils import epath
 from cifar_jax import errors
 from cifar_jax.data import array_record, cache, image_files, photo_recipe
 from cifar_jax.data.fetch import Unavailable
+from cifar_jax.data.photo_array import PhotoArray
 from cifar_jax.data.photo_recipe import Listing
 from cifar_jax.runtime.console import log
 
@@ -89,6 +91,8 @@ class Photos:
     per_class: int = 0,
     test_fraction: float = 0.1,
     seed: int = 0,
+    crop: str = "none",
+    decode_once: bool = True,
   ) -> cache.Decoded:
     """Decode the photos: [n, size, size, 3] uint8, labelled with the number of the class.
 
@@ -110,42 +114,48 @@ class Photos:
       test_fraction: the fraction of each class that becomes the test split, unless the source has
         train/ and test/.
       seed: seeds the order of drawing, and so the split.
+      crop: 'none' resizes all of a photo to the square; 'center' its largest central square.
+      decode_once: whether the pixels are kept on disk. Otherwise every photo is decoded once now,
+        to find what is unusable and the moments, and again whenever it is read.
 
     Raises:
       errors.UserError: an option or the source is invalid, or a class or split would be empty.
       Unavailable: the source is None, and there is no TFDS dataset.
     """
-    recipe = photo_recipe.Recipe(size, interpolation, per_class, test_fraction, seed)
+    recipe = photo_recipe.Recipe(
+      size, interpolation, per_class, test_fraction, seed, crop, decode_once
+    )
     listing: Listing
-    if source is None:
+    if source is not None:
+      root = _expand(source).absolute()
+      listing = self._list_folder(root)
+    elif decode_once:
       root = self._find_tfds_folder(home)
       listing = {"": image_files.list_tfds_files(root)}
     else:
-      root = _expand(source)
-      listing = self._list_folder(root)
+      raise errors.UserError(
+        "data.options.decode_once: False needs a folder of files; set data.source, or True"
+      )
     log.info("%s: decoding the photos in %s", self.name, root)
-    examples = photo_recipe.decode(f"{self.name}: decoding", root, listing, recipe)
+    notes = photo_recipe.Notes()
+    photos = photo_recipe.decode(f"{self.name}: decoding", root, listing, recipe, notes)
     class_names = self.classes or tuple(next(iter(listing.values())))
-    labels = examples.labels
-    if not labels["test"] or len(set(labels["train"])) < len(class_names):
+    decoded = _collect(photos, recipe, class_names, root, work)
+    labels = {split: decoded.labels[split]["label"] for split in cache.SPLITS}
+    if not len(labels["test"]) or len(set(labels["train"].tolist())) < len(class_names):
       raise errors.UserError(
         f"data.options.test_fraction: {test_fraction} of each class leaves the test set empty or a "
         f"class without training images ({root}); choose another fraction, or add images"
       )
-    self._note_left_out(examples.left_out, work)
-    if examples.short:
-      counts = ", ".join(f"{folder} has {count}" for folder, count in examples.short.items())
+    self._note_left_out(notes.left_out, work)
+    if notes.short:
+      counts = ", ".join(f"{folder} has {count}" for folder, count in notes.short.items())
       warning = (
         f"data.options.per_class: {per_class} photos of each class are wanted, but {counts}; add "
         "photos, or lower it"
       )
       (work / cache.WARNINGS).write_text(json.dumps([warning]))
-    return cache.Decoded(
-      # `pop` lets each split's list go as soon as its array exists, which limits the memory.
-      images={split: np.stack(examples.images.pop(split)) for split in cache.SPLITS},
-      labels={split: {"label": np.array(labels[split])} for split in cache.SPLITS},
-      class_names={"label": class_names},
-    )
+    return decoded
 
   def _note_left_out(self, left_out: Mapping[str, str], work: epath.Path) -> None:
     """Log how many files are left out, and write left_out.json."""
@@ -222,6 +232,42 @@ CATS_VS_DOGS = Photos(
   classes=("cat", "dog"),
   tfds_version="4.0.1",
 )
+
+
+def _collect(
+  photos: Iterable[photo_recipe.Photo],
+  recipe: photo_recipe.Recipe,
+  class_names: tuple[str, ...],
+  root: pathlib.Path,
+  work: epath.Path,
+) -> cache.Decoded:
+  """Take photos one by one, and keep their pixels in files in `work`, or their names only."""
+  labels: dict[str, list[int]] = {split: [] for split in cache.SPLITS}
+  files: dict[str, list[tuple[str, bytes]]] = {split: [] for split in cache.SPLITS}
+  moments = cache.Moments(3)
+  with contextlib.ExitStack() as stack:
+    writers = {}
+    for split in cache.SPLITS if recipe.decode_once else ():
+      writer = cache.ArrayWriter(pathlib.Path(work, f"{split}.npy"), (recipe.size, recipe.size, 3))
+      writers[split] = stack.enter_context(contextlib.closing(writer))
+    for photo in photos:
+      if photo.split == "train":
+        moments.add(photo.image)
+      if recipe.decode_once:
+        writers[photo.split].append(photo.image)
+      else:
+        files[photo.split].append((photo.file.name, photo.sha256))
+      labels[photo.split].append(photo.label)
+    images: dict[str, cache.Images] = {split: writer.finish() for split, writer in writers.items()}
+  if not recipe.decode_once:
+    for split in cache.SPLITS:
+      names = [name for name, _ in files[split]]
+      sha256 = np.frombuffer(b"".join(digest for _, digest in files[split]), np.uint8)
+      images[split] = PhotoArray(
+        str(root), names, sha256.reshape(-1, 32), recipe.size, recipe.interpolation, recipe.crop
+      )
+  arrays = {split: {"label": np.array(labels[split], np.int32)} for split in cache.SPLITS}
+  return cache.Decoded(images, arrays, {"label": class_names}, moments)
 
 
 def _expand(source: epath.PathLike) -> pathlib.Path:

@@ -1,18 +1,22 @@
 """The recipe that turns files into examples: which photos are drawn, and into which split."""
 
 import dataclasses
+import hashlib
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from cifar_jax import errors
-from cifar_jax.data import cache, image_files
+from cifar_jax.data import image_files
 from cifar_jax.runtime.console import progress
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
+CROPS = ("none", "center")
+T = TypeVar("T")
 # Files by part ('train' and 'test', or '' if they are still to be split) and class.
 Listing: TypeAlias = Mapping[str, Mapping[str, list[image_files.File]]]
 
@@ -30,6 +34,8 @@ class Recipe:
   per_class: int
   test_fraction: float
   seed: int
+  crop: str = "none"
+  decode_once: bool = True
 
   def __post_init__(self) -> None:
     known = "one of " + ", ".join(INTERPOLATIONS)
@@ -38,6 +44,11 @@ class Recipe:
     self._check("per_class", "a whole number, or 0 for all", int, lambda x: x >= 0)
     self._check("test_fraction", "between 0 and 1", float, lambda x: 0 < x < 1)
     self._check("seed", "a whole number in [0, 2 ** 32)", int, lambda x: 0 <= x < 2**32)
+    self._check("crop", "one of " + ", ".join(CROPS), str, lambda x: x in CROPS)
+    if type(self.decode_once) is not bool:
+      raise errors.UserError(
+        f"data.options.decode_once: must be True or False, got {self.decode_once!r}"
+      )
 
   def _check(
     self, option: str, requirement: str, kind: type, is_valid: Callable[[Any], bool]
@@ -51,91 +62,147 @@ class Recipe:
     return self.per_class or sys.maxsize
 
 
-class Examples(NamedTuple):
-  """Decoded photos.
+@dataclasses.dataclass(frozen=True)
+class Notes:
+  """What is to be known about the photos beside the examples.
 
   Attributes:
-    images: by split, each [size, size, 3] uint8.
-    labels: by split.
     left_out: by file name, the reason why the file is left out.
     short: by folder, the number of photos where this is less than `Recipe.per_class`.
   """
 
-  images: dict[str, list[np.ndarray]]
-  labels: dict[str, list[int]]
-  left_out: dict[str, str]
-  short: dict[str, int]
+  left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+  short: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-def decode(title: str, root: pathlib.Path, listing: Listing, recipe: Recipe) -> Examples:
-  """Decode the photos of every part and class, with `title` over the progress.
+class Photo(NamedTuple):
+  """A decoded photo.
+
+  Attributes:
+    file: the file it was decoded from.
+    split: 'train' or 'test'.
+    label: the number of its class.
+    image: [size, size, 3] uint8.
+    sha256: SHA-256 of the file, 32 bytes.
+  """
+
+  file: image_files.File
+  split: str
+  label: int
+  image: np.ndarray
+  sha256: bytes
+
+
+def decode(
+  title: str, root: pathlib.Path, listing: Listing, recipe: Recipe, notes: Notes
+) -> Iterator[Photo]:
+  """Yield the photos of every part and class, in the order drawn, with `title` over the progress.
+
+  Threads decode a few photos ahead; only those are in memory.
+
+  Args:
+    notes: is filled while the photos are taken.
 
   Raises:
-    errors.UserError: a class has no usable photo.
+    errors.UserError: a class has no usable photo, or the disk failed.
   """
   most = recipe.most_per_class
-  examples = Examples({s: [] for s in cache.SPLITS}, {s: [] for s in cache.SPLITS}, {}, {})
   total = sum(min(most, len(files)) for part in listing.values() for files in part.values())
+
+  def read(files: Sequence[image_files.File]) -> Iterator[tuple[np.ndarray, bytes] | Exception]:
+    return _read_ahead(_Decoder(files, recipe))
+
   with progress(title, total, "images") as advance:
-
-    def read(file: image_files.File) -> np.ndarray:
-      image = image_files.decode(file.read(), recipe.size, recipe.interpolation)
-      advance(1)
-      return image
-
     for part, classes in listing.items():
       for label, (name, files) in enumerate(classes.items()):
-        images, reasons = draw(files, most, recipe.seed, read)
-        examples.left_out.update(reasons)
-        if not images:
+        reasons: dict[str, str] = {}
+        num_photos = 0
+        for file, (image, sha256) in draw(files, most, recipe.seed, read, reasons):
+          advance(1)
+          split = part or assign_split(num_photos, recipe.test_fraction)
+          num_photos += 1
+          yield Photo(file, split, label, image, sha256)
+        notes.left_out.update(reasons)
+        if not num_photos:
           first = "".join(f" ({file}: {why})" for file, why in list(reasons.items())[:1])
           raise errors.UserError(
             f"data.source: {root / part / name}: holds {len(files)} files and no image that can "
             f"be opened{first}; add images, or remove the folder"
           )
-        if len(images) < recipe.per_class:
-          examples.short[f"{part}/{name}".lstrip("/")] = len(images)
-        splits = assign_splits(part, len(images), recipe.test_fraction)
-        for image, split in zip(images, splits, strict=True):
-          examples.images[split].append(image)
-          examples.labels[split].append(label)
-  return examples
+        if num_photos < recipe.per_class:
+          notes.short[f"{part}/{name}".lstrip("/")] = num_photos
+
+
+class _Decoder:
+  """Random access to decoded files with their SHA-256, or to the errors of reading them."""
+
+  def __init__(self, files: Sequence[image_files.File], recipe: Recipe):
+    self._files, self._recipe = files, recipe
+
+  def __len__(self) -> int:
+    return len(self._files)
+
+  def __getitem__(self, i: int) -> tuple[np.ndarray, bytes] | Exception:
+    recipe = self._recipe
+    try:
+      content = self._files[i].read()
+      image = image_files.decode(content, recipe.size, recipe.interpolation, recipe.crop)
+      return image, hashlib.sha256(content).digest()
+    except Exception as error:  # Pillow may raise almost anything for damaged content
+      return error
+
+
+def _read_ahead(decoder: _Decoder) -> Iterator[tuple[np.ndarray, bytes] | Exception]:
+  """Yield the elements in order; Grain's threads, one a core, are a few elements ahead."""
+  import grain  # takes a second to import, which only preparing needs
+
+  if not len(decoder):
+    return
+  num_threads = os.cpu_count() or 1
+  options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * num_threads)
+  elements = iter(grain.MapDataset.source(decoder).to_iter_dataset(options))
+  try:
+    yield from elements
+  finally:
+    elements.close()
 
 
 def draw(
-  files: list[image_files.File],
+  files: Sequence[image_files.File],
   most: int,
   seed: int,
-  read: Callable[[image_files.File], np.ndarray],
-) -> tuple[list[np.ndarray], dict[str, str]]:
-  """Read files in a random order until there are `most` images.
+  read: Callable[[Sequence[image_files.File]], Iterator[T | Exception]],
+  left_out: dict[str, str],
+) -> Iterator[tuple[image_files.File, T]]:
+  """Yield files in a random order, with what `read` makes of them, until there are `most`.
 
-  Returns:
-    The images, and by file name the reasons why other files are left out.
+  Args:
+    read: yields for each of the files in turn what it makes of it, or the error.
+    left_out: receives by file name the reasons why files are left out.
   """
-  left_out = {file.name: "not named as an image" for file in files if not file.is_named_as_image}
+  left_out.update(
+    (file.name, "not named as an image") for file in files if not file.is_named_as_image
+  )
   candidates = [file for file in files if file.is_named_as_image]
-  images: list[np.ndarray] = []
-  for i in np.random.RandomState(seed).permutation(len(candidates)):
-    if len(images) == most:
-      break
-    try:
-      images.append(read(candidates[i]))
-    except errors.UserError:
-      raise
-    except Exception as error:  # Pillow may raise almost anything for damaged content
-      left_out[candidates[i].name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-  return images, left_out
+  drawn = [candidates[i] for i in np.random.RandomState(seed).permutation(len(candidates))]
+  count = 0
+  for file, result in zip(drawn, read(drawn), strict=True):
+    if isinstance(result, errors.UserError):  # the disk failed: another run might read the photo
+      raise result
+    if isinstance(result, Exception):
+      left_out[file.name] = f"{type(result).__name__}: {' '.join(str(result).split())}"
+      continue
+    yield file, result
+    count += 1
+    if count == most:
+      return
 
 
-def assign_splits(part: str, num_images: int, test_fraction: float) -> list[str]:
-  """Return the split of each image of a class, in the order drawn.
+def assign_split(number: int, test_fraction: float) -> str:
+  """Return the split of the image with this number in its class, from 0, in the order drawn.
 
-  The split is `part` if that is not empty. Otherwise test images are spread evenly, so that an
-  image's split does not depend on the images that follow.
+  Test images are spread evenly, so that an image's split does not depend on the images that follow.
   """
-  if part:
-    return [part] * num_images
-  # Entry i is the number of test images among the first i.
-  num_tests = np.floor(np.arange(num_images + 1) * test_fraction + 0.5)
-  return ["test" if step else "train" for step in np.diff(num_tests)]
+  # The number of test images among the first n.
+  before, after = (np.floor(n * test_fraction + 0.5) for n in (number, number + 1))
+  return "test" if after > before else "train"

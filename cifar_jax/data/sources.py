@@ -4,6 +4,7 @@ Both sources yield the same batches in the same order. Device i of all devices, 
 pmap's axis, holds rows [i * b, (i + 1) * b) of the global batch.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +13,9 @@ import ml_collections
 import numpy as np
 from absl import flags
 
+from cifar_jax import errors
 from cifar_jax.data.cache import Dataset, Split
+from cifar_jax.data.photo_array import PhotoArray
 from cifar_jax.types import Array, EvalShard, ResidentData, StreamedExamples, TrainShard
 
 
@@ -68,7 +71,12 @@ class Source(Protocol):
 
 
 def fits_on_device(dataset: Dataset, data: ml_collections.ConfigDict) -> bool:
-  """Return whether training and test images together fit `data.resident_bytes`."""
+  """Return whether training and test images together fit `data.resident_bytes`.
+
+  Photos that are decoded whenever they are read never do.
+  """
+  if isinstance(dataset.train.images, PhotoArray):
+    return False
   num_bytes = dataset.train.images.nbytes + dataset.test.images.nbytes
   return num_bytes <= data.resident_bytes
 
@@ -146,18 +154,26 @@ class StreamedSource:
     """Yield the examples of each array of numbers, in order, read ahead."""
     import grain  # takes a second to import, which only streaming needs
 
-    read_options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
+    num_threads = 2
+    if isinstance(self._splits[0].images, PhotoArray) and not self._num_workers:
+      num_threads = os.cpu_count() or 1  # decoding keeps all cores busy, reading from a map none
+    read_options = grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
     reader = grain.MapDataset.source(_Reader(self._splits, numbers)).to_iter_dataset(read_options)
     if self._num_workers:
       if not flags.FLAGS.is_parsed():  # Grain reads absl's flags, which a notebook has not parsed
         flags.FLAGS.mark_as_parsed()
       reader = reader.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._num_workers))
     for examples in reader:
+      if isinstance(examples, errors.UserError):
+        raise examples
       yield StreamedExamples(*examples)
 
 
 class _Reader:
-  """Random access to the examples of each dispatch, read from the arrays' files."""
+  """Random access to the examples of each dispatch, read from the arrays' files or from photos.
+
+  An error of reading is returned instead of raised, because Grain would wrap it.
+  """
 
   def __init__(self, splits: Sequence[Split], numbers: Sequence[Array]):
     self._numbers = numbers
@@ -166,7 +182,13 @@ class _Reader:
   def __len__(self) -> int:
     return len(self._numbers)
 
-  def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | errors.UserError:
+    try:
+      return self._read(i)
+    except errors.UserError as error:
+      return error
+
+  def _read(self, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     numbers = np.asarray(self._numbers[i])
     (train_images, train_labels), (test_images, test_labels) = self._arrays
     is_test = numbers >= len(train_images)
@@ -186,6 +208,6 @@ class _Reader:
   def __setstate__(self, state: dict[str, Any]) -> None:
     self._numbers = state["_numbers"]
     self._arrays = [
-      tuple(a if isinstance(a, np.ndarray) else np.load(a, mmap_mode="r") for a in pair)
+      tuple(np.load(a, mmap_mode="r") if isinstance(a, str | os.PathLike) else a for a in pair)
       for pair in state["_arrays"]
     ]

@@ -196,11 +196,13 @@ def test_opaque_images_are_decoded_as_in_training(interpolation):
     ("image_folder", {}, "nearest"),
     ("cats_vs_dogs", {"interpolation": None}, "nearest"),
     ("image_folder", {"interpolation": "lanczos"}, "lanczos"),
+    ("image_folder", {"crop": "center"}, "nearest"),
   ],
 )
 def test_files_are_resized_like_the_training_photos(data, options, expected, tmp_path):
   run = load_run(make_run(tmp_path / "run", (20, 20, 3), data, options=options))
-  assert images.choose_decoding(run) == ((20, 20, 3), expected)
+  decoding = images.choose_decoding(run)
+  assert decoding == ((20, 20, 3), expected, options.get("crop", "none"))
 
 
 @pytest.mark.parametrize("shape", [(20, 30, 3), (20, 20, 4)])

@@ -230,7 +230,10 @@ def test_parse_reads_back_what_was_written(calls, space):
   ("spec", "message"),
   [
     ("random_flp", "unknown transform 'random_flp'; did you mean 'random_flip'? known: alternati"),
-    ("zzz()", "unknown transform 'zzz'; known: alternating_flip, batch_crop, cutmix, cutout, m"),
+    (
+      "zzz()",
+      "unknown transform 'zzz'; known: alternating_flip, batch_crop, center_crop, cutm",
+    ),
     ("random_crop(pad=4)", "random_crop takes no argument 'pad'; it takes: padding, mode"),
     ("random_flip(p=1)", "random_flip takes no argument 'p'; it takes: none"),
     ("random_flip(0.5)", "random_flip has too many arguments (1); it takes: none"),

@@ -115,7 +115,41 @@ def test_altered_bytes_are_decoded_or_left_out(data):
   if data.draw(st.booleans()):
     content = content[: data.draw(st.integers(0, len(content)))]
   file = image_files.File("x.jpg", lambda: bytes(content))
-  images, reasons = photo_recipe.draw(
-    [file], 1, 0, lambda file: image_files.decode(file.read(), 8, "bilinear")
+  reasons = {}
+  recipe = photo_recipe.Recipe(
+    8, "bilinear", 0, 0.5, 0, data.draw(st.sampled_from(("none", "center")))
   )
+
+  def read(files):
+    decoder = photo_recipe._Decoder(files, recipe)
+    return (decoder[i] for i in range(len(decoder)))
+
+  images = [image for _, (image, _) in photo_recipe.draw([file], 1, 0, read, reasons)]
   assert [image.shape for image in images] == [(8, 8, 3)] * (1 - len(reasons))
+
+
+@pytest.mark.parametrize("shape", [(40, 90), (90, 40), (41, 41), (7, 3)])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
+def test_centre_crop_resizes_the_largest_central_square(shape, interpolation):
+  height, width = shape
+  pixels = noise(height, width, 3)
+  side = min(shape)
+  # Pillow's own crop, where the margins are whole numbers.
+  top, left = (height - side) // 2, (width - side) // 2
+  assert 2 * top == height - side and 2 * left == width - side
+  square = Image.fromarray(pixels[top : top + side, left : left + side])
+  expected = square.resize((16, 16), Image.Resampling[interpolation.upper()])
+  image = image_files.decode(encoded(pixels), 16, interpolation, "center")
+  np.testing.assert_array_equal(image, np.asarray(expected))
+
+
+def test_centre_crop_keeps_the_scale_of_jpegs_that_are_decoded_smaller():
+  ramp = np.linspace(0, 255, 1600, dtype=np.float32)
+  pixels = np.stack(
+    [np.tile(ramp, (1200, 1)), np.tile(ramp[:1200, None], (1, 1600)), np.full((1200, 1600), 99)], -1
+  ).astype(np.uint8)
+  content = encoded(pixels, "JPEG", quality=95)
+  image = image_files.decode(content, 32, "bilinear", "center")
+  square = Image.fromarray(pixels[:, 200:1400]).resize((32, 32), Image.Resampling.BILINEAR)
+  difference = np.abs(image.astype(int) - np.asarray(square).astype(int))
+  assert image.shape == (32, 32, 3) and difference.max() <= 4

@@ -32,12 +32,22 @@ class FakeFiles:
     return i
 
   def split(self, most: int, seed: int, fraction: float) -> dict[str, list[int]]:
-    drawn, self.reasons = photo_recipe.draw(self.files, most, seed, lambda file: file.read())
-    splits = photo_recipe.assign_splits("", len(drawn), fraction)
+    self.reasons = {}
+    drawn = [i for _, i in photo_recipe.draw(self.files, most, seed, read_all, self.reasons)]
+    splits = [photo_recipe.assign_split(number, fraction) for number in range(len(drawn))]
     return {
       name: [i for i, split in zip(drawn, splits, strict=True) if split == name]
       for name in ("train", "test")
     }
+
+
+def read_all(files):
+  """Yield what each file holds, or the error."""
+  for file in files:
+    try:
+      yield file.read()
+    except OSError as error:
+      yield error
 
 
 @settings(max_examples=200, deadline=None)
@@ -78,6 +88,8 @@ def test_bad_options_are_refused(tmp_path):
     ("test_fraction", float("nan"), "must be between 0 and 1, got nan"),
     ("seed", -1, "must be a whole number in [0, 2 ** 32), got -1"),
     ("seed", 2**32, "must be a whole number in"),
+    ("crop", "middle", "must be one of none, center, got 'middle'"),
+    ("decode_once", 1, "must be True or False, got 1"),
     ("sise", 9, "'image_folder' takes no such option; it takes: size, interpolation, per_class, t"),
     ("home", "x", "'image_folder' takes no such option"),
   ]:

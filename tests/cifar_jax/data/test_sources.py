@@ -42,7 +42,7 @@ def test_streamed_batches_equal_resident_ones(tmp_path, workers):
     return {"examples": examples, "image": images, "label": labels}
 
   make_batch = input_pipeline.make_train_batch(
-    input_pipeline.Preprocess(preprocess, None), batch_size, 230 // batch_size, None
+    input_pipeline.Preprocess(preprocess, None, None), batch_size, 230 // batch_size, None
   )
 
   def batches(source):
