@@ -67,6 +67,9 @@ _OPTIONS = {
   "features": flags.DEFINE_string(
     "features", "", "visualize: two features of the layer, 3,7 (default: those that vary most)."
   ),
+  "as_report": flags.DEFINE_bool(
+    "as_report", False, "visualize: also draw activations and filters as report 001 does."
+  ),
   "sweep": flags.DEFINE_string(
     "sweep", "", "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."
   ),

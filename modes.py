@@ -164,8 +164,8 @@ def _visualize(call: Call) -> None:
   from analysis.visualize import visualize
 
   (workdir,) = call.workdirs
-  layer, features = call.options["layer"], call.options["features"]
-  for path in visualize.visualize(workdir, call.paths, call.options["seed"], layer, features):
+  options = {name: call.options[name] for name in ("seed", "layer", "features", "as_report")}
+  for path in visualize.visualize(workdir, call.paths, **options):
     print(f"wrote {path}")
 
 

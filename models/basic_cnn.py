@@ -11,7 +11,8 @@ The report does not state everything. Chosen here:
 - Kernel size: 3×3, as printed for the residual network.
 - Padding of the convolutions: 'same'. The report calls the residual network "same as the basic CNN,
   except used skip connections" and prints its convolutions with padding='same', so the three
-  networks differ only in their blocks. Keras' default would have been 'valid'.
+  networks differ only in their blocks. Keras' default is 'valid', which `basic_cnn` takes too:
+  --config.model.padding=valid.
 - Widths inside the inception block: those of the stage, for all six convolutions. The report takes
   the hidden layer sizes from its grid search, which chose 256, and names no other size.
 - Pooling of the inception block: stride 1 and padding 'same'. Otherwise the four parts have
@@ -73,6 +74,7 @@ class BasicCNN(nn.Module):
     widths: channels of each stage.
     dense: units of each hidden dense layer.
     single_logit: a head of one unit, for two classes; see layers.dense_logits.
+    padding: of the 3×3 convolutions: 'same', or 'valid' for none.
     kind: 'plain'; 'inception' has an inception block after the second stage; 'residual' has a
       strided 1×1 convolution around each stage but the last; 'residual_as_printed' is 'residual'
       without the second stage's convolution.
@@ -82,6 +84,7 @@ class BasicCNN(nn.Module):
   widths: Sequence[int]
   dense: Sequence[int] = ()
   single_logit: bool = False
+  padding: str = "same"
   kind: str = "plain"
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
@@ -96,6 +99,8 @@ class BasicCNN(nn.Module):
 
     remedy = "give fewer widths or larger images"
     layers.check_halvings(images, len(self.widths), "model.widths", remedy)
+    if self.padding == "valid":
+      _check_valid(images, len(self.widths))
     divisor = 2 ** (len(self.widths) - 1)
     if residual and (images.shape[1] % divisor or images.shape[2] % divisor):
       raise UserError(
@@ -106,7 +111,7 @@ class BasicCNN(nn.Module):
     x = y = images.astype(self.dtype)
     for stage, width in enumerate(self.widths, start=1):
       if self.kind != "residual_as_printed" or stage != 2:
-        y = nn.relu(conv(width, (3, 3), name=f"conv{stage}")(x))
+        y = nn.relu(conv(width, (3, 3), padding=self.padding.upper(), name=f"conv{stage}")(x))
       y = norm(name=f"norm{stage}")(layers.max_pool(y))
       if self.kind == "inception" and stage == 2:
         y = Inception(width, self.dtype, name="inception")(y)
@@ -121,15 +126,35 @@ class BasicCNN(nn.Module):
     return layers.dense_logits(x, self.num_classes, glorot, self.single_logit)
 
 
+def _check_valid(images: jax.Array, stages: int) -> None:
+  """Raise UserError if `stages` convolutions without padding leave nothing of [batch, h, w, …]."""
+  height, width = images.shape[1:3]
+  side = min(height, width)
+  for _ in range(stages):
+    side = (side - 2) // 2
+  if side < 1:
+    raise UserError(
+      f"model.padding: {stages} stages without padding leave nothing of an image of "
+      f"{height}x{width} pixels; set it to 'same', or give fewer widths or larger images"
+    )
+
+
 @register("basic_cnn")
 def basic_cnn(
   widths: Sequence[int] = (256, 256, 256),
   dense: Sequence[int] = (),
   single_logit: bool = False,
+  padding: str = "same",
   **common: Any,
 ) -> BasicCNN:
-  """Return report 001's basic network; the defaults are those of task 2."""
-  return BasicCNN(widths=widths, dense=dense, single_logit=single_logit, **common)
+  """Return report 001's basic network; the defaults are those of task 2.
+
+  Raises:
+    UserError: the padding is neither 'same' nor 'valid'.
+  """
+  if padding not in ("same", "valid"):
+    raise UserError(f"model.padding: {padding!r} is not one of same, valid")
+  return BasicCNN(widths=widths, dense=dense, single_logit=single_logit, padding=padding, **common)
 
 
 @register("inception_cnn", kind="inception")

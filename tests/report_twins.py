@@ -97,16 +97,16 @@ def pointwise_resnet(side, widths=(64, 128, 256, 512), blocks=3, dropout=0.3):
   return keras.Model(inputs, Dense(10, kernel_regularizer=l2(5e-4), name="head")(x))
 
 
-def _conv_pool_norm(x, width, stage):
-  x = Conv2D(width, (3, 3), activation="relu", name=f"conv{stage}")(x)
+def _conv_pool_norm(x, width, stage, padding="same"):
+  x = Conv2D(width, (3, 3), activation="relu", padding=padding, name=f"conv{stage}")(x)
   return BatchNormalization(name=f"norm{stage}")(MaxPooling2D()(x))
 
 
-def basic_cnn(side, widths=(256, 256, 256), dense=(), units=10, inception=False):
+def basic_cnn(side, widths=(256, 256, 256), dense=(), units=10, inception=False, padding="same"):
   """Build report 001's network of both tasks, if asked with the inception block of task 2."""
   inputs = x = keras.Input((side, side, 3))
   for stage, width in enumerate(widths, start=1):
-    x = _conv_pool_norm(x, width, stage)
+    x = _conv_pool_norm(x, width, stage, padding)
     if inception and stage == 2:
       conv = functools.partial(Conv2D, width, activation="relu")
       a = conv((1, 1), name="inception.conv1x1")(x)

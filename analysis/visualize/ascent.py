@@ -47,22 +47,34 @@ def excite_filters(run: Run, layer: Layer) -> Excited:
   normalised, scaled, shifted and clipped. The images are the network's normalised input, without
   `config.eval_transform`.
   """
-  height, width, channels = run.image_shape
-  shape = (min(height, _MAX_SIDE), min(width, _MAX_SIDE), channels)
   ascent = Ascent(run.model, run.variables, run.normalize, layer)
-  noise = np.random.RandomState(0).normal(128, 15, (MAX_FILTERS, *shape))
-  backend = "cpu" if jax.default_backend() == "cpu" else "other"
-  affordable = _OPERATIONS[backend] / max(ascent.count_operations(noise[:1]) * NUM_STEPS, 1)
-  count = min(layer.shape[2], MAX_FILTERS)
-  if affordable < count:
-    count = pictures.largest_full_mosaic(max(_MIN_FILTERS, int(affordable)), count)
-  noise, filters = noise[:count], np.arange(count)
+  count = count_affordable(run, layer)
+  noise = np.random.RandomState(0).normal(128, 15, (MAX_FILTERS, *_choose_shape(run)))[:count]
+  filters = np.arange(count)
   result = ascent(noise, filters, NUM_STEPS)
   pixels = pictures.rescale_to_pixels(result)
   noise_response, ascent_response, pixels_response = (
     ascent.respond(inputs, filters) for inputs in (noise, result, pixels)
   )
   return Excited(pixels, noise_response, ascent_response, pixels_response)
+
+
+def count_affordable(run: Run, layer: Layer) -> int:
+  """Return the number of filters whose images take seconds, at most those of the layer."""
+  ascent = Ascent(run.model, run.variables, run.normalize, layer)
+  operations = ascent.count_operations(np.zeros((1, *_choose_shape(run)))) * NUM_STEPS
+  backend = "cpu" if jax.default_backend() == "cpu" else "other"
+  affordable = _OPERATIONS[backend] / max(operations, 1)
+  count = min(layer.shape[2], MAX_FILTERS)
+  if affordable < count:
+    count = pictures.largest_full_mosaic(max(_MIN_FILTERS, int(affordable)), count)
+  return count
+
+
+def _choose_shape(run: Run) -> tuple[int, int, int]:
+  """Return height, width and channels of the images that ascent makes."""
+  height, width, channels = run.image_shape
+  return min(height, _MAX_SIDE), min(width, _MAX_SIDE), channels
 
 
 class Ascent:
@@ -91,7 +103,7 @@ class Ascent:
     momentum: float = 0.9,
   ):
     def respond(variables: Variables, pixels: jax.Array, filters: jax.Array) -> jax.Array:
-      output = _compute_output(model, variables, preprocess(pixels), layer)
+      output = compute_output(model, variables, preprocess(pixels), layer)
       mean = output.astype(jnp.float32).mean((1, 2))
       return jnp.take_along_axis(mean, filters[:, None], axis=1)[:, 0]
 
@@ -161,7 +173,7 @@ class _LayerReached(Exception):
     self.output = output
 
 
-def _compute_output(
+def compute_output(
   model: nn.Module, variables: Variables, images: Array, layer: Layer
 ) -> jax.Array:
   """Return the output of a layer. Tracing stops there, so that images may have any size."""

@@ -17,8 +17,8 @@ from cifar_jax.training import rng
 from cifar_jax.types import Array
 
 _NUM_DRAWS = 6  # of the augmentation
-_MAX_ACTIVATION_LAYERS, _MAX_FILTER_LAYERS = 11, 8
-_MAX_CHANNELS = 64  # of a layer
+MAX_ACTIVATION_LAYERS, MAX_FILTER_LAYERS = 11, 8
+MAX_CHANNELS = 64  # of a layer
 
 
 def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -> None:
@@ -70,7 +70,7 @@ def draw_kernels(run: Run, layer: Layer, subject: str, path: epath.Path) -> None
   params = run.variables["params"]
   for name in layer.name.split("/"):
     params = params[name]
-  kernels = np.asarray(params["kernel"], np.float32).transpose(3, 0, 1, 2)[:_MAX_CHANNELS]
+  kernels = np.asarray(params["kernel"], np.float32).transpose(3, 0, 1, 2)[:MAX_CHANNELS]
   largest = np.abs(kernels).max()
   if kernels.shape[-1] != 3:
     kernels = kernels[..., :1]
@@ -78,7 +78,7 @@ def draw_kernels(run: Run, layer: Layer, subject: str, path: epath.Path) -> None
   with plots.figure(path, 1, 1, (4.2, 4.8)) as (figure, axis):
     pictures.show_image(axis, pictures.make_mosaic(tiles, min_side=24))
     height, width = kernels.shape[1:3]
-    filters = _describe_share(len(tiles), layer.shape[2], "filters")
+    filters = describe_share(len(tiles), layer.shape[2], "filters")
     pictures.set_title(
       axis,
       f"{layer.name}: {height}×{width}, {filters}\ngrey is 0, black and white are ±{largest:.2g}",
@@ -88,7 +88,7 @@ def draw_kernels(run: Run, layer: Layer, subject: str, path: epath.Path) -> None
 
 def draw_filters(run: Run, convolutions: Sequence[Layer], subject: str, path: epath.Path) -> None:
   """Draw images that excite the filters of several layers, found by ascent from noise."""
-  layers = gradients.select_evenly(convolutions, _MAX_FILTER_LAYERS)
+  layers = gradients.select_evenly(convolutions, MAX_FILTER_LAYERS)
   excited_layers = []
   with progress("filters", len(layers), "layers") as advance:
     for layer in layers:
@@ -102,7 +102,7 @@ def draw_filters(run: Run, convolutions: Sequence[Layer], subject: str, path: ep
       before, after = np.median(excited.noise_response), np.median(excited.pixels_response)
       pictures.set_title(
         axis,
-        f"{layer.name}: {_describe_share(len(excited.pixels), layer.shape[2], 'filters')}\n"
+        f"{layer.name}: {describe_share(len(excited.pixels), layer.shape[2], 'filters')}\n"
         f"response {before:.2g} → {after:.2g}",
       )
     pictures.set_figure_title(
@@ -117,7 +117,7 @@ def draw_activations(
   run: Run, convolutions: Sequence[Layer], example: Example, subject: str, path: epath.Path
 ) -> None:
   """Draw an image and the outputs of convolutions for it, one tile per channel."""
-  layers = gradients.select_evenly(convolutions, _MAX_ACTIVATION_LAYERS)
+  layers = gradients.select_evenly(convolutions, MAX_ACTIVATION_LAYERS)
   inputs = run.prepare(example.pixels[None])
   outputs = gradients.compute_outputs(run.model, run.variables, inputs, layers)
   rows, columns, size = pictures.lay_out_panels(1 + len(layers))
@@ -126,10 +126,10 @@ def draw_activations(
     pictures.show_image(grid[0], example.pixels)
     pictures.set_title(grid[0], label_example(run, example))
     for axis, layer, maps in zip(grid[1:], layers, outputs, strict=False):
-      tiles = pictures.colour_by_sign(maps[0].transpose(2, 0, 1)[:_MAX_CHANNELS])
+      tiles = pictures.colour_by_sign(maps[0].transpose(2, 0, 1)[:MAX_CHANNELS])
       pictures.show_image(axis, pictures.make_mosaic(tiles, ground=80))
       height, width, num_channels = layer.shape
-      channels = _describe_share(len(tiles), num_channels, "channels")
+      channels = describe_share(len(tiles), num_channels, "channels")
       pictures.set_title(axis, f"{layer.name}\n{height}×{width}, {channels}")
     pictures.add_colour_bar(figure, axes, pictures.DIVERGING, (-1, 0, 1), ("−", "0", "+"))
     pictures.set_figure_title(
@@ -182,9 +182,10 @@ def denormalize(run: Run, normalized: Array) -> np.ndarray:
   return np.asarray(np.clip(rounded, 0, 255)).astype(np.uint8)
 
 
-def _describe_share(num_shown: int, total: int, what: str) -> str:
+def describe_share(num_shown: int, total: int, what: str) -> str:
+  """Return for example '64 of 256 channels', or '32 channels' if all are shown."""
   return f"{total} {what}" if num_shown == total else f"{num_shown} of {total} {what}"
 
 
 def _describe_layers(shown: Sequence[Layer], layers: Sequence[Layer]) -> str:
-  return _describe_share(len(shown), len(layers), "convolutions")
+  return describe_share(len(shown), len(layers), "convolutions")

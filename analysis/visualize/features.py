@@ -112,9 +112,9 @@ def compute_features(run: Run, layer: FeatureLayer | None, images: np.ndarray) -
 
   @jax.jit
   def compute(variables: Variables, images: jax.Array) -> jax.Array:
-    normalized = run.normalize(images)
+    inputs = run.prepare(images)
     if layer is None:
-      return normalized.reshape(len(normalized), -1)
+      return inputs.reshape(len(inputs), -1)
     kept = []
 
     def keep(number: int, called: nn.Module, output: Any) -> Any:
@@ -123,7 +123,7 @@ def compute_features(run: Run, layer: FeatureLayer | None, images: np.ndarray) -
       return output
 
     with intercept_outputs(keep):
-      run.model.apply(variables, normalized, train=False)
+      run.model.apply(variables, inputs, train=False)
     return kept[0].mean((1, 2)) if kept[0].ndim == 4 else kept[0]
 
   batches = [

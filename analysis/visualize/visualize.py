@@ -8,6 +8,11 @@ activations_<image>.png  the outputs of each convolution for an image
 grad_cam.png             where each image has the evidence for the predicted class
 features.png             features of test images, and their principal components, by class
 
+With `as_report` also, as report 001 draws them:
+
+filters_as_report.png              filter images by the report's procedure
+activations_as_report_<image>.png  the outputs of convolutions after the ReLU
+
 Of deep networks, only some layers are shown, and of wide layers some channels; the titles give the
 numbers.
 """
@@ -20,7 +25,7 @@ import flax.linen as nn
 from etils import epath
 
 from analysis.run import load_run
-from analysis.visualize import drawings, gradients
+from analysis.visualize import drawings, gradients, report001
 from analysis.visualize.examples import name_files, read_examples, select_test_examples
 from analysis.visualize.features import draw_features
 from cifar_jax.runs import plots, run_folder
@@ -33,6 +38,7 @@ def visualize(
   seed: int | None = None,
   layer: str = "",
   features: str = "",
+  as_report: bool = False,
 ) -> list[epath.Path]:
   """Draw all pictures of a run.
 
@@ -42,6 +48,7 @@ def visualize(
       images of the run's dataset, the first ones of several classes.
     seed: the seed whose weights to use, for runs of several; None for the first.
     layer, features: what features.png shows, as for draw_features.
+    as_report: also draw activations and filters as report 001 does.
 
   Returns:
     The PNGs that were written.
@@ -82,6 +89,12 @@ def visualize(
       names = name_files(activation_examples)
       for example, name in zip(activation_examples, names, strict=True):
         drawings.draw_activations(run, convolutions, example, subject, path(f"activations_{name}"))
+        if as_report:
+          target = path(f"activations_as_report_{name}")
+          report001.draw_activations(run, convolutions, example, subject, target)
+      if as_report:
+        target = path("filters_as_report")
+        report001.draw_filters(run, convolutions, examples[0], subject, target)
       drawings.draw_grad_cam(run, examples, subject, path("grad_cam"))
     else:
       log.warning("%s has no convolutions: no pictures of them", run.config.model.name)

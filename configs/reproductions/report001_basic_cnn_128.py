@@ -10,7 +10,7 @@ import ml_collections
 
 from configs.reproductions import report001_basic_cnn
 
-REPORTED = "60.5 % validation"
+REPORTED = "60.5 % validation, 65.5 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -10,7 +10,8 @@ and 100 % training accuracy (benchmarks/results/report001_cats_vs_dogs).
 PHOTOS is a folder with one folder of photos for each class. The network is three times convolution,
 ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and Adam at 1e-3
 are the best point of the report's grid. It trains for 10 epochs with batches of 32. The last
-weights count. The kernel size and the padding are not printed (see models/basic_cnn.py).
+weights count. The kernel size and the padding are not printed (see models/basic_cnn.py; the other
+reading is --config.model.padding=valid).
 
 The report takes 2,000 photos of each class at 150×150 pixels, and prints no ratio of its split. The
 60, 20 and 20 % here are inferred from its accuracies, which have three decimals: 0.709, 0.919 and
@@ -28,7 +29,7 @@ import ml_collections
 
 from configs import default
 
-REPORTED = "70.9 % test, 72.1 % validation"
+REPORTED = "70.9 % test (loss 1.116), 72.1 % validation, 100 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ import ml_collections
 
 from configs.reproductions import report001_basic_cnn
 
-REPORTED = "64.0 % test, 64.6 % validation"
+REPORTED = "64.0 % test (loss 1.037), 64.6 % validation, 80.5 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ import ml_collections
 
 from configs.reproductions import report001_basic_cnn
 
-REPORTED = "59.2 % test, 58.3 % validation"
+REPORTED = "59.2 % test (loss 1.171), 58.3 % validation, 75.5 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -22,7 +22,7 @@ import ml_collections
 
 from configs.reproductions import report001_cats_vs_dogs
 
-REPORTED = "90.7 % test, 90.6 % validation"
+REPORTED = "90.7 % test (loss 0.352), 90.6 % validation, 100 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

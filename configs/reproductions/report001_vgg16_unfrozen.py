@@ -21,7 +21,7 @@ import ml_collections
 
 from configs.reproductions import report001_vgg16_frozen
 
-REPORTED = "91.9 % test, 91.7 % validation"
+REPORTED = "91.9 % test (loss 0.394), 91.7 % validation, 100 % training"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -13,7 +13,7 @@ import ml_collections
 
 from configs.reproductions import report002_model3
 
-REPORTED = "validation loss 0.765"
+REPORTED = "validation loss 0.765, training loss 0.198"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -19,7 +19,7 @@ import ml_collections
 
 from configs import default
 
-REPORTED = "73.9 % validation"
+REPORTED = "73.9 % validation (loss 1.054)"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -2,14 +2,16 @@
 
   python main.py --config=configs/reproductions/report002_model2.py --workdir=runs/report002_model2
 
-Reported: 78.5 % validation accuracy; the loss of 0.721 includes the L2 penalty. Ours: not run.
+Reported, at the end of the fourth file: 78.49 % validation accuracy (loss 0.7209) and 81.83 %
+training accuracy (loss 0.5779); the best of the ten epochs printed before is 80.04 % (loss 0.6488)
+in epoch 31 of 35. The losses include the L2 penalty. Ours: not run.
 """
 
 import ml_collections
 
 from configs.reproductions import report002_model1
 
-REPORTED = "78.5 % validation"
+REPORTED = "78.5 % validation (loss 0.721), 81.8 % training (loss 0.578)"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -14,7 +14,7 @@ import ml_collections
 
 from configs.reproductions import report003_cifar10
 
-REPORTED = "49.4 % test, top-5 78.4 %"
+REPORTED = "49.4 % test (loss 2.264), top-5 78.4 %"
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -15,7 +15,7 @@ import ml_collections
 
 from configs import default
 
-REPORTED = "74.5 % validation"
+REPORTED = "74.5 % validation (loss 0.728), 87.1 % training (loss 0.396)"
 
 
 def get_config() -> ml_collections.ConfigDict:

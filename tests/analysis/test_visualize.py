@@ -1,5 +1,6 @@
 """Pictures of a network: values against NumPy and closed forms, and the pictures of a small run."""
 
+import dataclasses
 import json
 
 import flax.linen as nn
@@ -8,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.signal
+from keras_weights import random_variables
 from PIL import Image
 
 import input_pipeline
 import models
 from analysis import load_run
-from analysis.visualize import ascent, drawings, examples, gradients, pictures, visualize
+from analysis.visualize import ascent, drawings, examples, gradients, pictures, report001, visualize
 from cifar_jax import errors
 
 
@@ -212,6 +214,62 @@ def test_the_median_filter_of_a_trained_network_is_excited_tenfold(run):
     assert np.median(excited.ascent_response / np.abs(excited.noise_response)) >= 10, layer.name
 
 
+@pytest.mark.parametrize(
+  ("config", "expected"),
+  [
+    ({"name": "basic_cnn", "widths": (3, 4), "dense": (5,)}, [True, True]),
+    ({"name": "simple_cnn", "widths": (4,), "dense": ()}, [True, True]),  # norms with their ReLU
+    ({"name": "two_block_cnn_bn"}, [False] * 4),  # a norm comes between
+  ],
+)
+def test_layers_that_a_relu_follows_are_found(config, expected):
+  model = models.create(config, 10)
+  images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+  variables = random_variables(model, images)  # with statistics that do not keep the sign
+  layers = gradients.find_feature_maps(model, variables, (8, 8, 3), nn.Conv)
+  assert report001.find_rectified(model, variables, images, layers) == expected
+
+
+def test_filter_images_by_the_reports_procedure_on_a_linear_filter_are_its_closed_form(run):
+  class Pointwise(nn.Module):
+    @nn.compact
+    def __call__(self, images, train):
+      return nn.Conv(4, (1, 1), name="conv")(images).mean((1, 2))
+
+  model = Pointwise()
+  variables = init_variables(model, np.zeros((1, 6, 7, 3), np.float32))
+  kernel = np.asarray(variables["params"]["conv"]["kernel"])[0, 0]
+  config = run.config.copy_and_resolve_references()
+  config.data.normalize = "unit"
+  changes = {"model": model, "variables": variables, "config": config}
+  changes["description"] = run.description | {"image_shape": [6, 7, 3]}
+  pointwise = dataclasses.replace(run, **changes)
+  layer = find_convolution(model, variables, np.zeros((1, 6, 7, 3)))
+  pixels = report001.excite_filters(pointwise, layer, 4, rectified=False)
+
+  # Only the 2 × 3 positions off the border count. The gradient is the kernel at each of them, and
+  # 30 steps of length 10 in its direction follow the noise.
+  expected = np.random.RandomState(0).uniform(0.4, 0.6, (4, 6, 7, 3))
+  direction = kernel.T / np.linalg.norm(kernel, axis=0)[:, None] / np.sqrt(6)
+  expected[:, 2:-2, 2:-2] += 300 * direction[:, None, None]
+  centred = expected - expected.mean((1, 2, 3), keepdims=True)
+  expected = np.clip(64 * centred / centred.std((1, 2, 3), keepdims=True) + 128, 0, 255)
+  np.testing.assert_allclose(pixels, expected, atol=1)
+  assert pixels.std() > 20
+
+
+def test_a_relu_stops_filters_that_are_below_zero(run):
+  layer = gradients.find_feature_maps(run.model, run.variables, run.image_shape, nn.Conv)[0]
+  params = jax.tree.map(jnp.zeros_like, run.variables["params"])
+  params[layer.name]["bias"] = jnp.full(layer.shape[2], -1.0)
+  dead = dataclasses.replace(run, variables=run.variables | {"params": params})
+  noise = np.random.RandomState(0).uniform(0.4, 0.6, (2, *run.image_shape))
+  centred = noise - noise.mean((1, 2, 3), keepdims=True)
+  expected = np.clip(64 * centred / centred.std((1, 2, 3), keepdims=True) + 128, 0, 255)
+  pixels = report001.excite_filters(dead, layer, 2, rectified=True)
+  np.testing.assert_allclose(pixels, expected, atol=1)
+
+
 def test_augmented_images_are_those_of_training(run, monkeypatch, tmp_path):
   dataset, _ = run.load_data()
   images, labels = dataset.test.images[:3], dataset.test.labels[:3]
@@ -284,16 +342,25 @@ def test_selected_layers_include_the_first_and_the_last():
   assert gradients.select_evenly(layers[:11], 11) == layers[:11]
 
 
-PICTURES = {"learning_curves", "augmentation", "kernels", "filters", "grad_cam", "features"}
+PICTURES = {
+  "learning_curves",
+  "augmentation",
+  "kernels",
+  "filters",
+  "filters_as_report",
+  "grad_cam",
+  "features",
+}
 
 
 def test_a_run_is_drawn_with_its_test_images(workdir, monkeypatch):
-  monkeypatch.setattr(drawings, "_MAX_FILTER_LAYERS", 2)
+  monkeypatch.setattr(drawings, "MAX_FILTER_LAYERS", 2)
   monkeypatch.setattr(examples, "_NUM_TEST_IMAGES", 4)
-  written = visualize.visualize(workdir)
+  written = visualize.visualize(workdir, as_report=True)
   names = {path.stem for path in written}
-  (activations,) = names - PICTURES
+  activations, as_report = sorted(names - PICTURES, key=len)
   assert names >= PICTURES and activations.startswith("activations_test_")
+  assert as_report == activations.replace("_test_", "_as_report_test_")
   assert {path.parent for path in written} == {workdir / "plots"}
   assert sorted(path.name for path in (workdir / "plots").iterdir()) == sorted(
     path.name for path in written

@@ -1,6 +1,7 @@
 """The configs of the reports: what is trained, augmentation, schedules, and short versions."""
 
 import pathlib
+import re
 
 import fakes
 import jax
@@ -87,6 +88,13 @@ def test_augmented_photos_are_those_of_image_data_generator():
     for seed in range(1000)
   ]
   assert np.mean(flips) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_reading_with_transformed_test_photos_is_spelt_out():
+  text = module("report001_vgg16_augmented").__doc__.replace("\\\n", "")
+  (spec,) = re.findall(r'--config\.eval_transform="(.*?)"', text)
+  augment = config_of("report001_vgg16_augmented").augment
+  assert chain.parse(spec).calls == chain.parse(augment).calls
 
 
 def rates(name, epochs, steps_per_epoch=10):

@@ -100,6 +100,12 @@ def test_a_name_is_registered_once():
     ({"name": "lenet3"}, 7, r"model\.name: 3 stages halve an image of 7x7 pixels to nothing; .*"),
     ({"name": "vgg16"}, 31, r"model\.name: 5 stages halve an image of 31x31 pixels to nothing; .*"),
     ({"name": "basic_cnn"}, 7, r"model\.widths: 3 stages halve an image of 7x7 pixels .*"),
+    ({"name": "basic_cnn", "padding": "full"}, 32, r"model\.padding: 'full' is not one of .*"),
+    (
+      {"name": "basic_cnn", "padding": "valid"},
+      21,  # 22 is enough: 20, 10, 8, 4, 2, 1
+      r"model\.padding: 3 stages without padding leave nothing of an image of 21x21 pixels; .*",
+    ),
   ],
 )
 def test_bad_configs_of_the_reports_models_are_refused_by_field(config, side, message):

@@ -92,6 +92,11 @@ SMALL = {
     ("basic_cnn", {"widths": (4, 6, 8), "dense": (7,)}),
     (),
   ),
+  "basic_cnn_valid": (
+    basic_cnn.BasicCNN(10, widths=(4, 6), dense=(7,), padding="valid"),
+    ("basic_cnn", {"widths": (4, 6), "dense": (7,), "padding": "valid"}),
+    (),
+  ),
   "inception_cnn": (
     basic_cnn.BasicCNN(10, widths=(4, 6, 8), kind="inception"),
     ("basic_cnn", {"widths": (4, 6, 8), "inception": True}),
