@@ -22,7 +22,7 @@ from cifar_jax.runs import checkpoints, plots, results, run_folder
 from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
-from cifar_jax.training import callback_messages, compiled_steps
+from cifar_jax.training import callback_messages, compiled_steps, continuing
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row, Variables
 from configs import default
@@ -42,7 +42,8 @@ def train_and_evaluate(
   """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
   An unfinished run of the same config is resumed, bit for bit as if it had never been interrupted.
-  A finished run is left unchanged.
+  A finished run is left unchanged. A run of fewer epochs is continued, if the result is that of a
+  run of all these epochs.
 
   Args:
     config: the experiment, as a file of configs/ returns it.
@@ -65,13 +66,18 @@ def train_and_evaluate(
     folder.raise_if_unshared()
     if not distributed.same_as_first("config", config.to_json_best_effort):
       raise errors.UserError("--config: differs from the first process's; start the same command")
-    folder.raise_if_other_config(config, default.get_config())
+    earlier_epochs = folder.epochs_before_more(config, default.get_config())
+    if earlier_epochs is None:
+      folder.raise_if_other_config(config, default.get_config())
     finished = folder.results()
-    if finished is not None:
+    if finished is not None and earlier_epochs is None:
       log.info("%s: finished already; nothing to do", folder.path)
       return finished
     with stop_signals() as stop:
       experiment = make_experiment(config)
+      if earlier_epochs is not None:
+        schedule, steps_per_epoch = experiment.schedule, experiment.steps_per_epoch
+        continuing.lengthen(folder, earlier_epochs, config, schedule, steps_per_epoch)
       steps = profile if folder.writer else None
       trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
       with contextlib.closing(trace):

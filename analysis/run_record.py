@@ -136,7 +136,7 @@ def read_record(workdir: str | os.PathLike) -> RunRecord:
 
 
 def read_config(path: epath.Path) -> Row:
-  """Return the config of a run.
+  """Return the config of a run, without the earlier lengths of one that was continued.
 
   Raises:
     UserError: the folder holds no config.json, or one of another program.
@@ -147,6 +147,7 @@ def read_config(path: epath.Path) -> Row:
     raise errors.UserError(
       f"{path}: not a run folder, it has no config.json of a run; pass a run folder as --workdir"
     )
+  config.pop(run_folder.EARLIER_EPOCHS, None)
   return config
 
 

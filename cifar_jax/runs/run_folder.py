@@ -16,10 +16,12 @@ import ml_collections
 from etils import epath
 
 from cifar_jax import errors
-from cifar_jax.config import as_json, changed_fields, flatten
+from cifar_jax.config import Fields, as_json, changed_fields, flatten
 from cifar_jax.runs import locks, tensorboard
 from cifar_jax.runtime import distributed
 from cifar_jax.types import Row
+
+EARLIER_EPOCHS = "earlier_num_epochs"  # in config.json of a run that was continued
 
 
 class RunFolder:
@@ -79,25 +81,60 @@ class RunFolder:
       defaults: every field with its default. Runs older than a field behave as if it had its
         default.
     """
-    file = self.path / "config.json"
-    if not file.exists():
-      return
-    saved = flatten(as_json(defaults)) | flatten(read_json(file, "use another workdir"))
-    fields = flatten(as_json(config))
-    differing = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
-    if differing:
+    saved, fields = self._compare_configs(config, defaults)
+    if saved:
       changes = ", ".join(
-        f"{name} ({saved.get(name, 'absent')} there, {fields.get(name, 'absent')} now)"
-        for name in sorted(differing)
+        f"{name} ({saved[name]} there, {fields[name]} now)" for name in sorted(saved)
       )
       raise errors.UserError(
         f"workdir: {self.path} holds a run with another config: {changes}; use another folder, or "
         "the same values to resume"
       )
 
+  def epochs_before_more(
+    self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
+  ) -> int | None:
+    """Return the epochs of the folder's run, if `config` asks for more of them and nothing else."""
+    saved, _ = self._compare_configs(config, defaults)
+    if saved.keys() != {"num_epochs"}:
+      return None
+    with reading(self.path / "config.json"):
+      return saved["num_epochs"] if saved["num_epochs"] < config.num_epochs else None
+
+  def _compare_configs(
+    self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
+  ) -> tuple[Fields, Fields]:
+    """Return the fields that differ, as config.json has them and as `config` has them."""
+    file = self.path / "config.json"
+    if not file.exists():
+      return {}, {}
+    saved = flatten(as_json(defaults)) | flatten(read_json(file, "use another workdir"))
+    saved.pop(EARLIER_EPOCHS, None)
+    fields = flatten(as_json(config))
+    names = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
+    there, now = ({name: x.get(name, "absent") for name in names} for x in (saved, fields))
+    return there, now
+
   def write_config(self, config: ml_collections.ConfigDict) -> None:
-    """Write config.json, which reserves the folder for this run."""
-    self._write_json("config.json", as_json(config))
+    """Write config.json, which reserves the folder for this run.
+
+    The file keeps the numbers of epochs after which the run was continued, as `earlier_num_epochs`.
+    """
+    content, file = as_json(config), self.path / "config.json"
+    if file.exists():
+      saved = read_json(file, "use another workdir")
+      earlier = list(saved.get(EARLIER_EPOCHS, ()))
+      if saved.get("num_epochs", config.num_epochs) != config.num_epochs:
+        earlier.append(saved["num_epochs"])
+      if earlier:
+        content[EARLIER_EPOCHS] = earlier
+    self._write_json("config.json", content)
+
+  def set_aside_results(self, epochs: int) -> None:
+    """Rename the results.json of a run of `epochs` epochs, which is about to be continued."""
+    file = self.path / "results.json"
+    if self.writer and file.exists():
+      file.replace(self.path / f"results_{epochs}_epochs.json")
 
   def write_dataset(self, description: Row) -> None:
     """Write dataset.json, which describes the dataset to later users of the network."""

@@ -1,0 +1,183 @@
+"""More epochs for a finished run: the same bits as if it had been longer from the start."""
+
+import json
+
+import flax.linen as nn
+import pytest
+import small_runs
+
+import experiment
+import models
+import train
+from analysis import run_record
+from cifar_jax import errors
+from cifar_jax.optim import schedules
+from cifar_jax.runs import plots, run_folder
+from cifar_jax.training import continuing
+from configs import default
+
+# A step of 1,200 examples, so that an epoch is one step, of a network that compiles in a second.
+FIELDS = {
+  "augment": "",
+  "batch_size": 1200,
+  "eval_batch_size": 1800,
+  "lookahead__every": 0,
+  "model__name": "linear",
+  "model__widths": None,
+  "model__dense": None,
+  "tta": "",
+}
+
+
+class Linear(nn.Module):
+  """A dense layer with dropout."""
+
+  @nn.compact
+  def __call__(self, images, train):
+    x = nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
+    return nn.Dense(10, name="head")(x)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def linear():
+  models.register("linear")(lambda **common: Linear())
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch):
+  monkeypatch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
+
+
+STEPS_AND_PLATEAU = {
+  "schedule": {"name": "step", "boundaries": (1, 3)},
+  "plateau__monitor": "val_loss",
+  "plateau__patience": 1,
+  "plateau__min_delta": 9.0,  # nothing improves
+  "plateau__factor": 0.5,
+  "ema_decay": 0.9,
+}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+  """A folder for the decoded digits."""
+  return tmp_path_factory.mktemp("data")
+
+
+def run(data_dir, workdir, num_epochs, **fields):
+  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": num_epochs} | fields)
+  return train.train_and_evaluate(config, str(workdir))
+
+
+def rows_of(workdir):
+  """Return the rows of metrics.jsonl, without times."""
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+@pytest.mark.parametrize("fields", [{}, STEPS_AND_PLATEAU], ids=["constant", "steps and plateau"])
+def test_two_epochs_continued_to_four_are_four_from_the_start(data_dir, tmp_path, fields):
+  first = run(data_dir, tmp_path / "continued", 2, **fields)
+  assert (tmp_path / "continued" / "results.json").exists()
+  second = run(data_dir, tmp_path / "continued", 4, **fields)
+  whole = run(data_dir, tmp_path / "whole", 4, **fields)
+  assert (first["epochs_run"], second["epochs_run"]) == (2, 4)
+  small_runs.assert_same(
+    small_runs.final_state(tmp_path / "continued"), small_runs.final_state(tmp_path / "whole")
+  )
+  assert rows_of(tmp_path / "continued") == rows_of(tmp_path / "whole")
+  for name in ("test_loss", "test_accuracy", "val_accuracy", "best_epoch"):
+    assert second[name] == whole[name]
+  config = json.loads((tmp_path / "continued" / "config.json").read_text())
+  assert (config["num_epochs"], config["earlier_num_epochs"]) == (4, [2])
+  earlier = json.loads((tmp_path / "continued" / "results_2_epochs.json").read_text())
+  assert earlier == json.loads(json.dumps(first))
+  # The same command finds a finished run, and any other length but a greater one is refused.
+  assert run(data_dir, tmp_path / "continued", 4, **fields)["finished"] == second["finished"]
+  with pytest.raises(errors.UserError, match=r"another config: num_epochs \(4 there, 2 now\)"):
+    run(data_dir, tmp_path / "continued", 2, **fields)
+  with pytest.raises(errors.UserError, match=r"num_epochs \(4 there, 5 now\), seed \(0 there"):
+    run(data_dir, tmp_path / "continued", 5, **fields | {"seed": 1})
+
+
+def write_run(workdir, config, rows=0, **results):
+  """Write the files of a run of `rows` epochs without checkpoints, finished if it has `results`."""
+  folder = run_folder.RunFolder(workdir)
+  folder.write_config(experiment.resolve(config))
+  folder.write_metrics([{"epoch": epoch, "step": epoch} for epoch in range(1, rows + 1)])
+  if results:
+    folder.write_results(results)
+  return {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
+
+
+@pytest.mark.parametrize(
+  ("fields", "reason"),
+  [
+    (
+      {"schedule": {"name": "warmup_cosine"}, "batch_size": 400},
+      r"had learning rates that depend on its length \(schedule.name is warmup_cosine\)",
+    ),
+    ({"lookahead__every": 5}, r"ended with the slow weights of Lookahead \(lookahead.every\)"),
+    ({"last_epoch": 0.5, "batch_size": 400}, r"ended within an epoch \(last_epoch is 0.5\)"),
+  ],
+)
+def test_a_run_whose_past_depends_on_its_length_is_refused(data_dir, tmp_path, fields, reason):
+  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": 1} | fields)
+  before = write_run(tmp_path, config, rows=1, epochs_run=1)
+  message = (
+    rf"^num_epochs: the run of 1 epochs in {tmp_path} {reason}, so it cannot go on to 2; train in "
+    r"another workdir, from the start or from its weights "
+    rf"\(--config.model.pretrained={tmp_path}\)$"
+  )
+  with pytest.raises(errors.UserError, match=message):
+    run(data_dir, tmp_path, 2, **fields)
+  for name, content in before.items():
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_run_that_stopped_early_or_lost_its_checkpoint_is_refused(data_dir, tmp_path):
+  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": 3})
+  write_run(tmp_path, config, rows=2, epochs_run=2)
+  with pytest.raises(
+    errors.UserError, match=r"early stopping ended the run in .* after epoch 2, as"
+  ):
+    run(data_dir, tmp_path, 4)
+  write_run(tmp_path, config, rows=3, epochs_run=3)
+  with pytest.raises(errors.UserError, match=r"has no checkpoint to continue from; restore"):
+    run(data_dir, tmp_path, 4)
+  assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 3
+  assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("schedule", "is_independent"),
+  [
+    ({"name": "constant"}, True),
+    ({"name": "step", "boundaries": (3, 5)}, True),
+    ({"name": "step"}, False),  # its boundaries are fractions of the run
+    ({"name": "exponential"}, True),
+    ({"name": "inverse_time"}, True),
+    ({"name": "linear", "warmup_epochs": 1}, False),
+    ({"name": "one_cycle"}, False),
+  ],
+)
+def test_a_schedule_that_ignores_the_length_is_continued(schedule, is_independent):
+  config = default.get_config()
+  config.schedule = schedule
+  rate = schedules.create(schedule, config.optimizer.learning_rate, 10, 80)
+  difference = continuing._difference(config, rate, 40, 10)
+  assert (difference == "") == is_independent
+  config.data.file_by_file = True
+  assert "divided its epochs among the files" in continuing._difference(config, rate, 40, 10)
+
+
+def test_every_earlier_length_is_kept(tmp_path):
+  folder = run_folder.RunFolder(tmp_path)
+  config = default.get_config()
+  for epochs in (2, 4, 4, 7):
+    config.num_epochs = epochs
+    folder.write_config(config)
+  saved = json.loads((tmp_path / "config.json").read_text())
+  assert (saved.pop("earlier_num_epochs"), saved["num_epochs"]) == ([2, 4], 7)
+  assert run_record.read_config(folder.path) == saved
+  folder.raise_if_other_config(config, default.get_config())
