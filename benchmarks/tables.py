@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import records
 from cifar_jax import config
+from cifar_jax.runs.run_folder import EARLIER_EPOCHS
 from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -125,7 +126,7 @@ def _changed_fields(name: str) -> list[str]:
   return [
     f"{field}={_value_text(old.get(field))}"
     for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field) and field not in _MACHINE_FIELDS
+    if old.get(field) != new.get(field) and field not in (*_MACHINE_FIELDS, EARLIER_EPOCHS)
   ]
 
 

@@ -38,6 +38,7 @@ def test_speed_names_the_peers_and_the_processor():
   [
     ({"dtype": "bfloat16", "eval_batch_size": 7}, ""),  # the machine's choice
     ({"num_epochs": 3}, ", made with num_epochs=3"),
+    ({"earlier_num_epochs": [2]}, ""),  # a run that was continued has the same bits
     ({"eval_transform": None, "num_epochs": None}, ", made with num_epochs=10"),  # older fields
   ],
 )
