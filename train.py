@@ -262,7 +262,7 @@ class Trainer:
       before,
       self._callbacks_state,
       epoch + 1,
-      float(experiment.schedule(self._step - 1)),
+      np.asarray(experiment.schedule(self._step - 1)),
     )
     lr_scale = self._callbacks.lr_scale(self._callbacks_state)
     self._state = self._state.replace(lr_scale=compiled_steps.replicate(lr_scale))

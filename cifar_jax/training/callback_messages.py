@@ -14,7 +14,7 @@ def describe_changes(
   before: CallbacksState,
   after: CallbacksState,
   epoch: int,
-  rate: float,
+  rates: np.ndarray,
 ) -> list[str]:
   """Return a line for each reduction of the learning rate and each early stop of an epoch.
 
@@ -26,13 +26,14 @@ def describe_changes(
     seeds: the seeds trained together; with several, lines name the seed.
     before, after: the state of the callbacks before and after the epoch; [] or [seeds] arrays.
     epoch: the epoch, from 1.
-    rate: the learning rate of the schedule, which the plateau's factor multiplies.
+    rates: the learning rate of the schedule, which the plateau's factor multiplies; [] or [seeds].
   """
   old, new = (
     [_of_seed(state, i, len(seeds)) for i in range(len(seeds))] for state in (before, after)
   )
   lines = []
-  for seed, previous, current in zip(seeds, old, new, strict=True):
+  by_seed = np.broadcast_to(rates, len(seeds)).tolist()
+  for seed, rate, previous, current in zip(seeds, by_seed, old, new, strict=True):
     start = f"epoch {epoch}" + (f", seed {seed}" if len(seeds) > 1 else "")
     if current["scale"] < previous["scale"]:
       lines.append(

@@ -26,12 +26,12 @@ def states_of(config, losses):
   return states
 
 
-def lines_of(config, losses, rate=0.25):
+def lines_of(config, losses):
   states = states_of(config, losses)
   lines = []
   for epoch in range(1, len(states)):
     before, after = states[epoch - 1 : epoch + 1]
-    lines += callback_messages.describe_changes(config, [0], before, after, epoch, rate)
+    lines += callback_messages.describe_changes(config, [0], before, after, epoch, np.array(0.25))
   return lines
 
 
@@ -67,10 +67,11 @@ def test_of_several_seeds_each_is_named():
     }
     for pair in zip(*alone, strict=True)
   )
-  lines = callback_messages.describe_changes(config, [7, 8], before, after, 2, 0.25)
-  assert lines == [
-    "epoch 2, seed 7: val_loss has not improved for 1 epoch; learning rate 0.25 → 0.125"
-  ]
+  for rates in (np.float32(0.25), np.array([0.25, 0.5])):  # the trials of a sweep have several
+    lines = callback_messages.describe_changes(config, [7, 8], before, after, 2, rates)
+    assert lines == [
+      "epoch 2, seed 7: val_loss has not improved for 1 epoch; learning rate 0.25 → 0.125"
+    ]
 
 
 def test_the_selection_names_the_epochs():
