@@ -129,6 +129,7 @@ def run() -> None:
   """Parse the command line and run `main`; an error becomes one line and a non-zero exit code."""
   debug = "--debug" in sys.argv or "--debug=true" in sys.argv  # the flags may be what is wrong
   console.show_log()
+  shutdown.escape_output()
   if not debug:
     shutdown.silence_libraries()
   try:

@@ -48,6 +48,11 @@ class Mode(NamedTuple):
   in_parallel: bool = False
 
 
+def _print_lines(text: str) -> None:
+  """Print lines; escape characters that do not print, such as those of class names."""
+  print(errors.printable(text, keep="\n"))
+
+
 def _train(call: Call) -> None:
   import jax
 
@@ -64,7 +69,7 @@ def _train(call: Call) -> None:
   )
   if jax.process_index() == 0:
     print(results.summarize(metrics))
-    print(f"wrote {os.path.join(workdir, 'results.json')}")
+    print(f"wrote {errors.printable(os.path.join(workdir, 'results.json'))}")
 
 
 def _prepare(call: Call) -> None:
@@ -114,7 +119,7 @@ def _lr_range(call: Call) -> None:
       f"{rates['lowest']:.2g}, and falls fastest at {rates['steepest']:.2g})"
     )
   for name in ("lr_range.json", "lr_range.png"):
-    print(f"wrote {os.path.join(workdir, name)}")
+    print(f"wrote {errors.printable(os.path.join(workdir, name))}")
 
 
 def _sweep(call: Call) -> None:
@@ -134,14 +139,14 @@ def _sweep(call: Call) -> None:
   index, num_tasks = map(int, parts)
   ranking = sweep.run_sweep(sweep.parse(text), call.config, workdir, (index, num_tasks))
   if jax.process_index() == 0:
-    print(ranking["text"])
+    _print_lines(ranking["text"])
 
 
 def _evaluate(call: Call) -> None:
   from analysis.evaluate import evaluate
 
   (workdir,) = call.workdirs
-  print(evaluate.evaluate(workdir, call.options["seed"], call.options["tta"])["text"])
+  _print_lines(evaluate.evaluate(workdir, call.options["seed"], call.options["tta"])["text"])
 
 
 def _predict(call: Call) -> int:
@@ -156,7 +161,7 @@ def _predict(call: Call) -> int:
     seed=call.options["seed"],
     picture=call.options["picture"],
   )
-  print(text)
+  _print_lines(text)
   return code
 
 
@@ -166,7 +171,7 @@ def _visualize(call: Call) -> None:
   (workdir,) = call.workdirs
   options = {name: call.options[name] for name in ("seed", "layer", "features", "as_report")}
   for path in visualize.visualize(workdir, call.paths, **options):
-    print(f"wrote {path}")
+    print(f"wrote {errors.printable(path)}")
 
 
 def _report(call: Call) -> None:
@@ -176,7 +181,7 @@ def _report(call: Call) -> None:
     path = report.write_report(call.workdirs[0])
   else:
     path = report.write_comparison(call.workdirs, "comparison.html")
-  print(f"wrote {path}")
+  print(f"wrote {errors.printable(path)}")
 
 
 def _export(call: Call) -> None:
@@ -184,7 +189,7 @@ def _export(call: Call) -> None:
   from analysis.run import load_run
 
   for path in export.export(load_run(call.workdirs[0], call.options["seed"])):
-    print(f"wrote {path}")
+    print(f"wrote {errors.printable(path)}")
 
 
 MODES = {

@@ -167,7 +167,7 @@ def _format_json(
     for name, run, _ in networks
   ]
   content = {"runs": runs, "thresholds": limits._asdict(), "images": rows, "skipped": skipped}
-  return json.dumps(content, indent=2, ensure_ascii=False)
+  return json.dumps(content, indent=2)
 
 
 def _format_text(
@@ -178,7 +178,7 @@ def _format_text(
   if rows:
     header = ["file"]
     for name in names:
-      header += [f"{name}\nclass", "probability", "flag"]
+      header += [f"{errors.printable(name)}\nclass", "probability", "flag"]
     cells = [line for row in rows for line in _table_lines(row)]
     lines.append(format_table(header, cells, right=range(2, len(header), 3)))
     if any(p["probably_none_of_the_classes"] for row in rows for p in row["predictions"]):
@@ -186,7 +186,7 @@ def _format_text(
         f"{_FLAG} marks a probability below {limits.min_probability:.0%}, or an entropy above "
         f"{limits.max_entropy:.0%} of its maximum"
       )
-  lines += [f"skipped {bad['file']}: {bad['reason']}" for bad in skipped]
+  lines += [errors.printable(f"skipped {bad['file']}: {bad['reason']}") for bad in skipped]
   return "\n".join(lines)
 
 

@@ -7,6 +7,7 @@ only they know their arguments.
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -54,6 +55,11 @@ _AT_LEAST = {
   "checkpoint_every": 1,
   "steps_per_dispatch": 0,
 }
+_AT_MOST = {  # other whole numbers are int32 on devices
+  "data.split_seed": 2**32 - 1,
+  "data.resident_bytes": 2**63 - 1,
+}
+_INT32_MAX = 2**31 - 1
 
 
 def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> Fields:
@@ -90,9 +96,7 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
   fields = flatten(config)
   _check_names_and_types(fields, flatten(defaults))
   _check_choices(fields)
-  for name, least in _AT_LEAST.items():
-    if not fields[name] >= least:
-      raise errors.UserError(f"{name}: {fields[name]!r} must be at least {least}")
+  _check_limits(fields)
   _check_ranges(config)
   if config.data.file_by_file and config.data.train_examples:
     raise errors.UserError(
@@ -106,6 +110,9 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
   _check_validation(config.data.validation)
   for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
     _check_rules(name, fields[name])
+  for name in ("optimizer.freeze", "proxy.freeze"):
+    for pattern in fields[name]:
+      _check_pattern(name, pattern)
   for name in ("plateau", "early_stopping", "select"):
     _check_monitor(name, config)
 
@@ -132,6 +139,23 @@ def _check_choices(fields: Fields) -> None:
     if fields[name] not in choices:
       known = ", ".join(choice or "''" for choice in choices)
       raise errors.UserError(f"{name}: {fields[name]!r} is not one of {known}")
+
+
+def _check_limits(fields: Fields) -> None:
+  for name, value in fields.items():
+    least = _AT_LEAST.get(name)
+    if least is not None and not value >= least:
+      raise errors.UserError(f"{name}: {value!r} must be at least {least}")
+    if isinstance(value, float) and not math.isfinite(value):
+      raise errors.UserError(f"{name}: {value!r} must be finite")
+    most = _AT_MOST.get(name, _INT32_MAX)
+    if isinstance(value, int) and value > most:
+      raise errors.UserError(f"{name}: {value!r} must be at most {most}")
+  if fields["seed"] + fields["num_seeds"] - 1 > _INT32_MAX:
+    raise errors.UserError(
+      f"seed: {fields['seed']} with num_seeds={fields['num_seeds']} gives seeds above {_INT32_MAX}; "
+      "lower it"
+    )
 
 
 def _check_ranges(config: ml_collections.ConfigDict) -> None:
@@ -189,11 +213,23 @@ def _check_rules(name: str, rules: Iterable[object]) -> None:
       and len(rule) == 2
       and isinstance(rule[0], str)
       and isinstance(rule[1], int | float)
-      and rule[1] >= 0
+      and 0 <= rule[1] < math.inf
     ):
       raise errors.UserError(
         f"{name}: {rule!r} must be a pair (pattern of parameter paths, number >= 0)"
       )
+    _check_pattern(name, rule[0])
+
+
+def _check_pattern(name: str, pattern: object) -> None:
+  reason = "it must be a text"
+  if isinstance(pattern, str):
+    try:
+      re.compile(pattern)
+      return
+    except (re.error, RecursionError, OverflowError) as error:
+      reason = str(error)
+  raise errors.UserError(f"{name}: {pattern!r} is not a regular expression ({reason})")
 
 
 def _check_monitor(section: str, config: ml_collections.ConfigDict) -> None:

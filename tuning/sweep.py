@@ -135,7 +135,7 @@ def _run_alone(trial: Trial) -> None:
   except errors.UserError as error:
     message = str(error)
   except jax.errors.JaxRuntimeError as error:
-    if not together.is_out_of_memory(error):
+    if not errors.is_out_of_memory(error):
       raise
     message = "batch_size: too large for the device's memory; take a smaller one"
   log.warning("%s failed: %s", trial.name, message)

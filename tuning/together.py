@@ -19,6 +19,7 @@ from etils import epath
 from flax import linen as nn
 
 import train
+from cifar_jax import errors
 from cifar_jax.config import flatten
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs.run_folder import RunFolder
@@ -134,7 +135,7 @@ def train_together(trials: Sequence[Trial], folder: epath.Path) -> bool:
       group_config, str(path), lambda config: TogetherExperiment(config, configs)
     )
   except jax.errors.JaxRuntimeError as error:
-    if not is_out_of_memory(error) or RunFolder(path, writer=False).metrics():
+    if not errors.is_out_of_memory(error) or RunFolder(path, writer=False).metrics():
       raise
     path.rmtree()
     return False
@@ -143,11 +144,6 @@ def train_together(trials: Sequence[Trial], folder: epath.Path) -> bool:
       trial_folders.write_run(path, results, i, trial, config)
   path.rmtree()
   return True
-
-
-def is_out_of_memory(error: Exception) -> bool:
-  """Return whether a JAX error reports too little memory."""
-  return "RESOURCE_EXHAUSTED" in str(error)
 
 
 class TogetherState(steps.TrainState, kw_only=True):

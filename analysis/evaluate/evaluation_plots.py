@@ -32,12 +32,13 @@ def draw_confusion_matrix(
     # With many classes each confusion is rare: the square root makes small shares visible.
     norm = colors.PowerNorm(1.0 if has_counts else 0.5, 0, 1)
     heat_map = axis.imshow(shares, cmap="Blues", norm=norm)
-    axis.set(xlabel="predicted", ylabel="true", title=title)
+    axis.set(xlabel="predicted", ylabel="true", title=plots.plain(title))
     axis.grid(False)
     if num_classes <= _MAX_CLASSES_WITH_NAMES:
       size = 9 if has_counts else min(9.0, 600 / num_classes)
-      axis.set_xticks(range(num_classes), class_names, rotation=90, fontsize=size)
-      axis.set_yticks(range(num_classes), class_names, fontsize=size)
+      names = list(map(plots.plain, class_names))
+      axis.set_xticks(range(num_classes), names, rotation=90, fontsize=size)
+      axis.set_yticks(range(num_classes), names, fontsize=size)
     if has_counts:
       for row, column in np.ndindex(counts.shape):
         colour = "white" if shares[row, column] > 0.5 else "black"
@@ -73,7 +74,7 @@ def draw_reliability(calibration: Row, title: str, path: epath.Path) -> None:
     histogram.axvline(calibration["confidence"], color="tab:orange", lw=1.5)
     histogram.set(xlabel="probability of the predicted class", ylabel="share of images")
     histogram.set(xlim=(0, 1), title=f"mean probability {calibration['confidence']:.2%} (line)")
-    figure.suptitle(title)
+    figure.suptitle(plots.plain(title))
 
 
 def draw_mistakes(images: Images, mistakes: list[Row], title: str, path: epath.Path) -> None:
@@ -92,7 +93,6 @@ def draw_mistakes(images: Images, mistakes: list[Row], title: str, path: epath.P
       grey = {"cmap": "gray", "vmin": 0, "vmax": 255} if image.shape[-1] == 1 else {}
       axis.imshow(image.squeeze() if grey else image, **grey)
       prediction = f"predicted {mistake['predicted']}, {mistake['probability']:.1%}"
-      axis.set_title(f"true {mistake['true']}\n{prediction}", fontsize=7)
-    figure.suptitle(
-      f"{title}, the most confident mistakes" if mistakes else f"{title}, no mistakes"
-    )
+      axis.set_title(plots.plain(f"true {mistake['true']}\n{prediction}"), fontsize=7)
+    which = "the most confident mistakes" if mistakes else "no mistakes"
+    figure.suptitle(plots.plain(f"{title}, {which}"))

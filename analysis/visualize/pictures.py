@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from cifar_jax.runs import plots
+
 if TYPE_CHECKING:
   from matplotlib.axes import Axes
   from matplotlib.figure import Figure
@@ -107,14 +109,14 @@ def show_image(axis: "Axes", pixels: np.ndarray) -> None:
 
 def set_title(axis: "Axes", text: str, **style: Any) -> None:
   """Set the title of a picture; a $, as in a file name, does not start mathematics."""
-  axis.set_title(text, fontsize=8, parse_math=False, **style)
+  axis.set_title(plots.plain(text), fontsize=8, **style)
 
 
 def set_figure_title(figure: "Figure", text: str) -> None:
   """Set the title of a figure, wrapped to its width."""
   most = int(figure.get_figwidth() * _CHARACTERS_PER_INCH)
   text = "\n".join(textwrap.fill(line, most) for line in text.splitlines())
-  figure.suptitle(text, fontsize=10, parse_math=False)
+  figure.suptitle(plots.plain(text), fontsize=10)
 
 
 def add_colour_bar(

@@ -72,6 +72,11 @@ def _choose_validation(
     return candidates[dataset.train.ids // _FILE_EXAMPLES == 0]
   order, _, fraction = choice.partition(":") if isinstance(choice, str) else ("", "", choice)
   count = choice if isinstance(choice, int) else round(float(fraction) * num_train)
+  if choice and not count:
+    raise errors.UserError(
+      f"data.validation: {choice!r} of the {num_train} training examples is less than one; take "
+      "more, or 0 for none"
+    )
   if count >= num_train:
     raise errors.UserError(
       f"data.validation: {count} examples leave none of the {num_train} for training; take fewer"

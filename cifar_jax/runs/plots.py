@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from cifar_jax import errors
 from cifar_jax.types import Row
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class LearningCurves:
     if at_once or now - self._drawn_at >= _REDRAW_SECONDS:
       draw_learning_curves(rows, title, self._path)
       self._drawn_at = time.monotonic()
+
+
+def plain(text: str) -> str:
+  """Return a text as matplotlib draws it literally: a $, as in a name, starts no mathematics."""
+  return errors.printable(text, keep="\n").replace("$", r"\$")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from cifar_jax import errors
+
 if TYPE_CHECKING:
   from rich.console import Console
 
@@ -34,7 +36,7 @@ def show_log() -> None:
 
 class _ErrorHandler(logging.Handler):
   def emit(self, record: logging.LogRecord) -> None:
-    text = self.format(record)
+    text = errors.printable(self.format(record), keep="\n" if record.exc_info else "")
     if sys.stderr.isatty():
       terminal().print(text, markup=False, highlight=False, soft_wrap=True)
     else:

@@ -1,5 +1,6 @@
 """The end of the program: an error becomes one line and an exit code."""
 
+import io
 import logging
 import sys
 import traceback
@@ -17,6 +18,13 @@ def silence_libraries() -> None:
   absl_logging.set_verbosity(absl_logging.FATAL)
   logging.getLogger("concurrent.futures").setLevel(logging.CRITICAL)
   sys.unraisablehook = _ignore_closed_loops
+
+
+def escape_output() -> None:
+  """Write characters that the locale's encoding lacks as escapes, instead of failing."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors="backslashreplace")
 
 
 def exit_with(error: BaseException) -> NoReturn:
@@ -53,10 +61,19 @@ def _message(error: BaseException) -> str | None:
   if isinstance(error, errors.UserError):
     return str(error)
   if isinstance(error, OSError):
-    return f"{error.filename or 'I/O'}: {error.strerror or error}"
+    return errors.printable(f"{error.filename or 'I/O'}: {error.strerror or error}")
+  if errors.is_out_of_memory(error):
+    return (
+      f"batch_size: too little memory ({_first_line(error)}); take a smaller one, a smaller "
+      "network, or more devices"
+    )
   if isinstance(error, KeyboardInterrupt):
     return "interrupted"
   return None
+
+
+def _first_line(error: BaseException) -> str:
+  return errors.printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def _ignore_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -1,7 +1,9 @@
 """Start-up: the environment XLA:CPU is fastest in, the compilation cache, other processes."""
 
+import codecs
 import importlib.metadata
 import importlib.util
+import locale
 import os
 import re
 import sys
@@ -24,9 +26,12 @@ def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
   On Linux, glibc allocates memory in huge pages. On a machine without an accelerator glibc also
   keeps freed memory for the next step, and XLA convolves with Eigen instead of YNNPACK. Settings
-  that `environment` already holds keep their value. docs/measurements.md has the figures.
+  that `environment` already holds keep their value. docs/measurements.md has the figures. Files and
+  output are UTF-8 whatever the locale.
   """
   changed = dict(environment)
+  if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
+    changed.setdefault("PYTHONUTF8", "1")
   on_cpu = environment.get("JAX_PLATFORMS") == "cpu" or not any(
     importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu")
   )

@@ -3,6 +3,8 @@
 import io
 from collections.abc import Collection, Iterable, Sequence
 
+from cifar_jax import errors
+
 _MAX_WIDTH = 1_000_000  # characters; a table is never wrapped to the terminal's width
 
 
@@ -13,7 +15,7 @@ def format_table(
 
   Args:
     header: the title of each column; titles of several lines stand on the last line.
-    rows: the cells of each row.
+    rows: the cells of each row; characters that do not print are escaped.
     right: the indices of right-aligned columns; the others are left-aligned.
 
   Returns:
@@ -29,7 +31,7 @@ def format_table(
       Text(title), justify="right" if i in right else "left", vertical="bottom", no_wrap=True
     )
   for row in rows:
-    table.add_row(*map(Text, row))
+    table.add_row(*(Text(errors.printable(cell)) for cell in row))
   output = io.StringIO()
   Console(file=output, width=_MAX_WIDTH, color_system=None).print(table)
   return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

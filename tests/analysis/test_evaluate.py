@@ -47,6 +47,24 @@ def altered(workdir, path, **fields):
   return path
 
 
+# --- Pictures ------------------------------------------------------------------------------------
+
+NAMES = ["$\\foo$", "a\nb\x1b[2J", "c\udcff$"]
+
+
+def test_class_names_are_drawn_as_they_are(tmp_path):
+  """A $ does not start mathematics, and bytes that are no text are escaped."""
+  title = "$\\frac$"
+  evaluation_plots.draw_confusion_matrix(np.eye(3, dtype=int), NAMES, title, tmp_path / "a.png")
+  mistake = {"test_image": 0, "true": NAMES[0], "predicted": NAMES[2], "probability": 0.5}
+  images = np.zeros((1, 4, 4, 3), np.uint8)
+  evaluation_plots.draw_mistakes(images, [mistake], title, tmp_path / "b.png")
+  bins = [{"low": 0.0, "high": 1.0, "count": 1, "confidence": 0.5, "accuracy": 1.0}]
+  calibration = {"ece": 0.5, "confidence": 0.5, "bins": bins}
+  evaluation_plots.draw_reliability(calibration, title, tmp_path / "c.png")
+  assert len(list(tmp_path.glob("*.png"))) == 3
+
+
 # --- Measures ------------------------------------------------------------------------------------
 
 

@@ -33,6 +33,15 @@ from configs import default
     ("optimizer.freeze_after", ("bias",), "optimizer.freeze_after: 'bias' must be a pair"),
     ("select.monitor", "val_acc", "select.monitor: 'val_acc' is not one of train_loss"),
     ("data.validation", 0, "select.monitor: 'val_accuracy' needs validation examples"),
+    ("seed", 2**31, "seed: 2147483648 must be at most 2147483647"),
+    ("num_epochs", 10**30, "num_epochs: 1000000000000000000000000000000 must be at most 2147483647"),
+    ("data.split_seed", 2**32, "data.split_seed: 4294967296 must be at most 4294967295"),
+    ("optimizer.learning_rate", float("inf"), "optimizer.learning_rate: inf must be finite"),
+    ("optimizer.freeze", ("(",), "optimizer.freeze: '(' is not a regular expression (missing ), un"),
+    ("optimizer.freeze", "head", "optimizer.freeze: 'head' must be of type tuple"),
+    ("proxy.freeze", (1,), "proxy.freeze: 1 is not a regular expression"),
+    ("loss.l2", (("(", 1.0),), "loss.l2: '(' is not a regular expression (missing )"),
+    ("loss.l2", (("kernel", float("nan")),), "loss.l2: ('kernel', nan) must be a pair"),
     ("plateau.mode", "auto", "plateau.mode: 'auto' is not one of min, max"),
     ("plateau.monitor", "val_objective", "plateau.monitor: 'val_objective' is the loss with its"),
   ],
@@ -49,6 +58,15 @@ def test_impossible_fields_are_named(field, value, message):
     check_config(config, default.get_config())
   assert str(raised.value).startswith(message)
   assert "\n" not in str(raised.value)
+
+
+def test_the_last_of_several_seeds_must_be_possible_too():
+  config = default.get_config()
+  config.seed, config.num_seeds = 2**31 - 2, 2
+  check_config(config, default.get_config())
+  config.num_seeds = 3
+  with pytest.raises(errors.UserError, match=r"^seed: 2147483646 with num_seeds=3 .*2147483647"):
+    check_config(config, default.get_config())
 
 
 def test_flatten_returns_fields_by_full_name():

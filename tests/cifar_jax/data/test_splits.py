@@ -22,6 +22,10 @@ def test_splits_are_disjoint_exhaustive_and_stratified(validation, train_example
   dataset = fake_dataset()
   n, labels = len(dataset.train.labels), dataset.train.labels
   data = data_config(validation=validation, split_seed=split_seed)
+  if validation and not round(validation if isinstance(validation, int) else validation * n):
+    with pytest.raises(errors.UserError, match=r"^data\.validation: .* less than one"):
+      make_splits(dataset, data)
+    return
   splits = make_splits(dataset, data)
   everything = np.concatenate([splits.train, splits.validation, splits.test])
   assert np.array_equal(np.sort(everything), np.arange(n + len(dataset.test.labels)))
@@ -44,6 +48,13 @@ def test_split_is_the_same_on_every_machine():
   assert splits.validation.tolist() == [89, 96, 104, 115, 118, 119, 125, 145, 146, 212, 217, 222]
   again = make_splits(dataset, data_config(validation=12, split_seed=1))
   assert splits.validation.tolist() != again.validation.tolist()
+
+
+@pytest.mark.parametrize("validation", [0.0001, "last:.0", "random:0.001"])
+def test_a_fraction_that_rounds_to_nothing_is_refused(validation):
+  with pytest.raises(errors.UserError) as raised:
+    make_splits(fake_dataset(), data_config(validation=validation))
+  assert str(raised.value).startswith(f"data.validation: {validation!r} of the 230 training examples")
 
 
 def test_validation_on_test_is_the_test_set():

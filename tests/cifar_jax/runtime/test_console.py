@@ -100,8 +100,10 @@ def test_show_log_writes_lines_without_a_terminal(capsys, monkeypatch):
   level = console.log.level
   console.show_log()
   console.log.info("%s [bold]", "é")
+  console.log.info("left out %s", "a\x1b[2J\nb.png")
   console.log.debug("hidden")
   assert console.log.level == logging.INFO
   console.log.setLevel(level)
-  (line,) = capsys.readouterr().err.splitlines()
+  line, escaped = capsys.readouterr().err.splitlines()
+  assert escaped.endswith(" left out a\\x1b[2J\\nb.png")
   assert line.endswith(" é [bold]") and line[2] == line[5] == ":"

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import locale
 import os
 import subprocess
 import sys
@@ -47,6 +48,21 @@ def test_xla_flags_are_set_only_for_tested_versions_and_without_a_tpu(monkeypatc
   assert startup.cpu_environment({}) == {"XLA_FLAGS": YNNPACK}
   monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.9.1")
   assert startup.cpu_environment({}) == {}
+
+
+def test_files_and_output_are_utf_8_whatever_the_locale(monkeypatch):
+  environment = {"GLIBC_TUNABLES": "glibc.malloc", "XLA_FLAGS": YNNPACK, "JAX_PLATFORMS": "tpu"}
+  monkeypatch.setattr(sys, "platform", "darwin")
+  for encoding, changes in (
+    ("UTF-8", {}),
+    ("utf8", {}),
+    ("ISO-8859-1", {"PYTHONUTF8": "1"}),
+    ("ANSI_X3.4-1968", {"PYTHONUTF8": "1"}),
+  ):
+    monkeypatch.setattr(locale, "getpreferredencoding", lambda _, name=encoding: name)
+    assert startup.cpu_environment(environment) == environment | changes
+  chosen = environment | {"PYTHONUTF8": "0"}
+  assert startup.cpu_environment(chosen) == chosen
 
 
 # --- The restart ---------------------------------------------------------------------------------

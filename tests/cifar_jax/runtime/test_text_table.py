@@ -23,3 +23,11 @@ def test_markup_wide_characters_and_long_cells_stay_as_they_are(monkeypatch):
     f"[bold]a  :smile:  {long}",
     "猫       b        c",  # two characters wide on a terminal
   ]
+
+
+def test_a_cell_cannot_break_the_line_or_control_the_terminal():
+  rows = [["a\nb\x1b[2J", "1"]]
+  assert format_table(["file", "n"], rows).splitlines() == [
+    "file         n",
+    "a\\nb\\x1b[2J  1",
+  ]
