@@ -102,6 +102,11 @@ class Experiment:
     # Rounded first, because 1.1 epochs of 10 steps are 11.000000000000002.
     num_epochs = config.num_epochs - 1 + config.last_epoch
     self.total_steps = math.ceil(round(num_epochs * self.steps_per_epoch, 6))
+    if self.total_steps > np.iinfo(np.int32).max:
+      raise errors.UserError(
+        f"num_epochs: {config.num_epochs} epochs of {self.steps_per_epoch} steps are more than "
+        f"{np.iinfo(np.int32).max} steps; take fewer"
+      )
     self.seeds = list(range(config.seed, config.seed + config.num_seeds))
     self.model = self.network = self._create_model(config.model)
     self.schedule = schedule or schedules.create(
@@ -171,6 +176,7 @@ class Experiment:
       input_pipeline.make_eval_batch(self.preprocess),
       config.num_seeds,
       self.steps_per_epoch,
+      self._has_varying_counts,
     )
 
   @functools.cached_property
@@ -183,10 +189,24 @@ class Experiment:
     """How many training steps one dispatch should take."""
     if self.config.steps_per_dispatch:
       return self.config.steps_per_dispatch
-    is_streamed = isinstance(self.source, sources.StreamedSource)
+    return 1 if self._is_single else self.steps_per_epoch
+
+  @property
+  def _has_varying_counts(self) -> bool:
+    """Whether dispatches of resident data differ in their numbers of steps."""
+    last = self.total_steps % self.steps_per_epoch
+    counts = {
+      count
+      for num_steps in (self.steps_per_epoch, last or self.steps_per_epoch)
+      for count in compiled_steps.list_dispatches(num_steps, self.steps_per_dispatch)
+    }
+    return len(counts) > 1 and isinstance(self.source, sources.ResidentSource)
+
+  @property
+  def _is_single(self) -> bool:
+    """Whether a dispatch takes one batch: on CPU, where loops are slow, and if data is streamed."""
     # XLA:CPU runs convolutions in a loop about 100 times slower.
-    is_single = jax.default_backend() == "cpu" or is_streamed
-    return 1 if is_single else self.steps_per_epoch
+    return jax.default_backend() == "cpu" or isinstance(self.source, sources.StreamedSource)
 
   def train_shards(
     self, epoch: int, dispatches: Sequence[int], first_step: int = 0
@@ -211,9 +231,10 @@ class Experiment:
     Returns:
       float64 scalars, or [seeds] with several seeds.
     """
-    batch_size = self.config.eval_batch_size
-    largest = max(len(self.splits.validation), len(self.splits.test))
-    num_batches = 1 if jax.default_backend() == "cpu" else -(-largest // batch_size)
+    sizes = [len(split) for split in (self.splits.validation, self.splits.test) if len(split)]
+    batch_size = min(self.config.eval_batch_size, max(sizes))
+    # All splits use one program. It takes the smaller split at once, so that little is padding.
+    num_batches = 1 if self._is_single else -(-min(sizes) // batch_size)
     shards = self.source.evaluate(examples, batch_size, num_batches)
     return compiled.evaluate(variables, shards, tta)
 

@@ -214,7 +214,8 @@ class Trainer:
     epoch, first_step = divmod(self._step, steps_per_epoch)
     end = min((epoch + 1) * steps_per_epoch, experiment.total_steps)
     self._clock.start()
-    dispatches = _dispatches(end - self._step, experiment.steps_per_dispatch)
+    size = experiment.steps_per_dispatch
+    dispatches = compiled_steps.list_dispatches(end - self._step, size)
     shards = experiment.train_shards(epoch, dispatches, first_step)
     title, num_steps = f"epoch {epoch + 1}/{self._config.num_epochs}", first_step + end - self._step
     queue: deque[tuple[int, jax.Array]] = deque()
@@ -361,12 +362,6 @@ class Trainer:
     content["memory"] = monitoring.memory()
     self._folder.write_results(content)
     return content
-
-
-def _dispatches(num_steps: int, size: int) -> list[int]:
-  """Return numbers of steps that add up to `num_steps`, none above `size`."""
-  num_full, rest = divmod(num_steps, size)
-  return [size] * num_full + [rest] * (rest > 0)
 
 
 def _keep_improved(is_improved: jax.Array, new: Variables, best: Variables) -> Variables:

@@ -125,23 +125,26 @@ class Run:
       # Sizes are powers of two, so that few shapes are compiled.
       padded_size = min(BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
       padded = np.resize(batch, (padded_size, *batch.shape[1:]))
-      try:
-        logits = self._compiled(self.variables, padded, tta)
-      except flax.errors.FlaxError as error:
-        raise errors.UserError(
-          f"{self.path}: the weights do not fit the model in config.json; restore the files"
-        ) from error
-      batches.append(np.asarray(logits)[: len(batch)])
+      batches.append(np.asarray(self._compiled(self.variables, padded, tta))[: len(batch)])
     return np.concatenate(batches)
 
   def apply(self, variables: Variables, images: Array, tta: str = "") -> jax.Array:
-    """Compute logits [n, classes] of uint8 images, as a pure function that JAX can transform."""
+    """Compute logits [n, classes] of uint8 images, as a pure function that JAX can transform.
+
+    Raises:
+      UserError: the weights do not fit the model in config.json.
+    """
 
     def apply(inputs: jax.Array) -> jax.Array:
       return jnp.asarray(self.model.apply(variables, inputs, train=False))
 
     inputs = self.prepare(images)
-    return test_time.predict_logits(apply, inputs, tta) if tta else apply(inputs)
+    try:
+      return test_time.predict_logits(apply, inputs, tta) if tta else apply(inputs)
+    except flax.errors.FlaxError as error:
+      raise errors.UserError(
+        f"{self.path}: the weights do not fit the model in config.json; restore the files"
+      ) from error
 
   def predict(self, images: Array) -> np.ndarray:
     """Return probabilities [n, classes] float32 of uint8 images [n, height, width, channels].

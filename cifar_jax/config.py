@@ -56,7 +56,9 @@ _AT_LEAST = {
   "steps_per_dispatch": 0,
 }
 _AT_MOST = {  # other whole numbers are int32 on devices
+  "num_seeds": 10_000,
   "data.split_seed": 2**32 - 1,
+  "data.epoch_examples": 100_000_000,  # more would fill the memory with their numbers
   "data.resident_bytes": 2**63 - 1,
 }
 _INT32_MAX = 2**31 - 1
@@ -153,8 +155,8 @@ def _check_limits(fields: Fields) -> None:
       raise errors.UserError(f"{name}: {value!r} must be at most {most}")
   if fields["seed"] + fields["num_seeds"] - 1 > _INT32_MAX:
     raise errors.UserError(
-      f"seed: {fields['seed']} with num_seeds={fields['num_seeds']} gives seeds above {_INT32_MAX}; "
-      "lower it"
+      f"seed: {fields['seed']} with num_seeds={fields['num_seeds']} gives seeds above "
+      f"{_INT32_MAX}; lower it"
     )
 
 

@@ -69,11 +69,13 @@ class ResidentData(NamedTuple):
     labels: [n] int32.
     order: [examples] int32, the examples in the order of the epoch, with several seeds
       [seeds, examples]; None in evaluation.
+    num_steps: [] int32, the steps of the dispatch, for a program that takes any number of them.
   """
 
   images: Array | None = None
   labels: Array | None = None
   order: Array | None = None
+  num_steps: Array | None = None
 
   def gather(self, numbers: Array) -> StreamedExamples:
     """Return the examples of these numbers; for use inside a compiled program."""

@@ -41,7 +41,7 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
     assert [row["epoch"] for row in saved_run.metrics_until(4, 4)] == [1, 2, 3, 4]
 
   def write_reports() -> None:
-    with _charts_without_pixels():
+    with charts_without_pixels():
       report.write_report(folder)
       comparison.write_comparison([folder, folder], folder / "comparison.html")
 
@@ -69,7 +69,7 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
 
 
 @contextlib.contextmanager
-def _charts_without_pixels() -> Iterator[None]:
+def charts_without_pixels() -> Iterator[None]:
   """Draw the charts of reports without rendering them."""
 
   def draw_only(title: str, alt: str, draw: Callable[[Any], None]) -> page.Html:

@@ -6,7 +6,7 @@ import pathlib
 from etils import epath
 from hypothesis import strategies as st
 
-from benchmarks.robustness import fuzz_data, fuzz_runs
+from benchmarks.robustness import fuzz_configs, fuzz_data, fuzz_runs
 from benchmarks.robustness.fuzz_damage import Target, damaged
 from cifar_jax.augment import chain
 from cifar_jax.runtime.console import log
@@ -26,6 +26,8 @@ def make(folder: pathlib.Path) -> list[Target]:
     fuzz_runs.checkpoint_target(folder / "checkpoints"),
     fuzz_runs.weights_target(folder / "weights"),
     *_text_targets(folder),
+    *fuzz_configs.config_targets(folder / "configs"),
+    fuzz_configs.mode_target(folder / "configs" / "modes", folder / "run"),
   ]
 
 

@@ -43,7 +43,13 @@ def cosine_restarts(
   check_number("schedule.m_mul", m_mul, "a number > 0", lambda x: x > 0)
   check_fraction("alpha", alpha)
   starts, lengths = _list_cycles(first, t_mul, run.total_steps)
-  tops = np.asarray(m_mul ** np.arange(len(starts)), np.float32)
+  with np.errstate(over="ignore"):
+    tops = np.asarray(float(m_mul) ** np.arange(len(starts)), np.float32)
+  if not np.isfinite(tops).all():
+    raise errors.UserError(
+      f"schedule.m_mul: {m_mul} makes the rate of the last of {len(starts)} cycles infinite; "
+      "lower it"
+    )
 
   def curve(step: jax.Array) -> jax.Array:
     cycle = jnp.searchsorted(starts, step, side="right") - 1
@@ -93,7 +99,7 @@ def cyclical(
     # gamma ** step would also raise the float32 rounding of gamma to the power of step.
     "exp_range": lambda step, cycle: jnp.exp(math.log(gamma) * step),
   }
-  if mode not in heights:
+  if mode not in tuple(heights):  # not in the dict, whose keys must be hashable
     raise errors.UserError(f"schedule.mode: must be one of {', '.join(heights)}, got {mode!r}")
   lowest = _resolve_base_rate(base_lr, learning_rate)
 
@@ -145,7 +151,7 @@ def one_cycle(
     "cosine": lambda fraction: 0.5 * (1 - jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: fraction,
   }
-  if anneal not in eases:
+  if anneal not in tuple(eases):
     raise errors.UserError(f"schedule.anneal: must be one of {', '.join(eases)}, got {anneal!r}")
   ease = eases[anneal]
   start, end = 1 / div_factor, 1 / (div_factor * final_div_factor)

@@ -88,6 +88,6 @@ def _compile_rule(field: str, rule: tuple[str, float]) -> tuple[re.Pattern[str],
   pattern, number = rule
   check_number(field, number, f"a number >= 0 for {pattern!r}", lambda x: x >= 0)
   try:
-    return re.compile(pattern), number
+    return re.compile(pattern), float(number)  # as an integer it might not fit into int32
   except re.error as error:
     raise errors.UserError(f"{field}: {pattern!r} is not a regular expression: {error}") from error

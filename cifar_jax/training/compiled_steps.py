@@ -40,6 +40,12 @@ def replicate(tree: PyTree) -> PyTree:
   return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def list_dispatches(num_steps: int, size: int) -> list[int]:
+  """Return numbers of steps that add up to `num_steps`, none above `size`."""
+  num_full, rest = divmod(num_steps, size)
+  return [size] * num_full + [rest] * (rest > 0)
+
+
 class CompiledSteps:
   """The compiled programs of a run; each is compiled by its first call.
 
@@ -49,6 +55,9 @@ class CompiledSteps:
     make_eval_batch: (shard of one batch and device, resident data) -> batch.
     num_seeds: more than 1 maps over a leading axis of seeds of the state and the order.
     steps_per_epoch: training steps in an epoch.
+    has_varying_counts: the examples are resident, and dispatches differ in their numbers of steps;
+      one program then takes any number. It is not used otherwise, because a loop of unknown length
+      waits for the device before each step.
 
   Attributes:
     compile_seconds: seconds spent compiling so far.
@@ -62,11 +71,13 @@ class CompiledSteps:
     make_eval_batch: Callable[[EvalShard, ResidentData], Batch],
     num_seeds: int,
     steps_per_epoch: int,
+    has_varying_counts: bool = False,
   ):
     self._train_step, self._eval_step = train_step, eval_step
     self._make_train_batch, self._make_eval_batch = make_train_batch, make_eval_batch
     self._num_seeds = num_seeds
     self._steps_per_epoch = steps_per_epoch
+    self._has_varying_counts = has_varying_counts
     self._compiled: dict[Hashable, Callable] = {}
     self.compile_seconds = 0.0
 
@@ -74,6 +85,10 @@ class CompiledSteps:
     self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
   ) -> tuple[TrainState, jax.Array]:
     """Take `num_steps` steps; return the state and the last step's loss. Donates `state`."""
+    if self._has_varying_counts:
+      resident = resident._replace(num_steps=replicate(np.int32(num_steps)))
+      program = self._over_seeds(self._take_any_steps)
+      return self._call(("train",), program, True, state, shard, resident)
     return self._call(("train", num_steps), self._training(num_steps), True, state, shard, resident)
 
   def lower_train(
@@ -146,6 +161,15 @@ class CompiledSteps:
       length=num_steps,
     )
     return state, losses[-1]
+
+  def _take_any_steps(
+    self, state: TrainState, shard: TrainShard, resident: ResidentData
+  ) -> tuple[TrainState, jax.Array]:
+    first = (state, jnp.zeros((), jnp.float32))
+    assert resident.num_steps is not None
+    return jax.lax.fori_loop(
+      0, resident.num_steps, lambda _, last: self._take_step(last[0], shard, resident), first
+    )
 
   def _take_step(
     self, state: TrainState, shard: TrainShard, resident: ResidentData

@@ -12,12 +12,13 @@ NAMES = [
   *("image in a data set", "image to predict", "archive", "archive, damaged before gzip"),
   *("decoded cache", "run folder, to resume", "run folder, to report", "run folder, to load"),
   *("checkpoint", "pretrained weights", "sweep", "augmentation"),
+  *("config, to check", "config, to train", "flags"),
 ]
 # Orbax leaves reads of a damaged checkpoint behind, which end after their event loop.
 pytestmark = pytest.mark.filterwarnings(
   r"ignore:(.|\n)*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
 )
-SLOW = ("run folder, to report", "run folder, to load", "checkpoint")
+SLOW = ("run folder, to report", "run folder, to load", "checkpoint", "config, to train", "flags")
 
 
 @pytest.fixture(scope="module")

@@ -54,7 +54,7 @@ def test_split_is_the_same_on_every_machine():
 def test_a_fraction_that_rounds_to_nothing_is_refused(validation):
   with pytest.raises(errors.UserError) as raised:
     make_splits(fake_dataset(), data_config(validation=validation))
-  assert str(raised.value).startswith(f"data.validation: {validation!r} of the 230 training examples")
+  assert str(raised.value).startswith(f"data.validation: {validation!r} of the 230 training")
 
 
 def test_validation_on_test_is_the_test_set():

@@ -201,6 +201,12 @@ def test_none_is_the_default():
     ({"name": "inverse_time", "decay_steps": 0}, "schedule.decay_steps: must be a number > 0"),
     ({"name": "cosine_restarts", "t_mul": 0.5}, "schedule.t_mul: must be a number >= 1"),
     ({"name": "cosine_restarts", "m_mul": 0}, "schedule.m_mul: must be a number > 0"),
+    (
+      {"name": "cosine_restarts", "m_mul": 1e30},
+      "schedule.m_mul: 1e+30 makes the rate of the last",
+    ),
+    ({"name": "cyclical", "mode": {}}, "schedule.mode: "),
+    ({"name": "one_cycle", "anneal": ["cos"]}, "schedule.anneal: "),
     ({"name": "cosine_restarts", "alpha": -1}, "schedule.alpha: must be a fraction"),
     (
       {"name": "cosine_restarts", "first_decay_steps": 0.5},

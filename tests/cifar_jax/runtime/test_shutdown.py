@@ -19,7 +19,7 @@ def exit_line(error, capsys):
 
 def test_too_little_memory_is_one_line(capsys):
   error = jax.errors.JaxRuntimeError(
-    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9663676416 bytes.\nBFC Allocator:\n…"
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9663676416 bytes.\nBFC:\n…"
   )
   assert exit_line(error, capsys) == (
     "error: batch_size: too little memory (RESOURCE_EXHAUSTED: Out of memory while trying to "
