@@ -21,6 +21,7 @@ signature `name(keys, images, *, argument=default) -> images`. Three other kinds
 """
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -145,6 +146,8 @@ def _make_box(
 
 # Mixing images with each other.
 
+Rows: TypeAlias = tuple[jax.Array, jax.Array]  # images and labels
+
 _ALPHA = number(1e-6, 1e6, "a number above 0")
 
 
@@ -203,10 +206,31 @@ def cutmix(
 def _choose_partners(
   key: jax.Array, images: jax.Array, labels: jax.Array, axis_name: str | None
 ) -> tuple[jax.Array, jax.Array]:
-  """Return the partners of this device's rows, from a permutation of the global batch."""
-  rows = jnp.arange(len(images))
-  if axis_name is not None:
-    rows += lax.axis_index(axis_name) * len(images)
-    images, labels = lax.all_gather((images, labels), axis_name, tiled=True)
-  partners = jax.random.permutation(key, len(images))[rows]
-  return jnp.take(images, partners, axis=0), jnp.take(labels, partners, axis=0)
+  """Return the partners of this device's rows, from a permutation of the global batch.
+
+  The devices pass their rows round in a ring, because one may lack memory for the global batch.
+  """
+  if axis_name is None:
+    partners = jax.random.permutation(key, len(images))
+    return jnp.take(images, partners, axis=0), jnp.take(labels, partners, axis=0)
+  size, num_devices = len(images), lax.axis_size(axis_name)
+  device = lax.axis_index(axis_name)
+  own_rows = device * size + jnp.arange(size)
+  partners = jax.random.permutation(key, size * num_devices)[own_rows]
+  ring = [(i, (i - 1) % num_devices) for i in range(num_devices)]
+
+  def collect(distance: jax.Array, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
+    """Take the partners among the rows of the device at a distance, which are here now."""
+    collected, visiting = carry
+    offsets = partners - (device + distance) % num_devices * size
+    is_here = (offsets >= 0) & (offsets < size)
+
+    def choose(rows: jax.Array, before: jax.Array) -> jax.Array:
+      here = is_here.reshape(-1, *[1] * (rows.ndim - 1))
+      return jnp.where(here, jnp.take(rows, offsets.clip(0, size - 1), axis=0), before)
+
+    collected = jax.tree.map(choose, visiting, collected)
+    return collected, lax.ppermute(visiting, axis_name, ring)
+
+  rows = images, labels
+  return lax.fori_loop(0, num_devices, collect, (rows, rows))[0]

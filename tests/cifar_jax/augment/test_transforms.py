@@ -1,5 +1,7 @@
 """Flips, crops, holes and mixing against NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,3 +154,23 @@ def test_cutmix_pastes_one_box_and_mixes_labels_by_its_area(uniform_beta):
     assert at_border or (len(rows), len(columns)) == sides
     clipped += (len(rows), len(columns)) != sides
   assert 0 < clipped < 12
+
+
+@pytest.mark.parametrize("mix", [transforms.mixup, transforms.cutmix])
+def test_mixing_never_holds_the_global_batch_on_a_device(mix):
+  images, labels = make_noise(8 * 4, 8, 8, 3).reshape(8, 4, 8, 8, 3), one_hot(32).reshape(8, 4, 32)
+  apply = functools.partial(mix, jax.random.key(0), alpha=1.0, axis_name="batch")
+  program = jax.make_jaxpr(jax.pmap(apply, axis_name="batch"))(images, labels)
+
+  def equations(jaxpr):
+    for equation in jaxpr.eqns:
+      yield equation
+      for value in equation.params.values():
+        for inner in value if isinstance(value, tuple | list) else (value,):
+          inner = getattr(inner, "jaxpr", inner)
+          if hasattr(inner, "eqns"):
+            yield from equations(inner)
+
+  (on_a_device,) = [e for e in equations(program.jaxpr) if e.primitive.name == "shard_map"]
+  outputs = [v for e in equations(on_a_device.params["jaxpr"]) for v in e.outvars]
+  assert max(variable.aval.size for variable in outputs) == images[0].size
