@@ -95,7 +95,7 @@ def _dataset(call: Call) -> None:
   assert call.config is not None  # main.py requires it for this mode
   check_config(call.config, default.get_config())
   path = dataset_picture.draw_dataset(call.config, call.options["picture"] or "dataset.png")
-  print(f"wrote {path}")
+  print(f"wrote {errors.printable(path)}")
 
 
 def _summary(call: Call) -> None:

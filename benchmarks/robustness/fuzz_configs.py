@@ -84,7 +84,7 @@ def mode_target(folder: pathlib.Path, run: pathlib.Path) -> Target:
     mode = modes.MODES[drawn["mode"]]
     paths = [str(folder / _as_name(text)) for text in drawn["paths"]] if mode.takes_paths else []
     workdirs = [str(workdir), *(str(folder / _as_name(text)) for text in drawn["workdirs"])]
-    options = drawn["options"]
+    options = drawn["options"] | {"picture": _as_name(drawn["options"]["picture"])}
     if ".py" in options["sweep"]:  # a file would be executed
       raise errors.UserError("--sweep: not tried")
     with (

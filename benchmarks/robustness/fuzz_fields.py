@@ -22,6 +22,10 @@ OPTIONS = {  # main.py's flags, with values that are valid in their modes
   "seed": None,
   "tta": "",
   "json": False,
+  "picture": "",
+  "layer": "",
+  "features": "",
+  "as_report": False,
   "sweep": "seed=0,1",
   "task": "0/1",
   "low": 1e-6,
@@ -133,11 +137,24 @@ def draw_calls(draw: st.DrawFn) -> dict[str, Any]:
   """Draw a mode with its config, flags and paths, as absl's flags may pass them."""
   integers = st.integers(-(2**70), 2**70) | st.integers(-2, 400)
   texts = _TEXTS | st.sampled_from(
-    ["1:2", "2:1", "0/2", "2/1", "1/0", "²/²", "flip", "multicrop", "seed=0,1", "seed=1 at_once=x"]
+    [
+      "1:2",
+      "2:1",
+      "0/2",
+      "2/1",
+      "1/0",
+      "²/²",
+      "flip",
+      "head",
+      "0,1",
+      "3,3",
+      "seed=0,1",
+      "seed=1 at_once=x",
+    ]
   )
   changed: dict[str, Any] = {}
   for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=3, unique=True)):
-    if name == "json":
+    if name in ("json", "as_report"):
       changed[name] = draw(st.booleans())
     elif name in ("low", "high", "heartbeat"):
       changed[name] = draw(st.floats() | st.floats(0, 10))

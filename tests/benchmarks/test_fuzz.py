@@ -18,7 +18,10 @@ NAMES = [
 pytestmark = pytest.mark.filterwarnings(
   r"ignore:(.|\n)*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
 )
-SLOW = ("run folder, to report", "run folder, to load", "checkpoint", "config, to train", "flags")
+SLOW = {  # number of inputs
+  **dict.fromkeys(("run folder, to report", "run folder, to load", "checkpoint"), 15),
+  **dict.fromkeys(("config, to train", "flags"), 8),
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def test_damaged_files_are_read_or_refused_in_one_line(targets, name):
   target, counts = targets[name], {fuzz.READ: 0, fuzz.REFUSED: 0}
 
   @hypothesis.settings(
-    max_examples=15 if name in SLOW else 60,
+    max_examples=SLOW.get(name, 60),
     derandomize=True,
     deadline=None,
     database=None,
