@@ -1,5 +1,8 @@
 """Crops that are resized, against Pillow and against draws by NumPy."""
 
+import functools
+
+import jax
 import numpy as np
 import pytest
 import scipy.stats
@@ -17,7 +20,8 @@ def measure(height, width, number, **arguments):
   """
   rows, columns = np.mgrid[:height, :width].astype(np.float32)
   ramps = np.broadcast_to(np.stack([rows, columns], -1), (number, height, width, 2))
-  result = np.asarray(resized_crop.random_resized_crop(make_keys(number), ramps, **arguments))
+  crop = jax.jit(functools.partial(resized_crop.random_resized_crop, **arguments))
+  result = np.asarray(crop(make_keys(number), ramps))
   # Two pixels far from the border, where nothing is clipped.
   (y0, y1), (x0, x1) = (height // 3, 2 * height // 3), (width // 3, 2 * width // 3)
   scale_y = (result[:, y1, x0, 0] - result[:, y0, x0, 0]) / (y1 - y0)
@@ -66,14 +70,15 @@ def test_crops_are_drawn_as_torchvision_does(height, width, area, ratio):
 
 def test_a_crop_that_never_fits_becomes_the_whole_image():
   images = make_noise(3, 8, 10)
-  result = resized_crop.random_resized_crop(make_keys(3), images, area=(1, 1), ratio=(5, 5))
+  crop = jax.jit(functools.partial(resized_crop.random_resized_crop, area=(1, 1), ratio=(5, 5)))
+  result = crop(make_keys(3), images)
   np.testing.assert_allclose(result, images, atol=1e-5)
 
 
 def test_pixels_are_those_of_pillow():
   images = make_noise(1, 16, 20, 1)
   crop = (9.5, 11.25, 3.25, 4.5)  # height, width, top, left
-  result = np.asarray(resized_crop._resize_crop(images, np.array([crop], np.float32)))
+  result = np.asarray(jax.jit(resized_crop._resize_crop)(images, np.array([crop], np.float32)))
   box = (crop[3], crop[2], crop[3] + crop[1], crop[2] + crop[0])
   pillow = Image.fromarray(images[0, :, :, 0])
   expected = np.asarray(pillow.resize((20, 16), Image.Resampling.BILINEAR, box=box))
@@ -83,7 +88,8 @@ def test_pixels_are_those_of_pillow():
 @pytest.mark.parametrize("fraction", [0.5, 0.875, 1.0])
 def test_center_crop_is_the_centre(fraction):
   images = make_noise(2, 16, 24, 1)
-  result = np.asarray(resized_crop.center_crop(make_keys(2), images, fraction=fraction))
+  crop = jax.jit(functools.partial(resized_crop.center_crop, fraction=fraction))
+  result = np.asarray(crop(make_keys(2), images))
   margin = (1 - fraction) / 2
   box = (24 * margin, 16 * margin, 24 * (1 - margin), 16 * (1 - margin))
   for ours, image in zip(result, images, strict=True):
@@ -94,8 +100,9 @@ def test_center_crop_is_the_centre(fraction):
 
 def test_an_images_key_alone_decides_its_crop():
   images = make_noise(4)
-  both = resized_crop.random_resized_crop(make_keys(4), images)
-  one = resized_crop.random_resized_crop(make_keys(4)[2:3], images[2:3])
+  crop = jax.jit(resized_crop.random_resized_crop)
+  both = crop(make_keys(4), images)
+  one = crop(make_keys(4)[2:3], images[2:3])
   np.testing.assert_allclose(both[2:3], one, atol=1e-6)
 
 
