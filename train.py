@@ -21,7 +21,7 @@ from cifar_jax.optim import optimizers
 from cifar_jax.runs import checkpoints, plots, results, run_folder
 from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
-from cifar_jax.runtime.signals import Interrupted, any_process, stop_signals
+from cifar_jax.runtime.signals import Interrupted, StopPoint, any_process, stop_signals
 from cifar_jax.training import callback_messages, compiled_steps, continuing
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row, Variables
@@ -139,15 +139,17 @@ class Trainer:
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
     """
     self._begin(heartbeat_seconds)
-    while not self._is_finished():
-      self._train_epoch()
-      row = self._end_epoch()
-      is_stopping = any_process(self._stop)
-      self._save_if_due(is_stopping)
-      self._show(row)
-      if is_stopping and not self._is_finished():
-        self._interrupt()
-    return self._test()
+    self._clock.start()
+    with contextlib.closing(self._checkpoints):  # also after an error a save that began must end
+      while not self._is_finished():
+        self._train_epoch()
+        row = self._end_epoch()
+        is_stopping = any_process(self._stop)
+        self._save_if_due(is_stopping)
+        self._show(row)
+        if is_stopping and not self._is_finished():
+          self._interrupt()
+      return self._test()
 
   def _restore(self, experiment: Experiment) -> tuple[float, float]:
     """Continue from the newest checkpoint, if there is one; return the clock's two times."""
@@ -163,7 +165,7 @@ class Trainer:
         num_epochs = -(-self._step // experiment.steps_per_epoch)
       self._rows = self._folder.metrics_until(self._step, num_epochs)
       if any(self._callbacks.best_epochs(self._callbacks_state)):
-        self._checkpoints.keep_best(self._step, self._best)
+        self._checkpoints.keep_best(self._selected_steps(), self._best)
       log.info(
         "Resuming %s at step %d, after epoch %d", self._folder.path, self._step, len(self._rows)
       )
@@ -213,14 +215,15 @@ class Trainer:
     steps_per_epoch = experiment.steps_per_epoch
     epoch, first_step = divmod(self._step, steps_per_epoch)
     end = min((epoch + 1) * steps_per_epoch, experiment.total_steps)
-    self._clock.start()
+    start_step, start_seconds = self._step, self._clock.read()
     size = experiment.steps_per_dispatch
     dispatches = compiled_steps.list_dispatches(end - self._step, size)
     shards = experiment.train_shards(epoch, dispatches, first_step)
     title, num_steps = f"epoch {epoch + 1}/{self._config.num_epochs}", first_step + end - self._step
     queue: deque[tuple[int, jax.Array]] = deque()
+    stop_point = StopPoint(self._stop, _MAX_QUEUED)
     with progress(title, num_steps, "steps", first_step, lines=False) as advance:
-      for count, (shard, resident) in zip(dispatches, shards, strict=True):
+      for i, (count, (shard, resident)) in enumerate(zip(dispatches, shards, strict=True), 1):
         self._trace.before(self._step, count, self._state)
         self._state, loss = self._compiled.train(count, self._state, shard, resident)
         self._step += count
@@ -232,13 +235,14 @@ class Trainer:
           self._heartbeat.advance(num_done, float(np.mean(loss)))
           if not np.isfinite(loss).any():
             break
-        if self._stop and jax.process_count() == 1 and self._step < end:
+        if stop_point.is_reached(i) and self._step < end:
           break
     self._sums = jax.device_get(self._state.sums)
     if queue:
       self._heartbeat.advance(sum(count for count, _ in queue), float(np.mean(queue[-1][1])))
     monitoring.raise_if_nan(self._sums.bad_step, steps_per_epoch, self._folder.path / "checkpoints")
-    self._train_seconds = self._clock.read()
+    num_images = (self._step - start_step) * self._config.batch_size * self._config.num_seeds
+    self._images_per_second = num_images / (self._clock.read() - start_seconds)
     if self._step < end:
       self._save()
       self._interrupt()
@@ -274,9 +278,7 @@ class Trainer:
     row = results.epoch_row(self._step, epoch + 1, metrics, experiment.seeds)
     if (file := experiment.file(epoch)) is not None:
       row["file"] = file
-    num_steps = self._step - epoch * experiment.steps_per_epoch
-    num_images = num_steps * self._config.batch_size * self._config.num_seeds
-    row["images_per_second"] = num_images / self._train_seconds
+    row["images_per_second"] = self._images_per_second
     row["seconds"] = self._clock.end_epoch()
     self._rows.append(row)
     # Write the metrics before the checkpoint, so that every checkpointed epoch has a row.
@@ -308,11 +310,16 @@ class Trainer:
       self._save()
 
   def _save(self) -> None:
-    """Write `best`, if it changed since the last save, then start writing `latest`."""
-    if self._best_is_new:
-      self._checkpoints.save_best(self._step, self._best)
-      self._best_is_new = False
-    self._checkpoints.save_latest(self._step, self._checkpoint(self._clock.to_array()))
+    """Start to write `latest`, and `best` if it changed since the last save."""
+    selected_steps = self._selected_steps() if self._best_is_new else None
+    tree = self._checkpoint(self._clock.to_array())
+    self._checkpoints.save_latest(self._step, tree, selected_steps)
+    self._best_is_new = False
+
+  def _selected_steps(self) -> list[int]:
+    """Return the step that each seed's best weights were selected at; 0 if no epoch was best."""
+    best_epochs = self._callbacks.best_epochs(self._callbacks_state)
+    return [self._rows[epoch - 1]["step"] if epoch else 0 for epoch in best_epochs]
 
   def _checkpoint(self, seconds: np.ndarray) -> dict[str, Any]:
     """Return the tree that `latest` holds."""
@@ -337,11 +344,12 @@ class Trainer:
 
   def _interrupt(self) -> None:
     """Wait for the checkpoint and raise Interrupted."""
-    self._checkpoints.close()
+    self._checkpoints.wait()
     raise Interrupted(self._stop[0] if self._stop else signal.SIGTERM)
 
   def _test(self) -> Row:
     """Test the selected weights, once, and write results.json."""
+    seconds = self._clock.total()
     splits, evaluate = self._experiment.splits, self._experiment.evaluate
     best_epochs = self._callbacks.best_epochs(self._callbacks_state)
     if self._config.select.monitor:
@@ -355,9 +363,12 @@ class Trainer:
       metrics["test_tta"] = evaluate(self._compiled, self._best, splits.test, tta)
     if self._config.evaluate_train:
       metrics["train"] = evaluate(self._compiled, self._best, splits.train)
-    self._checkpoints.close()
-    content = results.collect(self._experiment.summary(), self._rows, best_epochs, metrics)
-    content["seconds_to_train"] = self._clock.finished
+    self._checkpoints.wait()
+    epochs_run = self._callbacks.epochs_run(self._callbacks_state, len(self._rows))
+    content = results.collect(
+      self._experiment.summary(), self._rows, best_epochs, epochs_run, metrics
+    )
+    content["seconds_to_train"] = seconds
     content["compile_seconds"] = self._compiled.compile_seconds
     content["memory"] = monitoring.memory()
     self._folder.write_results(content)

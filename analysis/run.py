@@ -210,9 +210,7 @@ def _load(
     raise errors.UserError(
       f"seed: {folder} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}; use one of them"
     )
-  step, variables = checkpoints.read_best(folder)
-  if len(seeds) > 1:
-    variables = jax.tree.map(lambda leaf: leaf[seed - config.seed], variables)
+  step, variables = checkpoints.read_best(folder, seed - config.seed if len(seeds) > 1 else None)
   dtype = jnp.dtype(config.dtype)
   if jax.default_backend() == "cpu" and convolution.instruction_set(dtype) is None:
     dtype = jnp.dtype(jnp.float32)

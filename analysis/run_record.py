@@ -76,7 +76,7 @@ class RunRecord:
 
   @functools.cached_property
   def selected_on(self) -> str:
-    """'validation', 'test' or 'nothing', as in results.json."""
+    """'validation', 'test', 'training' or 'nothing', as in results.json."""
     if self.results:
       return self.results["selected_on"]
     import ml_collections  # both imports are slow, and only unfinished runs need them
@@ -87,10 +87,12 @@ class RunRecord:
 
   @property
   def seed_results(self) -> list[Row]:
-    """The results of each seed; [] while the run is unfinished."""
+    """The results of each seed that has not diverged; [] while the run is unfinished."""
     if not self.results:
       return []
-    return self.results.get("per_seed") or [self.results | {"seed": self.results["seeds"][0]}]
+    diverged = self.results.get("diverged_seeds", ())
+    per_seed = self.results.get("per_seed") or [self.results | {"seed": self.results["seeds"][0]}]
+    return [row for row in per_seed if row["seed"] not in diverged]
 
   @property
   def device(self) -> str | None:

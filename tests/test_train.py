@@ -14,7 +14,7 @@ import input_pipeline
 import train
 from cifar_jax import errors
 from cifar_jax.data.splits import make_splits
-from cifar_jax.runs import results
+from cifar_jax.runs import checkpoints, results
 from launch import local
 
 
@@ -217,6 +217,20 @@ def test_stopped_in_two_processes_it_goes_on_in_one(data_dir, ten_steps, tmp_pat
   assert_close_runs(ten_steps, tmp_path)
 
 
+def test_two_processes_save_in_mid_epoch_at_one_step(data_dir, tmp_path):
+  arguments = small_runs.command(data_dir, tmp_path, batch_size=8)  # 161 steps an epoch
+  running = local.start([*arguments, "--heartbeat=0.01"], 2, 1)
+  for line in running[0].stderr:
+    if b" of 322, epoch 1 of 2, " in line:
+      running[1].send_signal(signal.SIGTERM)
+      break
+  ended = [process.communicate(timeout=120) for process in running]
+  assert [process.returncode for process in running] == [128 + signal.SIGTERM] * 2, ended
+  (latest,) = (tmp_path / "checkpoints" / "latest").iterdir()
+  assert 0 < int(latest.name) < 161
+  assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_stopped_in_one_process_it_goes_on_in_two(data_dir, ten_steps, tmp_path):
   arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
   alone = subprocess.Popen(arguments, env=small_runs.environment(), stderr=subprocess.PIPE)
@@ -302,6 +316,16 @@ def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_pat
     np.testing.assert_array_equal(value, state[f"state.slow.{path}"])
   assert summary["tta"] == "flip" and summary["test_tta_loss"] != summary["test_loss"]
   assert f"augmentation flip: {summary['test_tta_accuracy']:.2%}" in results.summarize(summary)
+
+
+def test_best_is_of_the_selected_step_where_few_epochs_are_saved(data_dir, tmp_path):
+  fields = {"num_epochs": 3, "checkpoint_every": 3, "tta": "", "augment": "", "loss.l2": ()}
+  fields |= {"select.monitor": "train_loss", "select.mode": "max"}  # the first epoch is the best
+  summary = train.train_and_evaluate(small_runs.config(data_dir, **fields), str(tmp_path))
+  assert summary["best_epoch"] == 1
+  assert checkpoints.read_best(tmp_path)[0] == 16
+  (latest,) = (tmp_path / "checkpoints" / "latest").iterdir()
+  assert latest.name == "00000048"
 
 
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):

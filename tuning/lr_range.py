@@ -15,7 +15,7 @@ import jax
 import ml_collections
 import numpy as np
 from etils import epath
-from scipy import signal
+from scipy import ndimage, signal
 
 from cifar_jax import errors
 from cifar_jax.runs import plots
@@ -26,7 +26,10 @@ from models import transfer
 
 _WINDOW_DECADES = 0.5  # of the learning rate, over which the loss is smoothed
 _BELOW_LOWEST = 10.0
-_DIVERGED = 3.0  # the test ends when the smoothed loss exceeds this multiple of its minimum
+_DIVERGED = 3.0  # a loss that exceeds this multiple of the lowest median has diverged
+_LAST_STEPS = 3  # the test ends when these have diverged
+_ABOVE_START = 1.5  # where the median loss exceeds this multiple of the first one, it has exploded
+_MEDIAN_STEPS = 9
 _CHECK_EVERY = 10  # steps
 
 
@@ -47,7 +50,8 @@ def lr_range_test(
   Returns:
     'lowest': the rate with the lowest smoothed loss. 'steepest': the rate below it at which the
     loss falls fastest. 'suggested': a tenth of the lowest. The latter two are None if the loss
-    never falls. 'learning_rate', 'loss' and 'smoothed': lists with a value for each step.
+    never falls. 'learning_rate', 'loss' and 'smoothed': lists with a value for each step; from
+    where the loss explodes, 'smoothed' is the running median.
 
   Raises:
     UserError: low, high or steps is invalid, the loss is not finite from the start, or training
@@ -62,7 +66,7 @@ def lr_range_test(
   factor = (high / low) ** (1 / (steps - 1))
   window = smoothing_window(factor)
   experiment = Experiment(resolve(config), schedule=lambda step: low * factor**step)
-  losses = _train(experiment, steps, window)
+  losses = _train(experiment, steps)
   if len(losses) < 2:
     raise errors.UserError(f"low: the loss is not finite at {low:g} already; use a lower rate")
   curve = _analyze(low * factor ** np.arange(len(losses)), losses, window)
@@ -97,6 +101,18 @@ def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
   return smoothed, slope
 
 
+def count_before_explosion(losses: np.ndarray) -> int:
+  """Return the number of steps before the loss explodes.
+
+  A parabola that is fitted across an explosion falls far below the losses before it. A running
+  median does not, and a single high loss does not raise it.
+  """
+  medians = _running_median(losses)
+  limit = np.minimum(_DIVERGED * np.minimum.accumulate(medians), _ABOVE_START * medians[0])
+  exploded = np.flatnonzero(medians > limit)
+  return int(exploded[0]) if len(exploded) else len(losses)
+
+
 def fastest_fall(rates: np.ndarray, smoothed: np.ndarray, slope: np.ndarray) -> float | None:
   """Return the rate at which the loss falls fastest before its minimum; None if it never falls.
 
@@ -107,7 +123,7 @@ def fastest_fall(rates: np.ndarray, smoothed: np.ndarray, slope: np.ndarray) -> 
   return float(rates[np.argmin(slope[:end])]) if end else None
 
 
-def _train(experiment: Experiment, steps: int, window: int) -> np.ndarray:
+def _train(experiment: Experiment, steps: int) -> np.ndarray:
   """Return the loss [n] of each training step, up to the first that is not finite.
 
   Training ends early when the loss diverges.
@@ -118,7 +134,7 @@ def _train(experiment: Experiment, steps: int, window: int) -> np.ndarray:
   compiled = experiment.compile_steps()
   losses: list[jax.Array] = []
   with progress("learning rates", steps, "steps") as advance:
-    while len(losses) < steps and not _has_diverged(losses, window):
+    while len(losses) < steps and not _has_diverged(losses):
       epoch = len(losses) // experiment.steps_per_epoch % config.num_epochs
       num_steps = min(experiment.steps_per_epoch, steps - len(losses))
       for shard, resident in experiment.train_shards(epoch, [1] * num_steps):
@@ -126,7 +142,7 @@ def _train(experiment: Experiment, steps: int, window: int) -> np.ndarray:
         losses.append(loss)
         if len(losses) % _CHECK_EVERY == 0:
           advance(_CHECK_EVERY, loss=float(np.mean(loss)))
-          if _has_diverged(losses, window):
+          if _has_diverged(losses):
             break
   values = _means(losses)
   bad = np.flatnonzero(~np.isfinite(values))
@@ -138,22 +154,30 @@ def _means(losses: list[jax.Array]) -> np.ndarray:
   return np.array([np.mean(loss) for loss in losses], np.float64)
 
 
-def _has_diverged(losses: list[jax.Array], window: int) -> bool:
+def _has_diverged(losses: list[jax.Array]) -> bool:
   """Return whether the loss has diverged; checked every tenth step, and False between."""
   if not losses or len(losses) % _CHECK_EVERY:
     return False
   values = _means(losses)
   if not np.isfinite(values).all():
     return True
-  smoothed, _ = smooth(values, window)
-  return bool(smoothed[-1] > _DIVERGED * smoothed.min())
+  return bool(values[-_LAST_STEPS:].min() > _DIVERGED * _running_median(values).min())
+
+
+def _running_median(losses: np.ndarray) -> np.ndarray:
+  """Return the median of the steps around each step: [n]."""
+  return ndimage.median_filter(losses, _MEDIAN_STEPS, mode="nearest")
 
 
 def _analyze(rates: np.ndarray, losses: np.ndarray, window: int) -> dict[str, Any]:
   """Return the contents of lr_range.json for rates [n] and losses [n]."""
-  smoothed, slope = smooth(losses, window)
+  medians, end = _running_median(losses), count_before_explosion(losses)
+  # A single high loss among low ones would distort the fit too.
+  regular = np.where(losses > _DIVERGED * medians, medians, losses)
+  smoothed, slope = smooth(regular[:end], window)
   steepest = fastest_fall(rates, smoothed, slope)
   lowest = float(rates[np.argmin(smoothed)])
+  smoothed = np.concatenate([smoothed, medians[end:]])
   return {
     "suggested": None if steepest is None else lowest / _BELOW_LOWEST,
     "steepest": steepest,

@@ -40,9 +40,9 @@ def write_run(
     folder.write_config(config)
     folder.write_dataset(group_results["data"])
     folder.write_metrics(rows)
-    _, best = checkpoints.read_best(group)
+    _, best = checkpoints.read_best(group, seed=i)
     store = checkpoints.Checkpoints(trial.path)
-    store.save_best(rows[best_epoch - 1]["step"], jax.tree.map(lambda leaf: leaf[i], best))
+    store.save_best([rows[best_epoch - 1]["step"]], best)
     store.close()
     folder.write_scalars(rows)
     folder.close()
@@ -59,7 +59,8 @@ def _trial_results(group_results: Row, trial_results: Row, epochs_run: int) -> R
   shared = {
     name: value
     for name, value in group_results.items()
-    if name != "per_seed" and not name.startswith(("test_", "val_", "train_"))
+    if name not in ("per_seed", "diverged_seeds")
+    and not name.startswith(("test_", "val_", "train_"))
   }
   return (
     metrics

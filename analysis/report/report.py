@@ -102,7 +102,7 @@ def _list_headline(run: RunRecord) -> list[page.Tile]:
     count = num_images[metric.split("_")[0]]
     note = f"{count:,} images" if count else None
     if len(results["seeds"]) > 1:
-      note = f"mean ± standard error of {len(results['seeds'])} seeds"
+      note = f"mean ± standard error of {len(run.seed_results)} seeds"
     tiles.append(page.Tile(figure.title.capitalize(), cell.content, note))
   parameters = results["parameters"]
   untrained = parameters["non_trainable"]
@@ -131,9 +131,11 @@ def _make_selection(run: RunRecord) -> list[Html]:
     "validation": "Validation images are held out of the training images. The test images were "
     "used once, after the weights had been selected.",
     "test": "The test figures describe these same images, so they are optimistic.",
+    "training": "Metrics of training decided; neither validation nor test images did.",
     "nothing": "Neither validation nor test images decided anything.",
   }[run.selected_on]
-  selected_on = {"validation": "validation images", "test": "the test set", "nothing": "nothing"}
+  names = {"validation": "validation images", "test": "the test set"}
+  selected_on = names.get(run.selected_on, run.selected_on)
   chip = "chip bad" if run.selected_on == "test" else "chip"
   num_images = [
     f"{run.dataset[f'{split}_examples']:,} {split}"
@@ -151,7 +153,11 @@ def _make_selection(run: RunRecord) -> list[Html]:
         ("Weights", f"of {_describe_epoch(run)}"),
         (
           "Selected on",
-          [tag("span", selected_on[run.selected_on], class_=chip), " ", explanation],
+          [
+            tag("span", selected_on, class_=chip),
+            " ",
+            explanation,
+          ],
         ),
         *monitors,
         ("Images", ", ".join(num_images) or None),

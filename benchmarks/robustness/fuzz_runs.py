@@ -97,7 +97,7 @@ def _write_run(folder: pathlib.Path) -> ml_collections.ConfigDict:
   run.write_metrics([_metrics_row(epoch) for epoch in range(1, 5)])
   run.write_results(_results(dataset))
   store = checkpoints.Checkpoints(folder)
-  store.save_best(2, {"params": {"w": np.ones((2, 3), np.float32)}})
+  store.save_best([2], {"params": {"w": np.ones((2, 3), np.float32)}})
   store.close()
   return config
 
@@ -188,7 +188,7 @@ def checkpoint_target(folder: pathlib.Path) -> Target:
   kernel = np.random.default_rng(0).normal(size=(30, 20)).astype(np.float32)
   params = {"kernel": kernel, "bias": np.zeros(20)}
   store = checkpoints.Checkpoints(folder)
-  store.save_best(1, {"params": params})
+  store.save_best([1], {"params": params})
   store.close()
   best = folder / "checkpoints" / "best" / "00000001"
   contents = {path: path.read_bytes() for path in sorted(best.rglob("*")) if path.is_file()}

@@ -11,7 +11,11 @@ resumed from the newest intact checkpoint, and every error was one line without 
 SIGKILL comes at random moments: in turn while the run prepares data, compiles, trains, writes a
 checkpoint or tests, and at any time from the start; up to five times in a row. Full disks and
 read-only folders are mounted file systems, which need root; without it their rows are skipped. The
-clock is that of Python's `time`.
+clock is that of Python's `time`. EIO, EMFILE and ENOSPC come from any operation on a file of the
+run folder, and kills before any operation on a checkpoint, by a layer in front of the C library
+(file_faults.py), which needs g++. checkpoint_faults.py fails every operation of a save in turn. Of
+two processes that are one run, one is killed in a save; the outcome must then be that of an
+undisturbed run of two processes.
 """
 
 import argparse
@@ -26,16 +30,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks import records
-from benchmarks.robustness import soak_faults
+from benchmarks.robustness import soak_faults, soak_files
 from benchmarks.robustness.soak_run import Place, Wrong, differing, outcome, place
 
 _AGAIN = ("training", "checkpoint", "evaluation", "any time")  # as further kills of the same run
 _COMPILATIONS = 10  # at most, because each is followed by a new compilation
 _COLUMNS = ["fault", "times", "equal", "kept"]
 _KILL = "SIGKILL: "
-_FAULTS = {f"{_KILL}{name}": fault for name, fault in soak_faults.KILLS.items()} | (
-  soak_faults.OTHERS
-)
+_OTHERS = soak_faults.OTHERS | soak_files.FAULTS
+_FAULTS = {f"{_KILL}{name}": fault for name, fault in soak_faults.KILLS.items()} | _OTHERS
 
 
 @dataclasses.dataclass
@@ -119,13 +122,13 @@ def run_trial(
   faults: list[str],
   rng: np.random.Generator,
   folders: list[pathlib.Path],
-  expected: dict[str, Any],
+  expected: dict[int, dict[str, Any]],
 ) -> Outcome:
   """Disturb a new run by one fault after the other, finish it, and compare its outcome.
 
   Args:
     folders: the arguments of `place`.
-    expected: the outcome of an undisturbed run.
+    expected: the outcomes of undisturbed runs by number of processes; a missing one is added.
 
   Raises:
     Skipped: this machine does not permit a fault.
@@ -139,11 +142,21 @@ def run_trial(
           break
       if not at.is_finished:
         at.finish()
-      differences = differing(outcome(at.workdir), expected)
+      if at.num_processes not in expected:
+        expected[at.num_processes] = _undisturbed_outcome(folders, at.num_processes)
+      differences = differing(outcome(at.workdir), expected[at.num_processes])
     except Wrong as error:
       return Outcome(happened or faults[:1], False, False, str(error))
   problems = [*at.lost, *([f"different: {', '.join(differences[:5])}"] if differences else [])]
   return Outcome(happened, not differences, not at.lost, "; ".join(problems))
+
+
+def _undisturbed_outcome(folders: list[pathlib.Path], num_processes: int = 1) -> dict[str, Any]:
+  """Return the outcome of a run that nothing disturbs; see `place` for `folders`."""
+  with place(*folders) as at:
+    at.num_processes = num_processes
+    at.finish()
+    return outcome(at.workdir)
 
 
 def _strike(name: str, at: Place, rng: np.random.Generator, happened: list[str]) -> None:
@@ -167,7 +180,7 @@ class Schedule:
 
   def __init__(self, num_kills: int, num_others: int):
     self._num_kills = num_kills
-    self._others = [name for name in soak_faults.OTHERS for _ in range(num_others)]
+    self._others = [name for name in _OTHERS for _ in range(num_others)]
 
   def is_done(self, num_killed: int) -> bool:
     """Return whether no trial is left after a number of SIGKILLs."""
@@ -204,10 +217,8 @@ def main() -> bool:
   with tempfile.TemporaryDirectory(prefix="soak_") as root:
     folders = [pathlib.Path(root, name) for name in ("places", "data", "cache")]
     folders[0].mkdir()
-    for _ in range(2):  # the first prepares and compiles; the others start like the second
-      with place(*folders) as at:
-        at.finish()
-        expected = outcome(at.workdir)
+    _undisturbed_outcome(folders)  # prepares and compiles; the others start like the next one
+    expected = {1: _undisturbed_outcome(folders)}
     while not schedule.is_done(tally.num_kills()) and time.monotonic() < end:
       faults = schedule.next(tally.num_kills(), rng)
       try:

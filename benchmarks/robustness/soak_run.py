@@ -18,7 +18,8 @@ import numpy as np
 from etils import epath
 
 from benchmarks import records
-from cifar_jax.runs import checkpoints
+from cifar_jax import errors
+from cifar_jax.runs import checkpoint_arrays
 
 EPOCHS = 3
 STEPS = 16  # per epoch
@@ -62,6 +63,7 @@ class Place:
   Attributes:
     workdir: the run folder.
     environment: more environment variables of the run.
+    num_processes: the number of processes that are one run.
     process: the latest start of the run.
     lost: descriptions of checkpoints that a resumed run did not use.
     undo: callbacks for the end of the place.
@@ -72,6 +74,7 @@ class Place:
   def __init__(self, folder: pathlib.Path, data: pathlib.Path, cache: pathlib.Path):
     self.workdir, self.data, self.cache = folder / "run", data, cache
     self.environment: dict[str, str] = {}
+    self.num_processes = 1
     self.lost: list[str] = []
     self.undo = contextlib.ExitStack()
     self.folder = folder
@@ -83,6 +86,9 @@ class Place:
     command = [sys.executable, str(records.ROOT / "main.py"), f"--workdir={self.workdir}"]
     command.append(f"--config={records.ROOT / 'configs' / 'default.py'}")
     command += [f"--config.{name}={value}" for name, value in fields.items()]
+    if self.num_processes > 1:
+      launcher = [sys.executable, str(records.ROOT / "launch" / "local.py"), "--devices=1"]
+      command = [*launcher, f"--processes={self.num_processes}", "--", *command]
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
       "JAX_COMPILATION_CACHE_DIR": str(self.cache),
@@ -142,7 +148,7 @@ class Place:
       raise Wrong(f"exit code {code} instead of {expected_code}: {self._tail()}")
     if "Traceback" in output:
       raise Wrong(f"a traceback: {self._tail()}")
-    lines = output.splitlines()
+    lines = [re.sub(r"^\[\d+\] ", "", line) for line in output.splitlines()]
     if code == 1 and not (lines and lines[-1].startswith("error: ")):
       raise Wrong(f"the last line is not the error: {self._tail()}")
     return output
@@ -210,8 +216,8 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     folder = workdir / "checkpoints" / kind
     newest = max(name for name in os.listdir(folder) if name.isdigit())
     try:
-      arrays = checkpoints.read(epath.Path(folder / newest))
-    except checkpoints.Unreadable as error:
+      arrays = checkpoint_arrays.read(epath.Path(folder / newest)).arrays
+    except (checkpoint_arrays.Unreadable, errors.UserError) as error:
       raise Wrong(str(error)) from error
     content |= {f"{kind} {path}": array for path, array in arrays.items()}
     content[f"{kind} step"] = newest if kind == "latest" else None
@@ -248,7 +254,11 @@ def place(root: pathlib.Path, data: pathlib.Path, cache: pathlib.Path) -> Iterat
     yield new_place
   finally:
     if hasattr(new_place, "process") and new_place.process.poll() is None:
-      new_place.process.kill()
+      # The launcher passes SIGTERM on to its processes, which would outlive it after SIGKILL.
+      if new_place.num_processes > 1:
+        new_place.process.terminate()
+      else:
+        new_place.process.kill()
       new_place.process.wait()
     new_place.undo.close()
     shutil.rmtree(folder)

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from cifar_jax.types import PyTree
 
@@ -26,7 +25,7 @@ def update_ema(
   limited: jax.typing.ArrayLike = decay
   if warmup:
     limited = jnp.minimum(decay, (1 + step) / (10 + step))
-  return optax.incremental_update(weights, average, 1 - limited)
+  return _move(average, weights, 1 - limited)
 
 
 def update_lookahead(
@@ -57,9 +56,17 @@ def update_lookahead(
   is_sync = step % every == 0
   progress = jnp.minimum(step / total_steps, 1.0)
   d = jnp.where(is_sync, decay * progress**power, 1.0)
-  mixed = optax.incremental_update(fast, slow, 1 - d)
+  mixed = _move(slow, fast, 1 - d)
   is_due = is_sync | (step == total_steps)
   slow, fast = (
     jax.tree.map(lambda new, old: jnp.where(is_due, new, old), mixed, tree) for tree in (slow, fast)
   )
   return slow, fast
+
+
+def _move(start: PyTree, end: PyTree, share: jax.typing.ArrayLike) -> PyTree:
+  """Return the trees' values at a share of the way, exactly `start` where both are equal.
+
+  (1 - share) * start + share * end would move frozen weights by rounding.
+  """
+  return jax.tree.map(lambda a, b: a + share * (b - a), start, end)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from cifar_jax import errors
 from cifar_jax.kernels import convolution
 from cifar_jax.types import Row
 
@@ -68,6 +69,7 @@ def collect(
   summary: RunSummary,
   rows: Sequence[Row],
   best_epochs: Sequence[int],
+  epochs_run: Sequence[int],
   metrics: Mapping[str, Mapping[str, np.ndarray]],
 ) -> Row:
   """Return the content of results.json.
@@ -76,20 +78,35 @@ def collect(
     rows: those of metrics.jsonl; the selected epochs' rows give the validation figures.
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 if there is none,
       because no epoch's metric was a number.
+    epochs_run: for each seed the number of epochs until it stopped early, or of the run.
     metrics: 'loss', 'accuracy' and 'top5' of the selected weights, scalars or [seeds], by split:
       'test', and if they were measured 'test_tta' (with test-time augmentation) and 'train'. With
       an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras prints as loss.
+
+  Returns:
+    With several seeds each figure is the mean over those that have not diverged. 'diverged_seeds'
+    lists the others, whose figures in 'per_seed' are NaN.
+
+  Raises:
+    UserError: every seed has diverged.
   """
   config, seeds = summary.config, summary.seeds
+  diverged = _find_diverged(rows, best_epochs, epochs_run)
+  if diverged.all():
+    raise errors.UserError(
+      f"select.monitor: no epoch's {config.select.monitor or 'loss'} was a number, so no weights "
+      "are selected; lower optimizer.learning_rate, with another workdir"
+    )
   figures = {
     f"{split}_{name}": np.atleast_1d(value)
     for split, split_metrics in metrics.items()
     for name, value in split_metrics.items()
   }
   figures |= _validation_figures(rows, best_epochs)
-  content: Row = {name: float(value.mean()) for name, value in figures.items()}
+  content: Row = {name: float(value[~diverged].mean()) for name, value in figures.items()}
   if len(seeds) > 1:
-    content |= _spread(figures, seeds, best_epochs)
+    content |= _spread(figures, seeds, best_epochs, diverged)
+    content["diverged_seeds"] = np.array(seeds)[diverged].tolist()
   else:
     content["best_epoch"] = best_epochs[0]
   if config.tta:
@@ -130,27 +147,57 @@ def _validation_figures(rows: Sequence[Row], best_epochs: Sequence[int]) -> dict
   return figures
 
 
+def _find_diverged(
+  rows: Sequence[Row], best_epochs: Sequence[int], epochs_run: Sequence[int]
+) -> np.ndarray:
+  """Return whether each seed has no selected weights, or a training loss that is not finite.
+
+  Returns:
+    [seeds] bool.
+  """
+
+  def is_finite(i: int) -> bool:
+    seed_rows = [row["seeds"][i] if "seeds" in row else row for row in rows[: epochs_run[i]]]
+    # A resumed run reads None for NaN; as float64 None becomes NaN again.
+    losses = np.array([row["train_loss"] for row in seed_rows], np.float64)
+    return bool(np.isfinite(losses).all())
+
+  return np.array([not epoch or not is_finite(i) for i, epoch in enumerate(best_epochs)])
+
+
 def _spread(
-  figures: Mapping[str, np.ndarray], seeds: Sequence[int], best_epochs: Sequence[int]
+  figures: Mapping[str, np.ndarray],
+  seeds: Sequence[int],
+  best_epochs: Sequence[int],
+  diverged: np.ndarray,
 ) -> Row:
-  """Return standard deviation and standard error of each figure, and the figures of each seed."""
+  """Return standard deviation and standard error of each figure, and the figures of each seed.
+
+  If only one seed has not diverged, there are neither deviations nor errors.
+  """
   content: Row = {}
   for name, value in figures.items():
-    content[f"{name}_std"] = float(value.std(ddof=1))
-    content[f"{name}_standard_error"] = float(value.std(ddof=1) / np.sqrt(len(seeds)))
+    numbers = value[~diverged]
+    if len(numbers) > 1:
+      content[f"{name}_std"] = float(numbers.std(ddof=1))
+      content[f"{name}_standard_error"] = float(numbers.std(ddof=1) / np.sqrt(len(numbers)))
   content["per_seed"] = [
     {"seed": seed, "best_epoch": best_epochs[i]}
-    | {name: float(value[i]) for name, value in figures.items()}
+    | {name: np.nan if diverged[i] else float(value[i]) for name, value in figures.items()}
     for i, seed in enumerate(seeds)
   ]
   return content
 
 
 def selected_on(config: ml_collections.ConfigDict) -> str:
-  """Return the examples that decided which weights count: 'validation', 'test' or 'nothing'."""
+  """Return the examples that decided which weights count.
+
+  Returns:
+    'validation', 'test', 'training' or 'nothing'.
+  """
   monitors = (config.select.monitor, config.early_stopping.monitor, config.plateau.monitor)
   if not any(monitor.startswith("val_") for monitor in monitors):
-    return "nothing"
+    return "training" if any(monitors) else "nothing"
   return "test" if config.data.validation == "test" else "validation"
 
 
@@ -191,11 +238,12 @@ def git_commit() -> str | None:
 def summarize(results: Mapping[str, Any]) -> str:
   """Return the content of results.json as a few lines to read."""
   data, spread = results["data"], ""
+  diverged = results.get("diverged_seeds", [])
   if len(results["seeds"]) > 1:
-    spread = (
-      f" ± {results['test_accuracy_standard_error']:.2%} (standard error over "
-      f"{len(results['seeds'])} seeds)"
-    )
+    count = len(results["seeds"]) - len(diverged)
+    spread = f" (of {count} seed)"
+    if (error := results.get("test_accuracy_standard_error")) is not None:
+      spread = f" ± {error:.2%} (standard error over {count} seeds)"
     epoch = "the best epoch of each seed"
   else:
     epoch = f"epoch {results['best_epoch']} of {results['epochs_run']}"
@@ -213,6 +261,9 @@ def summarize(results: Mapping[str, Any]) -> str:
   if "tta" in results:
     accuracy = results["test_tta_accuracy"]
     lines.insert(1, f"with test-time augmentation {results['tta']}: {accuracy:.2%}")
+  if diverged:
+    names = ", ".join(map(str, diverged))
+    lines.append(f"NOTE: the loss of seed {names} became NaN; the figures leave it out")
   if results["selected_on"] == "test":
     lines.append("NOTE: selected on the test set, so the test figures are optimistic")
   if data["name"] != data["requested"]:

@@ -127,15 +127,38 @@ def first_goes_first(name: str) -> Iterator[None]:
     yield
 
 
-def same_as_first(name: str, value: Callable[[], str]) -> bool:
-  """Return whether `value()` is equal here and in the first process, which calls it first."""
+def value_of_first(name: str, value: Callable[[], str]) -> str:
+  """Return the first process's `value()`, which no other process calls."""
   if _group is None:
-    return True
+    return value()
   key = _unique(f"value/{name}")
   if _group.index == 0:
-    _client().key_value_set(key, value())
-    return True
-  return _client().blocking_key_value_get(key, _DAY_MILLISECONDS) == value()
+    first_value = value()
+    _client().key_value_set(key, first_value)
+    return first_value
+  return _client().blocking_key_value_get(key, _DAY_MILLISECONDS)
+
+
+def same_as_first(name: str, value: Callable[[], str]) -> bool:
+  """Return whether `value()` is equal here and in the first process, which calls it first."""
+  first_value = value_of_first(name, value)
+  return _group is None or _group.index == 0 or first_value == value()
+
+
+def publish(name: str, value: str) -> None:
+  """Let every process see `value` under `name`, with what others publish there; see `published`."""
+  assert _group is not None
+  _client().key_value_set(f"{name}/{_group.index}", value)
+
+
+def published(name: str) -> list[str]:
+  """Return what the processes have published under `name` so far."""
+  return [value for _, value in _client().key_value_dir_get(f"{name}/")]
+
+
+def unique_name(name: str) -> str:
+  """Return a new name for each use of `name`, the same in all processes."""
+  return _unique(name)
 
 
 def await_verdict() -> None:

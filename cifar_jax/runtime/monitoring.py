@@ -75,10 +75,13 @@ class Heartbeat:
 class Clock:
   """Seconds of training, without those spent compiling.
 
+  The clock runs from the start of the first epoch on. An epoch ends where the next one begins, so
+  that validation, saving and drawing count.
+
   Attributes:
     compile_seconds: returns the seconds spent compiling so far.
     finished: seconds of the finished epochs.
-    current: seconds of the current epoch, when last read.
+    current: seconds of the current epoch before this start of the program.
   """
 
   compile_seconds: Callable[[], float]
@@ -87,23 +90,27 @@ class Clock:
   _start: float = 0.0
 
   def start(self) -> None:
-    """Begin an epoch, or continue the current one."""
+    """Begin the first epoch, or continue the current one."""
     self._start = time.monotonic() - self.current - self.compile_seconds()
 
   def read(self) -> float:
     """Return the seconds of the current epoch."""
-    self.current = time.monotonic() - self._start - self.compile_seconds()
-    return self.current
+    return time.monotonic() - self._start - self.compile_seconds()
 
   def end_epoch(self) -> float:
-    """Return the seconds of the current epoch, and count it as finished."""
+    """Return the seconds of the current epoch, count it as finished, and begin the next one."""
     seconds = self.read()
-    self.finished, self.current = self.finished + seconds, 0.0
+    self.finished += seconds
+    self._start += seconds
     return seconds
+
+  def total(self) -> float:
+    """Return the seconds of all epochs, with the current one."""
+    return self.finished + self.read()
 
   def to_array(self) -> np.ndarray:
     """Return what checkpoints hold: [seconds of finished epochs, of the current epoch]."""
-    return np.array([self.finished, self.current])
+    return np.array([self.finished, self.read()])
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:

@@ -9,7 +9,10 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from cifar_jax.runtime import distributed
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_CHECK_EVERY = 4  # dispatches
 
 
 class Interrupted(Exception):
@@ -54,3 +57,33 @@ def any_process(received: list[int]) -> bool:
   from jax.experimental import multihost_utils
 
   return bool(multihost_utils.process_allgather(np.array(len(received))).any())
+
+
+class StopPoint:
+  """The dispatch of an epoch after which all processes stop, once one of them received a signal.
+
+  No process waits for the others. One that received a signal publishes a dispatch so far ahead that
+  every process sees the message before it gets there: when a process has finished a dispatch, all
+  have at least begun it, because each dispatch reduces over all devices.
+
+  Args:
+    received: the numbers of the signals that this process received.
+    max_queued: the number of dispatches that a process may begin before it waits for the first.
+  """
+
+  def __init__(self, received: list[int], max_queued: int):
+    self._received, self._max_queued = received, max_queued
+    self._has_published = False
+    self._name = distributed.unique_name("stop") if distributed.joined() else ""
+
+  def is_reached(self, num_dispatches: int) -> bool:
+    """Return whether to stop after this number of dispatches; call this after each."""
+    if not self._name:
+      return bool(self._received)
+    if self._received and not self._has_published:
+      earliest = num_dispatches + self._max_queued + 1
+      distributed.publish(self._name, str(-(-earliest // _CHECK_EVERY) * _CHECK_EVERY))
+      self._has_published = True
+    if num_dispatches % _CHECK_EVERY:
+      return False
+    return any(int(at) <= num_dispatches for at in distributed.published(self._name))

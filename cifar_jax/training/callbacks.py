@@ -259,6 +259,11 @@ class Callbacks:
     """Return whether every seed has stopped early."""
     return bool(np.all(np.asarray(state["early_stopping"].stopped_epoch) >= 0))
 
+  def epochs_run(self, state: CallbacksState, num_epochs: int) -> list[int]:
+    """Return the number of epochs until each seed stopped early; `num_epochs` if it did not."""
+    stopped_epochs = np.atleast_1d(state["early_stopping"].stopped_epoch).tolist()
+    return [num_epochs if epoch < 0 else epoch + 1 for epoch in stopped_epochs]
+
   def is_improved(self, state: CallbacksState) -> jax.Array:
     """Return whether the last epoch's weights are the best so far: bool, [] or [seeds]."""
     return state["select"].improved

@@ -164,9 +164,10 @@ def make_train_step(
       return loss + penalty, (loss, penalty, logits, batch_stats)
 
     grads, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+    rank = rank_of_label(logits, batch["label"])
     counts = {
-      "correct": jnp.sum(jnp.argmax(logits, -1) == batch["label"]).astype(jnp.float32),
-      "top5": jnp.sum(_is_in_top5(logits, batch["label"])).astype(jnp.float32),
+      "correct": jnp.sum(rank == 0).astype(jnp.float32),
+      "top5": jnp.sum(rank < 5).astype(jnp.float32),
       "examples": jnp.float32(len(logits)),
     }
     if axis_name and jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy what it reduces
@@ -188,12 +189,6 @@ def make_train_step(
   return train_step
 
 
-def _is_in_top5(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """Return whether fewer than five classes have a higher logit than the label: [b] bool."""
-  of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
-  return jnp.sum(logits > of_label, axis=1) < 5
-
-
 def _update_averages(
   config: ml_collections.ConfigDict, state: TrainState, total_steps: int
 ) -> TrainState:
@@ -212,6 +207,23 @@ def _update_averages(
   return state
 
 
+def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Return how many classes come before the right one: [b] int32.
+
+  Of equal logits the class with the lower number comes first. If a logit is not finite, all other
+  classes come first.
+
+  Args:
+    logits: [b, classes].
+    labels: [b] integers.
+  """
+  of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
+  is_lower = jnp.arange(logits.shape[1]) < labels[:, None]
+  before = (logits > of_label) | ((logits == of_label) & is_lower)
+  is_finite = jnp.isfinite(logits).all(axis=1)
+  return jnp.where(is_finite, jnp.sum(before, axis=1), logits.shape[1])
+
+
 def make_eval_step(model: nn.Module, axis_name: str | None = None) -> EvalStep:
   """Return eval_step(variables, batch, tta='') -> sums, a pure function.
 
@@ -227,10 +239,11 @@ def make_eval_step(model: nn.Module, axis_name: str | None = None) -> EvalStep:
       test_time.predict_logits(apply, batch["image"], tta) if tta else apply(batch["image"])
     )
     labels, mask = batch["label"], batch["mask"]
+    rank = rank_of_label(logits, labels)
     sums = {
       "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-      "correct": jnp.argmax(logits, -1) == labels,
-      "top5": _is_in_top5(logits, labels),
+      "correct": rank == 0,
+      "top5": rank < 5,
       "examples": jnp.ones_like(labels),
     }
     sums = {name: jnp.sum(jnp.where(mask, value, 0.0)) for name, value in sums.items()}

@@ -307,7 +307,7 @@ def test_each_seed_is_compared_with_its_results(workdir, evaluated, tmp_path):
   both = jax.tree.map(lambda a, b: np.stack([a, b]), other, run.variables)
   shutil.rmtree(path / "checkpoints")
   store = checkpoints.Checkpoints(path)
-  store.save_best(run.step, both)
+  store.save_best([run.step], both)
   store.close()
   plain = evaluated["evaluation"]["splits"]["test"]
   per_seed = [{"seed": 0, "test_accuracy": 0.5}, {"seed": 1, "test_accuracy": plain["accuracy"]}]

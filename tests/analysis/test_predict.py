@@ -61,7 +61,7 @@ def make_run(path, shape=(32, 32, 3), data="cifar10", scale=20.0, options=None, 
   if seeds > 1:
     variables = jax.tree.map(lambda leaf: leaf * np.arange(1, seeds + 1, dtype="f4"), variables)
   store = checkpoints.Checkpoints(path)
-  store.save_best(7, variables)
+  store.save_best([7], variables)
   store.close()
   return path
 

@@ -28,7 +28,7 @@ def test_messages_are_the_programs(message, file):
 def write_finished_run(workdir, kernel, seconds):
   """Write what a finished run leaves, as far as the outcome reads it."""
   store = checkpoints.Checkpoints(workdir)
-  store.save_best(16, {"params": {"kernel": kernel}})
+  store.save_best([16], {"params": {"kernel": kernel}})
   store.save_latest(48, {"params": {"kernel": kernel}, "seconds": np.float64(seconds)})
   store.close()
   rows = [

@@ -31,6 +31,9 @@ def test_ema_is_keras(keras_optimizers):
 
 
 ARRAYS = hnp.arrays(np.float32, (3,), elements=st.floats(-100, 100, width=32))
+NORMAL_ARRAYS = hnp.arrays(  # XLA computes with zero for subnormal numbers
+  np.float32, (3,), elements=st.floats(-100, 100, width=32, allow_subnormal=False)
+)
 
 
 @settings(max_examples=50, deadline=None)
@@ -44,6 +47,15 @@ def test_ema_lies_between_and_warmup_forgets_sooner(average, new, step, decay):
   assert np.all(np.abs(warm - new) <= np.abs(plain - new) + 1e-4)  # warm-up forgets sooner
   if decay <= 0.1:  # the warm-up's decay starts at 0.1
     np.testing.assert_allclose(warm, plain, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=50, deadline=None)
+@given(weights=NORMAL_ARRAYS, step=st.integers(1, 100), decay=st.floats(0, 1))
+def test_weights_that_do_not_change_stay_bit_for_bit(weights, step, decay):
+  average = averages.update_ema(weights, weights, step, decay)
+  both = averages.update_lookahead(weights, weights, step, 100, every=1, decay=decay, power=3.0)
+  for result in (average, *both):
+    np.testing.assert_array_equal(result, weights)
 
 
 def test_lookahead_with_constant_decay_is_optax():

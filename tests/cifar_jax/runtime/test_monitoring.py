@@ -20,6 +20,23 @@ import train
 from cifar_jax import errors
 from cifar_jax.runtime import monitoring
 
+# --- Clock ---------------------------------------------------------------------------------------
+
+
+def test_the_clock_counts_everything_between_epochs_except_compiling(monkeypatch):
+  now, compiled = 100.0, 0.0
+  monkeypatch.setattr(monitoring.time, "monotonic", lambda: now)
+  clock = monitoring.Clock(lambda: compiled, 7.0, 2.0)  # of a run that is resumed in an epoch
+  clock.start()
+  now, compiled = 110.0, 4.0
+  assert clock.end_epoch() == 8.0
+  now = 113.0  # saving and drawing
+  assert clock.to_array().tolist() == [15.0, 3.0]
+  now = 120.0
+  assert clock.end_epoch() == 10.0
+  assert clock.total() == 25.0
+
+
 # --- Heartbeat -----------------------------------------------------------------------------------
 
 

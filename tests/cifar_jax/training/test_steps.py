@@ -105,6 +105,26 @@ def test_eval_step_counts_unmasked_rows_as_scikit_learn_does():
     np.testing.assert_allclose(sums[name] / 37, share, rtol=1e-6)
 
 
+def test_equal_and_undefined_logits_earn_nothing():
+  logits = np.zeros((8, 20), np.float32)
+  logits[4:] = [[np.nan], [np.inf], [-np.inf], [0.0]]
+  logits[7, 3] = np.nan  # not the label's
+  labels = np.array([0, 4, 5, 19, 0, 0, 0, 0])
+  ranks = steps.rank_of_label(logits, labels)
+  np.testing.assert_array_equal(ranks, [0, 4, 5, 19, 20, 20, 20, 20])
+  for value, correct, top5 in ((0.0, 1, 5), (np.nan, 0, 0)):
+    kernel = np.full((12, 20), value, np.float32)
+    image, labels = np.ones((20, 2, 2, 3), np.float32), np.arange(20)
+    batch = {"image": image, "label": labels, "mask": np.ones(20, bool)}
+    sums = steps.make_eval_step(Linear)({"params": {"dense": {"kernel": kernel}}}, batch)
+    assert (sums["correct"], sums["top5"]) == (correct, top5)
+    tx = optimizers.create({"name": "sgd"}, schedules.create({"name": "constant"}, 0.1, 10, 100))
+    step = steps.make_train_step(small_runs.config(pathlib.Path(), loss__l2=()), Linear, tx)
+    batch |= {"target": np.eye(20, dtype=np.float32)}
+    _, metrics = step(linear_state(kernel, tx), batch)
+    assert metrics["correct"] == correct
+
+
 def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays():
   config = small_runs.config(pathlib.Path(), lookahead__every=0)
   model = models.create(config.model, 10)

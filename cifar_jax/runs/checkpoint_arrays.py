@@ -1,0 +1,204 @@
+"""The arrays of one checkpoint: read from its folder, checked, and fitted to a model.
+
+TensorStore returns some arrays with flipped bits without an error. Orbax's metadata of each
+checkpoint therefore holds the SHA-256 of every array.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from cifar_jax import errors
+from cifar_jax.types import PyTree
+
+_METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its 'custom_metadata' is free for use
+_CHECKSUMS = "sha256"  # keys in it: checksums by path of the array,
+_SELECTED = "selected_steps"  # and the step that each seed's best weights were selected at
+# A file that is missing, or a name that nothing can have, is damage. Every other error of the
+# operating system may pass.
+_DAMAGE = {
+  errno.ENOENT,
+  errno.ENOTDIR,
+  errno.EISDIR,
+  errno.EINVAL,
+  errno.ENAMETOOLONG,
+  errno.ELOOP,
+  errno.EILSEQ,
+}
+_OS_ERROR = re.compile(r"os_error_code='(\d+)'")  # in TensorStore's messages
+_REMOTE_ERROR = re.compile(
+  "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED"
+)
+
+# Sums of the current epoch that old checkpoints lack: NaN, so that a row never holds a part of one.
+_ADDED_SUMS = ("state.sums.top5",)
+
+# The arrays of a checkpoint by path, such as 'state.params.stem_conv.kernel'.
+Arrays: TypeAlias = dict[str, np.ndarray]
+
+
+class Unreadable(Exception):
+  """A checkpoint is damaged: 'folder: cannot be read (why)'."""
+
+
+class Saved(NamedTuple):
+  """What a checkpoint holds.
+
+  Attributes:
+    arrays: every array by path.
+    checksums: their SHA-256.
+    selected_steps: of best weights, the step that each seed's were selected at; else None.
+  """
+
+  arrays: Arrays
+  checksums: dict[str, str]
+  selected_steps: list[int] | None
+
+
+def metadata(arrays: Arrays, selected_steps: Sequence[int] | None) -> dict[str, Any]:
+  """Return what Orbax saves with the arrays: their checksums, and the steps of best weights."""
+  content: dict[str, Any] = {_CHECKSUMS: checksums(arrays)}
+  if selected_steps is not None:
+    content[_SELECTED] = list(selected_steps)
+  return content
+
+
+def read(folder: epath.Path) -> Saved:
+  """Return what a checkpoint holds.
+
+  Raises:
+    Unreadable: a file in the folder is missing, truncated or altered.
+    UserError: the files are unavailable at present, for a reason that says nothing about them.
+  """
+  try:
+    content = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
+    with _create_checkpointer() as checkpointer:
+      leaves = checkpointer.restore(_absolute(folder / "default"))
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    actual = checksums(arrays)
+    if _CHECKSUMS in content:  # old checkpoints have none
+      saved = content[_CHECKSUMS]
+      bad = sorted(p for p in actual.keys() | saved.keys() if actual.get(p) != saved.get(p))
+      if bad:
+        raise ValueError(f"{bad[0]} is not what was written there")
+    steps = content.get(_SELECTED)
+    return Saved(arrays, actual, None if steps is None else [int(step) for step in steps])
+  except Exception as error:  # damaged files fail in many ways, within Orbax and TensorStore
+    if reason := _passing_reason(error):
+      raise errors.UserError(
+        f"{folder}: unavailable ({reason}); fix this, then rerun the same command"
+      ) from error
+    raise Unreadable(f"{folder}: cannot be read ({_first_line(error)})") from error
+
+
+def reason(error: Exception) -> str:
+  """Return why a file cannot be read or written, in one line."""
+  return _passing_reason(error) or _first_line(error)
+
+
+def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+  """Return the SHA-256 of each array, with its type and shape."""
+  return {path: _sha256(array) for path, array in arrays.items()}
+
+
+def digest(arrays: Arrays) -> str:
+  """Return one SHA-256 for all arrays and their paths."""
+  return hashlib.sha256(json.dumps(checksums(arrays), sort_keys=True).encode()).hexdigest()
+
+
+def to_host(tree: PyTree) -> Arrays:
+  """Return copies of the leaves of a tree by path, such as 'params.Conv_0.kernel'."""
+  leaves = jax.device_get(_leaves_by_path(tree))
+  # Copies, because on CPU device_get may alias a buffer that the next step is about to overwrite.
+  return {path: np.array(leaf) for path, leaf in leaves.items()}
+
+
+def fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
+  """Return the arrays as a tree like `template`; raise UserError if they are another model's."""
+  expected = _leaves_by_path(template)
+  added = [path for path in _ADDED_SUMS if path in expected and path not in arrays]
+  arrays = arrays | {path: np.full(expected[path].shape, np.nan) for path in added}
+  for path in sorted(arrays.keys() | expected.keys()):
+    saved_shape = arrays[path].shape if path in arrays else "absent"
+    shape = tuple(expected[path].shape) if path in expected else "absent"
+    if saved_shape != shape:
+      raise errors.UserError(
+        f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} by the "
+        "config; use another workdir"
+      )
+  leaves = [np.asarray(arrays[path], leaf.dtype) for path, leaf in expected.items()]
+  return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def alone() -> ocp.options.MultiprocessingOptions:
+  """Return the options with which Orbax waits for no other process."""
+  index = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
+  )
+
+
+def _create_checkpointer() -> ocp.Checkpointer:
+  return ocp.Checkpointer(
+    ocp.StandardCheckpointHandler(multiprocessing_options=alone()),
+    multiprocessing_options=alone(),
+  )
+
+
+def _absolute(path: epath.Path) -> epath.Path:
+  """Return the path as Orbax needs it; the path of a bucket is always absolute."""
+  return path if "://" in str(path) else path.resolve()
+
+
+def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
+  """Return the leaves by path; reading them needs no classes."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _sha256(array: np.ndarray) -> str:
+  digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode())
+  digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
+
+
+def _passing_reason(error: Exception) -> str:
+  """Return why an error may pass though the files are intact; '' if it is evidence of damage."""
+  for cause in _causes(error):
+    if isinstance(cause, MemoryError):
+      return "out of memory"
+    if isinstance(cause, OSError):
+      number = errno.ENOENT if isinstance(cause, FileNotFoundError) else cause.errno
+      if number is None:
+        return _first_line(cause)
+    elif match := _OS_ERROR.search(str(cause)):
+      number = int(match[1])
+    elif match := _REMOTE_ERROR.match(str(cause)):
+      return _first_line(cause)
+    elif "can't start new thread" in str(cause):
+      return str(cause)
+    else:
+      continue
+    if number not in _DAMAGE:
+      return os.strerror(number)
+  return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+  """Yield an error, and the errors that it was raised from."""
+  while error is not None:
+    yield error
+    error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).strip() or repr(error)).splitlines()[0][:200]

@@ -1,0 +1,65 @@
+"""What results.json says of a run."""
+
+import numpy as np
+import pytest
+
+from cifar_jax import errors
+from cifar_jax.runs import results
+from configs import default
+
+
+@pytest.mark.parametrize(
+  ("monitor", "validation", "expected"),
+  [
+    ("val_loss", 0.1, "validation"),
+    ("val_accuracy", "test", "test"),
+    ("train_loss", 0.1, "training"),
+    ("", 0.1, "nothing"),
+  ],
+)
+def test_the_examples_that_selected_the_weights(monitor, validation, expected):
+  config = default.get_config()
+  config.select.monitor, config.data.validation = monitor, validation
+  config.early_stopping.monitor = config.plateau.monitor = ""
+  assert results.selected_on(config) == expected
+
+
+def collect(train_losses, best_epochs, epochs_run):
+  """Return the results of seeds 5, 6, … whose test loss is 1, 2, …"""
+  config, seeds = default.get_config(), list(range(5, 5 + len(best_epochs)))
+  config.dtype = "float32"
+  data = {"name": "fake", "requested": "fake", "test_examples": 10}
+  summary = results.RunSummary(config, seeds, (1, 2), data)
+  rows = [
+    results.epoch_row(16 * epoch, epoch, {"train_loss": np.array(losses, float)}, seeds)
+    for epoch, losses in enumerate(train_losses, start=1)
+  ]
+  test = {name: np.arange(1.0, 1 + len(seeds)) for name in ("loss", "accuracy", "top5")}
+  content = results.collect(summary, rows, best_epochs, epochs_run, {"test": test})
+  return content | {"seconds_to_train": 1.0, "compile_seconds": 1.0}
+
+
+NAN = np.nan
+
+
+def test_a_seed_that_diverged_is_left_out_and_named():
+  # Seed 6 has no best epoch, seed 7 diverged later, seed 8 only after it had stopped early.
+  content = collect([[1, NAN, 1, 1], [1, NAN, NAN, NAN]], [1, 0, 1, 1], [2, 2, 2, 1])
+  assert content["diverged_seeds"] == [6, 7]
+  assert content["test_loss"] == 2.5  # of 1 and 4
+  assert content["test_loss_std"] == pytest.approx(np.std([1, 4], ddof=1))
+  assert content["test_loss_standard_error"] == pytest.approx(1.5)
+  assert [np.isnan(row["test_loss"]) for row in content["per_seed"]] == [False, True, True, False]
+  text = results.summarize(content)
+  assert "NOTE: the loss of seed 6, 7 became NaN" in text and "over 2 seeds" in text
+
+
+def test_one_seed_that_is_left_has_no_spread():
+  content = collect([[1, NAN]], [1, 0], [1, 1])
+  assert content["test_loss"] == 1.0 and "test_loss_std" not in content
+  assert "(of 1 seed)" in results.summarize(content)
+
+
+def test_without_any_selected_weights_there_are_no_results():
+  with pytest.raises(errors.UserError, match="no epoch's val_accuracy was a number"):
+    collect([[1.0]], [0], [1])
