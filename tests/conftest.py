@@ -26,3 +26,12 @@ def log_lines(monkeypatch):
   console.log.setLevel(logging.INFO)  # unlike monkeypatch, setLevel clears the logger's cache
   yield lines
   console.log.setLevel(level)
+
+
+@pytest.fixture
+def quick_compilation():
+  """Compile with fewer optimizations, as small_runs.quick_compilation does."""
+  import small_runs
+
+  with small_runs.quick_compilation():
+    yield

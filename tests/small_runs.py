@@ -1,13 +1,18 @@
 """Small runs for tests: the digits dataset and a network that compiles in seconds."""
 
+import contextlib
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Iterator
 
+import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+import pytest
 
 from cifar_jax.runtime import startup
 from configs import default
@@ -91,6 +96,22 @@ def run_together(
   return run([*launcher, *counts, "--", *arguments])
 
 
+@contextlib.contextmanager
+def quick_compilation() -> Iterator[None]:
+  """Compile with fewer optimizations, here and in processes started meanwhile.
+
+  For programs that cost more to compile than to run. Not for tests that compare the bits of
+  different programs: optimizations may be what tells them apart.
+  """
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+      yield
+    finally:
+      jax.config.update("jax_disable_most_optimizations", False)
+
+
 def final_state(workdir: pathlib.Path) -> dict[str, np.ndarray]:
   """Return every array of the newest checkpoint by path, except the seconds of training."""
   arrays = checkpoint(workdir / "checkpoints" / "latest")
@@ -112,3 +133,12 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
   assert a.keys() == b.keys()
   for name, value in a.items():
     np.testing.assert_array_equal(value, b[name], err_msg=name)
+
+
+def comparable(workdir: pathlib.Path) -> tuple[list[dict], dict]:
+  """Return the rows of metrics.jsonl and the figures of results.json, without times."""
+  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  for row in rows:
+    del row["seconds"], row["images_per_second"]
+  summary = json.loads((workdir / "results.json").read_text())
+  return rows, {k: v for k, v in summary.items() if k.startswith(("test_", "val_", "best_"))}

@@ -15,7 +15,6 @@ import train
 from cifar_jax import errors
 from cifar_jax.data.splits import make_splits
 from cifar_jax.runs import checkpoints, results
-from launch import local
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, full_run,
   process = small_runs.run(small_runs.command(data_dir, tmp_path))
   assert process.returncode == 0, process.stderr
   small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
-  assert comparable(full_run) == comparable(tmp_path)
+  assert small_runs.comparable(full_run) == small_runs.comparable(tmp_path)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -122,7 +121,7 @@ def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   process = small_runs.run(arguments)
   assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
   small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
-  assert comparable(full_run) == comparable(tmp_path)
+  assert small_runs.comparable(full_run) == small_runs.comparable(tmp_path)
 
 
 def wait_for_metrics(workdir, process, after: float) -> None:
@@ -135,166 +134,16 @@ def wait_for_metrics(workdir, process, after: float) -> None:
     time.sleep(0.02)
 
 
-def comparable(workdir) -> tuple:
-  """Return the rows of metrics.jsonl and the figures of results.json, without times."""
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  for row in rows:
-    del row["seconds"], row["images_per_second"]
-  summary = json.loads((workdir / "results.json").read_text())
-  return rows, {k: v for k, v in summary.items() if k.startswith(("test_", "val_", "best_"))}
-
-
-# A network without max-pooling: the digits repeat each pixel, so pooling windows are full of ties,
-# which rounding decides otherwise on eight devices than on one.
-TEN_STEPS = {
-  "num_epochs": 10,  # of one step each, so that metrics.jsonl holds every step's loss
-  "data.train_examples": 80,
-  "data.normalize": "standardize",
-  "model.name": "wide_resnet",
-  "model.depth": 10,
-  "model.width": 1,
-  "model.dropout": 0.3,
-  "model.widths": None,
-  "model.dense": None,
-  "augment": "random_crop(padding=2) | random_flip() | mixup(alpha=1.0)",
-  "optimizer.learning_rate": 0.01,
-}
-
-
-@pytest.fixture(scope="module")
-def ten_steps(data_dir, tmp_path_factory):
-  """The folder of a run of ten steps on one device."""
-  workdir = tmp_path_factory.mktemp("ten")
-  process = small_runs.run(small_runs.command(data_dir, workdir, **TEN_STEPS))
-  assert process.returncode == 0, process.stderr
-  return workdir
-
-
-def test_eight_devices_give_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  process = small_runs.run(small_runs.command(data_dir, tmp_path, **TEN_STEPS), devices=8)
-  assert process.returncode == 0, process.stderr
-  assert_close_runs(ten_steps, tmp_path)
-
-
-def test_unless_each_device_has_its_own_batch_statistics(data_dir, ten_steps, tmp_path):
-  fields = TEN_STEPS | {"model.sync_bn": False, "num_epochs": 1}
-  process = small_runs.run(small_runs.command(data_dir, tmp_path, **fields), devices=8)
-  assert process.returncode == 0, process.stderr
-  ours, theirs = comparable(tmp_path)[0][0], comparable(ten_steps)[0][0]
-  assert abs(ours["train_loss"] / theirs["train_loss"] - 1) > 1e-4
-
-
-def after_an_epoch(running: list, victim: int, signum: signal.Signals) -> list[tuple[int, str]]:
-  """Signal one of several processes after an epoch; return exit codes and standard errors."""
-  for line in running[0].stderr:
-    if b"epoch 1/" in line and b"train loss" in line:
-      running[victim].send_signal(signum)
-      break
-  ended = [process.communicate(timeout=120) for process in running]
-  return [(p.returncode, err.decode()) for p, (_, err) in zip(running, ended, strict=True)]
-
-
-def test_two_processes_lose_one_and_resume_with_the_losses_of_one(data_dir, ten_steps, tmp_path):
-  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
-  (_, (code, stderr)) = after_an_epoch(local.start(arguments, 2, 4), 0, signal.SIGKILL)
-  assert code == 1
-  assert (
-    stderr.startswith("error: process 0 of 2, on 127.0.0.1, is gone") and stderr.count("\n") == 1
-  )
-  process = small_runs.run_together(arguments)
-  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
-  assert_close_runs(ten_steps, tmp_path)
-
-
-def test_stopped_in_two_processes_it_goes_on_in_one(data_dir, ten_steps, tmp_path):
-  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
-  for code, stderr in after_an_epoch(local.start(arguments, 2, 4), 1, signal.SIGTERM):
-    assert code == 128 + signal.SIGTERM and stderr.endswith(
-      "SIGTERM: saved; the same command resumes\n"
-    )
-  process = small_runs.run(arguments)
-  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
-  assert_close_runs(ten_steps, tmp_path)
-
-
-def test_two_processes_save_in_mid_epoch_at_one_step(data_dir, tmp_path):
-  arguments = small_runs.command(data_dir, tmp_path, batch_size=8)  # 161 steps an epoch
-  running = local.start([*arguments, "--heartbeat=0.01"], 2, 1)
-  for line in running[0].stderr:
-    if b" of 322, epoch 1 of 2, " in line:
-      running[1].send_signal(signal.SIGTERM)
-      break
-  ended = [process.communicate(timeout=120) for process in running]
-  assert [process.returncode for process in running] == [128 + signal.SIGTERM] * 2, ended
-  (latest,) = (tmp_path / "checkpoints" / "latest").iterdir()
-  assert 0 < int(latest.name) < 161
-  assert not (tmp_path / "metrics.jsonl").exists()
-
-
-def test_stopped_in_one_process_it_goes_on_in_two(data_dir, ten_steps, tmp_path):
-  arguments = small_runs.command(data_dir, tmp_path, **TEN_STEPS)
-  alone = subprocess.Popen(arguments, env=small_runs.environment(), stderr=subprocess.PIPE)
-  ((code, _),) = after_an_epoch([alone], 0, signal.SIGTERM)
-  assert code == 128 + signal.SIGTERM
-  process = small_runs.run_together(arguments)
-  assert process.returncode == 0 and "Resuming" in process.stderr, process.stderr
-  assert_close_runs(ten_steps, tmp_path)
-
-
-def assert_close_runs(a, b) -> None:
-  """Assert that two runs have the same losses to float tolerance, row by row."""
-  (rows, summary), (other_rows, other_results) = comparable(a), comparable(b)
-  for row, other in zip(rows, other_rows, strict=True):
-    assert other["train_loss"] == pytest.approx(row["train_loss"], rel=1e-5)
-    assert other["val_loss"] == pytest.approx(row["val_loss"], rel=1e-5)
-  assert other_results["test_loss"] == pytest.approx(summary["test_loss"], rel=1e-5)
-
-
 def test_streamed_run_is_the_resident_run(data_dir, full_run, tmp_path):
   process = small_runs.run(small_runs.command(data_dir, tmp_path, data__resident_bytes=0))
   assert process.returncode == 0, process.stderr
-  assert comparable(full_run) == comparable(tmp_path)
+  assert small_runs.comparable(full_run) == small_runs.comparable(tmp_path)
   small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
 
 
-def test_several_steps_in_one_dispatch_are_the_same_steps(data_dir, tmp_path):
-  # Four steps, as one dispatch of three and one of the rest.
-  fields = TEN_STEPS | {"num_epochs": 1, "data.train_examples": 320}
-  for name, num_steps in (("single", 1), ("several", 3)):
-    config = small_runs.config(data_dir, steps_per_dispatch=num_steps, **fields)
-    train.train_and_evaluate(config, str(tmp_path / name))
-  assert_close_runs(tmp_path / "single", tmp_path / "several")
-
-
-def test_seeds_trained_at_once_are_the_seeds_trained_alone(data_dir, tmp_path):
-  fields = TEN_STEPS | {"num_epochs": 3}
-
-  def losses(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-
-  config = small_runs.config(data_dir, num_seeds=2, seed=5, **fields)
-  together = train.train_and_evaluate(config, str(tmp_path / "together"))
-  assert together["seeds"] == [5, 6]
-  accuracies = []
-  for i, seed in enumerate((5, 6)):
-    config = small_runs.config(data_dir, seed=seed, **fields)
-    alone = train.train_and_evaluate(config, str(tmp_path / str(seed)))
-    of_seed = together["per_seed"][i]
-    assert of_seed["seed"] == seed
-    assert of_seed["test_loss"] == pytest.approx(alone["test_loss"], rel=1e-4)
-    for row, other in zip(losses(tmp_path / "together"), losses(tmp_path / str(seed)), strict=True):
-      assert row["seeds"][i]["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
-      assert row["seeds"][i]["val_loss"] == pytest.approx(other["val_loss"], rel=1e-4)
-    accuracies.append(of_seed["test_accuracy"])
-  assert together["test_accuracy"] == pytest.approx(np.mean(accuracies))
-  assert together["test_accuracy_std"] == pytest.approx(np.std(accuracies, ddof=1))
-  assert together["test_accuracy_standard_error"] == pytest.approx(
-    np.std(accuracies, ddof=1) / np.sqrt(2)
-  )
-
-
+@pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
-  config = small_runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9)
+  config = small_runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9, tta="")
   train.train_and_evaluate(config, str(tmp_path))
   state = small_runs.final_state(tmp_path)
   floats = {v.dtype for v in state.values() if np.issubdtype(v.dtype, np.floating)}
@@ -303,8 +152,9 @@ def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
   assert np.isfinite(row["train_loss"])
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_path):
-  config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="")
+  config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="", augment="")
   summary = train.train_and_evaluate(config, str(tmp_path))
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["epoch"], row["step"]) for row in rows] == [(1, 16), (2, 21)]  # 20.8 rounded up
@@ -318,6 +168,7 @@ def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_pat
   assert f"augmentation flip: {summary['test_tta_accuracy']:.2%}" in results.summarize(summary)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_best_is_of_the_selected_step_where_few_epochs_are_saved(data_dir, tmp_path):
   fields = {"num_epochs": 3, "checkpoint_every": 3, "tta": "", "augment": "", "loss.l2": ()}
   fields |= {"select.monitor": "train_loss", "select.mode": "max"}  # the first epoch is the best
@@ -328,6 +179,7 @@ def test_best_is_of_the_selected_step_where_few_epochs_are_saved(data_dir, tmp_p
   assert latest.name == "00000048"
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
   # The learning rate explodes in the second epoch: 'step' multiplies it there.
   config = small_runs.config(
@@ -347,10 +199,13 @@ def test_nan_stops_and_keeps_the_last_good_checkpoint(data_dir, tmp_path):
   assert state and all(np.isfinite(v).all() for v in state.values())
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_path, log_lines):
   config = small_runs.config(
     data_dir,
     num_epochs=9,
+    augment="",
+    tta="",
     optimizer__learning_rate=1e-7,  # nothing improves
     plateau__monitor="val_accuracy",
     plateau__mode="max",
@@ -378,8 +233,9 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
   assert sum("has not improved" in line for line in log_lines) == 3
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_selection_on_the_test_set_is_recorded(data_dir, tmp_path):
-  config = small_runs.config(data_dir, data__validation="test", num_epochs=1)
+  config = small_runs.config(data_dir, data__validation="test", num_epochs=1, augment="", tta="")
   summary = train.train_and_evaluate(config, str(tmp_path))
   assert summary["selected_on"] == "test"
   assert summary["test_accuracy"] == summary["val_accuracy"]

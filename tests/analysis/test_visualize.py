@@ -18,6 +18,8 @@ from analysis import load_run
 from analysis.visualize import ascent, drawings, examples, gradients, pictures, report001, visualize
 from cifar_jax import errors
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def run(workdir):

@@ -121,7 +121,8 @@ def numpy_network(variables, x, residual):
 def test_the_network_in_training_is_the_published_one(residual):
   config = {"name": "airbench", "widths": (24, 26, 28), "residual": residual}
   model = models.create(config, 10)
-  variables = model.init(jax.random.key(0), smooth_images(40), train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(0), smooth_images(40))
   rng = np.random.default_rng(1)
   params = jax.tree.map(
     lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), variables["params"]

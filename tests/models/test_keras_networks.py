@@ -14,6 +14,8 @@ from keras_weights import apply, copy_weights, flax_weights, random_variables
 import models
 from models import preact, resnet
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def keras():

@@ -11,6 +11,8 @@ from keras_weights import apply, random_variables, shapes
 import models
 from models import resnet
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # resnet18 … 152: kuangliu/pytorch-cifar. resnet20 … 110: the paper's 0.27, 0.46, 0.66, 0.85 and
 # 1.7 million, exactly. WideResNet: the paper's 11.0, 36.5 and 8.9 million. simple_cnn: report 000.
 # preact_resnet18: pytorch-cifar's 11,171,146 and the final batch norm's 1,024. That is resnet18's

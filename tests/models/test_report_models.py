@@ -14,6 +14,8 @@ from cifar_jax.optim import optimizers
 from models import basic_cnn, elu_resnet, layers, lenet, pointwise_resnet, vgg
 from models.normalization import BatchNorm
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def twins():

@@ -25,6 +25,7 @@ NET = {
   "optimizer.momentum": 0.0,
 }
 FROZEN = {"optimizer.freeze": ("^base/",)}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,8 @@ def tiny_vgg():
 @pytest.fixture(scope="module")
 def first_run(data_dir, tiny_vgg, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "first"
-  fit(data_dir, workdir, augment="random_flip()")
+  with small_runs.quick_compilation():
+    fit(data_dir, workdir, augment="random_flip()")
   return workdir
 
 

@@ -74,32 +74,25 @@ def smooth_is_a_model():
 
 
 @pytest.fixture(scope="module")
-def quick_compilation():
-  """Compile with fewer optimizations: these programs cost more to compile than to run."""
-  jax.config.update("jax_disable_most_optimizations", True)
-  yield
-  jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory, quick_compilation):
+def folders(tmp_path_factory):
   """A sweep with its trials together, stopped once and resumed, and with one after the other."""
   root = tmp_path_factory.mktemp("sweeps")
   config = small_runs.config(root / "data", **BASE)
   answers = iter([False, True])  # after each epoch: whether a signal has come
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, "any_process", lambda stop: next(answers))
-    with pytest.raises(signals.Interrupted):
-      sweep.run_sweep(sweeps.listed(TRIALS, at_once=4), config, root / "together")
-  gc.collect()  # releases the lock of the stopped run
-  (group,) = (root / "together" / "together").glob("*/metrics.jsonl")
-  assert len(group.read_text().splitlines()) == 2
-  assert not (root / "together" / "trials").exists()
-  summaries = [
-    sweep.run_sweep(sweeps.listed(TRIALS, at_once=at_once), config, root / way)
-    for way, at_once in (("together", 4), ("alone", 1))
-  ]
-  return root, *summaries
+  with small_runs.quick_compilation():
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(train, "any_process", lambda stop: next(answers))
+      with pytest.raises(signals.Interrupted):
+        sweep.run_sweep(sweeps.listed(TRIALS, at_once=4), config, root / "together")
+    gc.collect()  # releases the lock of the stopped run
+    (group,) = (root / "together" / "together").glob("*/metrics.jsonl")
+    assert len(group.read_text().splitlines()) == 2
+    assert not (root / "together" / "trials").exists()
+    summaries = [
+      sweep.run_sweep(sweeps.listed(TRIALS, at_once=at_once), config, root / way)
+      for way, at_once in (("together", 4), ("alone", 1))
+    ]
+    return root, *summaries
 
 
 def read_rows(run):

@@ -37,6 +37,7 @@ def events(monkeypatch):
   console.log.setLevel(level)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, events):
   # Validation and test examples differ in number, and neither is a multiple of the batch. Test-time
   # augmentation, a program of its own, is wanted at the end alone.

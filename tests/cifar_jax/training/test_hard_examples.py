@@ -209,6 +209,7 @@ def compiled_once(config):
   return lambda config: experiment
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch):
   config = small_runs.config(tmp_path / "data", **PROXY)
   run = functools.partial(train.train_and_evaluate, config, make_experiment=compiled_once(config))
