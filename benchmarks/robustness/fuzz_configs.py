@@ -152,10 +152,9 @@ def _trace(experiment: Experiment) -> NoReturn:
   (pair,) = experiment.train_shards(0, [1])
   jax.eval_shape(lambda state: compiled.train(1, state, *pair), state)
   control = callbacks.Callbacks(experiment.config)
-  metrics = {name: np.float64(0) for name in METRICS}
-  jax.eval_shape(
-    experiment.over_seeds(control.update, (0, None, None)), *(control.init(), 0, metrics)
-  )
+  metrics = {name: np.zeros(experiment.seed_array().shape) for name in METRICS}
+  control_state = experiment.over_seeds(lambda _: control.init())(experiment.seed_array())
+  jax.eval_shape(experiment.over_seeds(control.update, (0, None, 0)), control_state, 0, metrics)
   raise _Trains
 
 

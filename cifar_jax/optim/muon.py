@@ -28,7 +28,7 @@ def muon(
   Args:
     beta: in [0, 1), the decay of Muon's momentum.
     nesterov: whether Muon uses Nesterov momentum.
-    ns_steps: the number of Newton-Schulz iterations, >= 1.
+    ns_steps: the number of Newton-Schulz iterations, in [1, 100].
     consistent_rms: >= 0. A positive value scales kernels' updates by it and by
       sqrt(max(inputs, outputs)). Their root mean square is then like that of Adam's updates, and
       one learning rate and weight decay suit both (Liu et al. 2025; also Keras' default). 0 scales
@@ -74,7 +74,7 @@ def muon_sgd(
 
   Args:
     beta: in [0, 1), the decay of Muon's momentum.
-    ns_steps: the number of Newton-Schulz iterations, >= 1.
+    ns_steps: the number of Newton-Schulz iterations, in [1, 100].
     momentum: in [0, 1), of SGD.
 
   Raises:
@@ -113,7 +113,10 @@ def muon_sgd(
 
 def _check_iterations(ns_steps: int) -> None:
   check_number(
-    "optimizer.ns_steps", ns_steps, "a whole number >= 1", lambda x: x >= 1 and x == int(x)
+    "optimizer.ns_steps",
+    ns_steps,
+    "a whole number in [1, 100]",  # the loop is unrolled
+    lambda x: 1 <= x <= 100 and x == int(x),
   )
 
 
