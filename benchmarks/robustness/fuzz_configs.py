@@ -36,6 +36,7 @@ from cifar_jax.augment import chain
 from cifar_jax.config import METRICS, check_config
 from cifar_jax.data import datasets, download, fetch
 from cifar_jax.optim import optimizers, schedules
+from cifar_jax.runs import plots
 from cifar_jax.training import callbacks
 from configs import default
 from experiment import Experiment
@@ -160,7 +161,7 @@ def _trace(experiment: Experiment) -> NoReturn:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-  """Stop before anything is trained or downloaded."""
+  """Stop before anything is trained, drawn or downloaded."""
 
   def refuse(*_: Any) -> NoReturn:
     raise fetch.Failed("no connection")
@@ -177,5 +178,6 @@ def _offline() -> Iterator[None]:
     mock.patch.object(train, "Trainer", trace_trainer),
     mock.patch.object(lr_range, "_train", trace_trainer),
     mock.patch.object(Run, "logits", stop),
+    mock.patch.object(plots, "figure", stop),  # drawing takes seconds
   ):
     yield
