@@ -37,18 +37,23 @@ class Predictions(NamedTuple):
 def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Return 'loss' (mean cross-entropy), 'accuracy' and 'top5', computed in float64.
 
-  They are defined as in results.json.
+  They are defined as in results.json: of equal logits the class with the lower number comes first,
+  and an example with a logit that is not finite is wrong.
 
   Args:
     logits: [n, classes]; log-probabilities give the same result.
     labels: [n] integers.
   """
   log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
-  label_log_p = np.take_along_axis(log_p, labels[:, None].astype(np.int64), axis=1)
+  columns = labels[:, None].astype(np.int64)
+  of_label = np.take_along_axis(logits, columns, axis=1)
+  is_lower = np.arange(logits.shape[1]) < columns
+  before = np.sum((logits > of_label) | ((logits == of_label) & is_lower), axis=1)
+  is_finite = np.isfinite(logits).all(axis=1)
   return {
-    "loss": float(-label_log_p.mean()),
-    "accuracy": float(np.mean(logits.argmax(1) == labels)),
-    "top5": float(np.mean(np.sum(log_p > label_log_p, axis=1) < 5)),
+    "loss": float(-np.take_along_axis(log_p, columns, axis=1).mean()),
+    "accuracy": float(np.mean((before == 0) & is_finite)),
+    "top5": float(np.mean((before < 5) & is_finite)),
   }
 
 

@@ -86,6 +86,14 @@ def test_measures_are_scikit_learns():
   assert measures.measure(np.log(p), labels) == pytest.approx(measured, rel=1e-9)
 
 
+def test_equal_and_undefined_logits_earn_nothing():
+  labels = np.arange(10)
+  equal = measures.measure(np.zeros((10, 10), np.float32), labels)
+  assert (equal["accuracy"], equal["top5"]) == (0.1, 0.5)  # by the numbers of the classes
+  undefined = measures.measure(np.full((10, 10), np.nan, np.float32), labels)
+  assert (undefined["accuracy"], undefined["top5"]) == (0, 0)
+
+
 def test_top5_of_three_classes_is_one():
   assert measures.measure(*logits_and_labels(classes=3))["top5"] == 1.0
 
