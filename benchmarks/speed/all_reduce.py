@@ -25,7 +25,7 @@ from benchmarks.peers.common import MODELS
 NETWORKS = MODELS
 _BYTES = {"f64": 8, "f32": 4, "s32": 4, "u32": 4, "f16": 2, "bf16": 2, "s8": 1, "u8": 1, "pred": 1}
 _FLOAT = 4
-_SCALARS = 3  # loss, correct, examples
+_SCALARS = 3  # loss, correct, top5
 _COLLECTIVE = re.compile(
   r"= (?P<shapes>.+?) (?P<name>all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)"
   r"(?:-start)?\("

@@ -146,7 +146,10 @@ def _call(
 
 
 def _plain(strides: Pair, padding: Padding, x: jax.Array, w: jax.Array) -> jax.Array:
-  return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=_NUMBERS)
+  # Accelerators by default round float32 operands.
+  return lax.conv_general_dilated(
+    x, w, strides, padding, dimension_numbers=_NUMBERS, precision=lax.Precision.HIGHEST
+  )
 
 
 def _output_size(

@@ -168,9 +168,9 @@ def make_train_step(
     counts = {
       "correct": jnp.sum(rank == 0).astype(jnp.float32),
       "top5": jnp.sum(rank < 5).astype(jnp.float32),
-      "examples": jnp.float32(len(logits)),
     }
-    if axis_name and jax.lax.axis_size(axis_name) > 1:  # XLA:CPU would copy what it reduces
+    num_devices = jax.lax.axis_size(axis_name) if axis_name else 1
+    if num_devices > 1:  # XLA:CPU would copy what one device reduces
       grads, loss = jax.lax.pmean((grads, loss), axis_name)
       counts = jax.lax.psum(counts, axis_name)
       if not config.model.sync_bn:  # each device has different statistics; keep their mean
@@ -183,6 +183,7 @@ def make_train_step(
       opt_state=opt_state,
     )
     state = _update_averages(config, state, total_steps)
+    counts["examples"] = jnp.float32(len(logits) * num_devices)
     metrics = {"loss": loss, "penalty": penalty, **counts}
     return state.replace(step=state.step + 1), metrics
 
@@ -210,8 +211,8 @@ def _update_averages(
 def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Return how many classes come before the right one: [b] int32.
 
-  Of equal logits the class with the lower number comes first. If a logit is not finite, all other
-  classes come first.
+  Of equal logits the class with the lower number comes first. If a logit is not finite, the
+  number is the largest of all.
 
   Args:
     logits: [b, classes].
@@ -221,7 +222,7 @@ def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
   is_lower = jnp.arange(logits.shape[1]) < labels[:, None]
   before = (logits > of_label) | ((logits == of_label) & is_lower)
   is_finite = jnp.isfinite(logits).all(axis=1)
-  return jnp.where(is_finite, jnp.sum(before, axis=1), logits.shape[1])
+  return jnp.where(is_finite, jnp.sum(before, axis=1), jnp.iinfo(jnp.int32).max)
 
 
 def make_eval_step(model: nn.Module, axis_name: str | None = None) -> EvalStep:

@@ -53,7 +53,8 @@ def test_the_unfrozen_run_continues_the_frozen_one():
 )
 def test_photos_are_split_60_20_20(name):
   data = config_of(name).data
-  each = photo_recipe.assign_splits("", data.options.per_class, data.options.test_fraction)
+  photos = range(data.options.per_class)
+  each = [photo_recipe.assign_split(i, data.options.test_fraction) for i in photos]
   assert (each.count("train"), each.count("test")) == (1600, 400)
   dataset = fakes.fake_dataset(train=3200)
   parts = splits.make_splits(dataset, data)

@@ -290,6 +290,8 @@ def test_ctrl_c_ends_the_run_on_the_workers(stubs, pod, signum):
     stderr=subprocess.PIPE,
     text=True,
     process_group=0,
+    # A suite in the background may ignore SIGINT, and a shell cannot undo what it inherits.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   assert process.stdout.readline() == "ready\n"
   # A second run, in the same folder, is refused.
