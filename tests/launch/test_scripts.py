@@ -272,8 +272,16 @@ sys.exit("not asked to end")
 """
 
 
+@pytest.fixture
+def interruptible():
+  """Let programs receive SIGINT: they inherit it from a suite in the background that ignores it."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_ctrl_c_ends_the_run_on_the_workers(stubs, pod, signum):
+def test_ctrl_c_ends_the_run_on_the_workers(stubs, pod, signum, interruptible):
   worker(stubs, "none").communicate(timeout=60)
   checkout = stubs.folder / "worker" / "cifar-jax"
   (checkout / ".venv" / "bin").mkdir(parents=True)
@@ -290,8 +298,6 @@ def test_ctrl_c_ends_the_run_on_the_workers(stubs, pod, signum):
     stderr=subprocess.PIPE,
     text=True,
     process_group=0,
-    # A suite in the background may ignore SIGINT, and a shell cannot undo what it inherits.
-    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   assert process.stdout.readline() == "ready\n"
   # A second run, in the same folder, is refused.
