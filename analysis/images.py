@@ -132,7 +132,7 @@ def _decode_opaque(
   content: bytes, size: int | None, interpolation: str, crop: str = "none"
 ) -> np.ndarray:
   """Decode an image, with its transparency laid on white, as `image_files.decode`."""
-  # Decode the content as it is first: this rejects what is no image or has too many pixels.
+  # Decode the unchanged content first: this rejects what is no image or has too many pixels.
   image = image_files.decode(content, size, interpolation, crop)
   opaque = _lay_on_white(content)
   return image if opaque is None else image_files.decode(opaque, size, interpolation, crop)

@@ -133,6 +133,11 @@ def side_environment(
   return environment | dict(variables or {})
 
 
+def choose_dtype(options: argparse.Namespace) -> str:
+  """Return `--dtype`, by default bfloat16 on a GPU and float32 on CPU."""
+  return options.dtype or ("bfloat16" if on_gpu() else "float32")
+
+
 @functools.cache
 def on_gpu() -> bool:
   """Return whether JAX will use an NVIDIA GPU, without starting JAX."""

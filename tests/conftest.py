@@ -1,5 +1,6 @@
 """Settings of all tests: JAX on the CPU as eight devices, and Keras, the oracle, on JAX."""
 
+import contextlib
 import logging
 import os
 
@@ -26,6 +27,24 @@ def log_lines(monkeypatch):
   console.log.setLevel(logging.INFO)  # unlike monkeypatch, setLevel clears the logger's cache
   yield lines
   console.log.setLevel(level)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+  """The matplotlib figures that were drawn."""
+  from cifar_jax.runs import plots
+
+  figures = []
+  original = plots.figure
+
+  @contextlib.contextmanager
+  def keep(*arguments, **options):
+    with original(*arguments, **options) as (canvas, axes):
+      yield canvas, axes
+      figures.append(canvas)
+
+  monkeypatch.setattr(plots, "figure", keep)
+  return figures
 
 
 @pytest.fixture

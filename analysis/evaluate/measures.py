@@ -6,6 +6,7 @@ import numpy as np
 import scipy.special
 
 from cifar_jax.data.cache import Images
+from cifar_jax.training.steps import rank_of_label
 from cifar_jax.types import Row
 
 NUM_BINS = 15
@@ -35,7 +36,7 @@ class Predictions(NamedTuple):
 
 
 def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-  """Return 'loss' (mean cross-entropy), 'accuracy' and 'top5', computed in float64.
+  """Return 'loss' (mean cross-entropy, in float64), 'accuracy' and 'top5'.
 
   They are defined as in results.json: of equal logits the class with the lower number comes first,
   and an example with a logit that is not finite is wrong.
@@ -46,14 +47,11 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """
   log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
   columns = labels[:, None].astype(np.int64)
-  of_label = np.take_along_axis(logits, columns, axis=1)
-  is_lower = np.arange(logits.shape[1]) < columns
-  before = np.sum((logits > of_label) | ((logits == of_label) & is_lower), axis=1)
-  is_finite = np.isfinite(logits).all(axis=1)
+  ranks = np.asarray(rank_of_label(logits, labels))
   return {
     "loss": float(-np.take_along_axis(log_p, columns, axis=1).mean()),
-    "accuracy": float(np.mean((before == 0) & is_finite)),
-    "top5": float(np.mean((before < 5) & is_finite)),
+    "accuracy": float(np.mean(ranks == 0)),
+    "top5": float(np.mean(ranks < 5)),
   }
 
 

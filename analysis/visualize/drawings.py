@@ -1,6 +1,8 @@
 """The pictures of `--mode=visualize`, one function each."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,6 +17,9 @@ from cifar_jax.runs import plots
 from cifar_jax.runtime.console import progress
 from cifar_jax.training import rng
 from cifar_jax.types import Array
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
 
 _NUM_DRAWS = 6  # of the augmentation
 MAX_ACTIVATION_LAYERS, MAX_FILTER_LAYERS = 11, 8
@@ -118,6 +123,28 @@ def draw_activations(
 ) -> None:
   """Draw an image and the outputs of convolutions for it, one tile per channel."""
   layers = gradients.select_evenly(convolutions, MAX_ACTIVATION_LAYERS)
+  with draw_outputs(run, layers, example, pictures.colour_by_sign, path) as (figure, axes):
+    pictures.add_colour_bar(figure, axes, pictures.DIVERGING, (-1, 0, 1), ("−", "0", "+"))
+    pictures.set_figure_title(
+      figure,
+      f"Outputs of the convolutions of {subject}\n{_describe_layers(layers, convolutions)}, before "
+      "norm and activation function; each channel by its largest magnitude",
+    )
+
+
+@contextlib.contextmanager
+def draw_outputs(
+  run: Run,
+  layers: Sequence[Layer],
+  example: Example,
+  colour: Callable[[np.ndarray], np.ndarray],
+  path: epath.Path,
+) -> Iterator[tuple["Figure", Any]]:
+  """Draw an image and the outputs of layers for it; yield the figure and its axes, then write them.
+
+  Args:
+    colour: makes tiles [channels, height, width, 1 or 3] uint8 of [channels, height, width].
+  """
   inputs = run.prepare(example.pixels[None])
   outputs = gradients.compute_outputs(run.model, run.variables, inputs, layers)
   rows, columns, size = pictures.lay_out_panels(1 + len(layers))
@@ -126,17 +153,12 @@ def draw_activations(
     pictures.show_image(grid[0], example.pixels)
     pictures.set_title(grid[0], label_example(run, example))
     for axis, layer, maps in zip(grid[1:], layers, outputs, strict=False):
-      tiles = pictures.colour_by_sign(maps[0].transpose(2, 0, 1)[:MAX_CHANNELS])
+      tiles = colour(maps[0].transpose(2, 0, 1)[:MAX_CHANNELS])
       pictures.show_image(axis, pictures.make_mosaic(tiles, ground=80))
       height, width, num_channels = layer.shape
       channels = describe_share(len(tiles), num_channels, "channels")
       pictures.set_title(axis, f"{layer.name}\n{height}×{width}, {channels}")
-    pictures.add_colour_bar(figure, axes, pictures.DIVERGING, (-1, 0, 1), ("−", "0", "+"))
-    pictures.set_figure_title(
-      figure,
-      f"Outputs of the convolutions of {subject}\n{_describe_layers(layers, convolutions)}, before "
-      "norm and activation function; each channel by its largest magnitude",
-    )
+    yield figure, axes
 
 
 def draw_grad_cam(run: Run, examples: Sequence[Example], subject: str, path: epath.Path) -> None:

@@ -20,7 +20,7 @@ from etils import epath
 from analysis.interception import intercept_outputs
 from analysis.run import Run
 from analysis.visualize import ascent, drawings, gradients, pictures
-from analysis.visualize.examples import Example, label_example
+from analysis.visualize.examples import Example
 from analysis.visualize.gradients import Layer
 from cifar_jax.runs import plots
 from cifar_jax.runtime.console import progress
@@ -68,27 +68,19 @@ def draw_activations(
   rectified = find_rectified(run.model, run.variables, inputs, convolutions)
   layers = [layer for layer, has_relu in zip(convolutions, rectified, strict=True) if has_relu]
   shown = gradients.select_evenly(layers, drawings.MAX_ACTIVATION_LAYERS)
-  outputs = gradients.compute_outputs(run.model, run.variables, inputs, shown)
-  rows, columns, size = pictures.lay_out_panels(1 + len(shown))
-  with plots.figure(path, rows, columns, size) as (figure, axes):
-    grid = pictures.clear_axes(axes, rows, columns).ravel()
-    pictures.show_image(grid[0], example.pixels)
-    pictures.set_title(grid[0], label_example(run, example))
-    for axis, layer, maps in zip(grid[1:], shown, outputs, strict=False):
-      tiles = np.maximum(maps[0], 0).transpose(2, 0, 1)[: drawings.MAX_CHANNELS, ..., None]
-      largest = np.maximum(tiles.max((1, 2, 3), keepdims=True), 1e-12)
-      pictures.show_image(
-        axis, pictures.make_mosaic((255 * tiles / largest).astype(np.uint8), ground=80)
-      )
-      height, width, num_channels = layer.shape
-      channels = drawings.describe_share(len(tiles), num_channels, "channels")
-      pictures.set_title(axis, f"{layer.name}\n{height}×{width}, {channels}")
+  with drawings.draw_outputs(run, shown, example, _whiten_positive, path) as (figure, _):
     share = drawings.describe_share(len(shown), len(convolutions), "convolutions")
     pictures.set_figure_title(
       figure,
       f"Outputs of the convolutions of {subject} after the ReLU\n{share}; black is 0, white is "
       "each channel's largest",
     )
+
+
+def _whiten_positive(outputs: np.ndarray) -> np.ndarray:
+  """Return tiles [channels, height, width, 1] uint8 of outputs: black is 0 or less."""
+  tiles = np.maximum(outputs, 0)[..., None]
+  return (255 * tiles / np.maximum(tiles.max((1, 2, 3), keepdims=True), 1e-12)).astype(np.uint8)
 
 
 def excite_filters(run: Run, layer: Layer, count: int, rectified: bool) -> np.ndarray:

@@ -29,7 +29,7 @@ def main() -> None:
 
 def measure(model: str, options: argparse.Namespace, folder: str, record: records.Record) -> None:
   """Measure a model on all sides, and record a row for each."""
-  dtype = options.dtype or ("bfloat16" if records.on_gpu() else "float32")
+  dtype = records.choose_dtype(options)
   arguments = [f"--batch={BATCH_SIZE}", "--inputs=predict", f"--dtype={dtype}"]
   sides = [timing.ours("ours", model, options, folder, *arguments)]
   sides += [timing.peer(name, model, options, *arguments) for name in options.peers.split(",")]

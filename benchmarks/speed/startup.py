@@ -116,7 +116,7 @@ def first_step(name: str, options: argparse.Namespace, data: str, folder: str) -
     "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
     "TRITON_CACHE_DIR": f"{folder}/triton",
   }
-  dtype = options.dtype or ("bfloat16" if records.on_gpu() else "float32")
+  dtype = records.choose_dtype(options)
   if name != "ours":
     arguments = [f"--batch={options.batch}", f"--dtype={dtype}", "--inputs=augmented", "--blocks=0"]
     peer = timing.peer(name, options.model, options, *arguments, serve=False, variables=caches)

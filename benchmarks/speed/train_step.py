@@ -64,7 +64,7 @@ def choose_sizes(model: str, options: argparse.Namespace) -> Sizes:
     batch = {"wrn28_10": 16, "airbench94": 1024}.get(model, 128)
   num_batches = 2 if options.quick else 10
   examples = options.epoch_examples or (50_000 if gpu else batch * num_batches)
-  return Sizes(batch, examples, options.dtype or ("bfloat16" if gpu else "float32"))
+  return Sizes(batch, examples, records.choose_dtype(options))
 
 
 def measure(model: str, options: argparse.Namespace, folder: str, record: records.Record) -> None:

@@ -25,6 +25,7 @@ _HANDLERS = (
 )
 Activation = Literal["none", "relu_before", "relu", "elu", "gelu"]
 _NUMBERS: dict[Activation, int] = {"none": 0, "relu_before": 1, "relu": 2, "elu": 3, "gelu": 4}
+_NAMES = {number: name for name, number in _NUMBERS.items()}
 FUNCTIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
   "relu": jax.nn.relu,
   "elu": jax.nn.elu,
@@ -252,8 +253,8 @@ def _input(x: jax.Array, activation: int) -> jax.Array:
 
 def _activated(x: jax.Array, activation: int) -> jax.Array:
   """Return what the activation after the addition makes of x."""
-  functions = [f for name, f in FUNCTIONS.items() if _NUMBERS[name] == activation]
-  return functions[0](x) if functions else x
+  function = FUNCTIONS.get(_NAMES[activation])
+  return function(x) if function else x
 
 
 def _passed(dy: jax.Array, y: jax.Array, activation: int) -> jax.Array:

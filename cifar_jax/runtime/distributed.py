@@ -122,7 +122,7 @@ def first_goes_first(name: str) -> Iterator[None]:
     return
   if _group.index == 0:
     yield
-  _client().wait_at_barrier(_unique(f"after/{name}"), _DAY_MILLISECONDS)
+  _client().wait_at_barrier(unique_name(f"after/{name}"), _DAY_MILLISECONDS)
   if _group.index:
     yield
 
@@ -131,7 +131,7 @@ def value_of_first(name: str, value: Callable[[], str]) -> str:
   """Return the first process's `value()`, which no other process calls."""
   if _group is None:
     return value()
-  key = _unique(f"value/{name}")
+  key = unique_name(f"value/{name}")
   if _group.index == 0:
     first_value = value()
     _client().key_value_set(key, first_value)
@@ -156,11 +156,6 @@ def published(name: str) -> list[str]:
   return [value for _, value in _client().key_value_dir_get(f"{name}/")]
 
 
-def unique_name(name: str) -> str:
-  """Return a new name for each use of `name`, the same in all processes."""
-  return _unique(name)
-
-
 def await_verdict() -> None:
   """Give the watch time to end this process, whose error may mean that another process died."""
   time.sleep(HEARTBEAT_TIMEOUT_SECONDS + 15)
@@ -181,7 +176,7 @@ def _client() -> Client:
   return client
 
 
-def _unique(name: str) -> str:
+def unique_name(name: str) -> str:
   """Return a new name for each use of `name`, because a sweep trains several runs."""
   _uses[name] += 1
   return f"{name}/{_uses[name]}"

@@ -18,7 +18,7 @@ from flax import struct
 from cifar_jax.augment import test_time
 from cifar_jax.optim import averages, optimizers
 from cifar_jax.training import rng
-from cifar_jax.types import Batch, Metrics, Params, PyTree, Variables
+from cifar_jax.types import Array, Batch, Metrics, Params, PyTree, Variables
 
 
 class Sums(struct.PyTreeNode):
@@ -208,7 +208,7 @@ def _update_averages(
   return state
 
 
-def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def rank_of_label(logits: Array, labels: Array) -> jax.Array:
   """Return how many classes come before the right one: [b] int32.
 
   Of equal logits the class with the lower number comes first. If a logit is not finite, the
@@ -218,6 +218,7 @@ def rank_of_label(logits: jax.Array, labels: jax.Array) -> jax.Array:
     logits: [b, classes].
     labels: [b] integers.
   """
+  logits, labels = jnp.asarray(logits), jnp.asarray(labels)
   of_label = jnp.take_along_axis(logits, labels[:, None], axis=1)
   is_lower = jnp.arange(logits.shape[1]) < labels[:, None]
   before = (logits > of_label) | ((logits == of_label) & is_lower)

@@ -21,7 +21,7 @@ four validation accuracies with 798 or 799: a fifth of 4,000 photos each, less o
 not be opened. The report removed such files after its split, but prints no count.
 
 With 200 photos to test on, the standard error of our test accuracy is 3.4 points. A folder with
-fewer than 2,000 photos of a class is used as it is, with a warning; results.json has the number of
+fewer than 2,000 photos of a class is used unchanged, with a warning; results.json has the number of
 photos in each split.
 """
 

@@ -1,6 +1,5 @@
 """The scatter of features by class, and the picture of a dataset: values against NumPy."""
 
-import contextlib
 import types
 
 import numpy as np
@@ -12,28 +11,11 @@ import input_pipeline
 from analysis import load_run
 from analysis.visualize import dataset_picture, examples, features
 from cifar_jax import errors
-from cifar_jax.runs import plots
 
 
 @pytest.fixture(scope="module")
 def run(workdir):
   return load_run(workdir)
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  """The matplotlib figures that were drawn."""
-  figures = []
-  original = plots.figure
-
-  @contextlib.contextmanager
-  def keep(*arguments, **options):
-    with original(*arguments, **options) as (canvas, axes):
-      yield canvas, axes
-      figures.append(canvas)
-
-  monkeypatch.setattr(plots, "figure", keep)
-  return figures
 
 
 def test_features_are_means_over_positions_or_the_outputs_of_dense_layers(run):

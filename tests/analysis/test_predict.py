@@ -4,7 +4,6 @@ The network is built by hand: its classes are the corners of an image, and it pr
 brightest.
 """
 
-import contextlib
 import io
 import json
 import os
@@ -23,7 +22,7 @@ import models
 from analysis import images, load_run, predict, prediction_picture
 from cifar_jax import errors
 from cifar_jax.data import image_files
-from cifar_jax.runs import checkpoints, plots
+from cifar_jax.runs import checkpoints
 from configs import default
 
 CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
@@ -484,18 +483,8 @@ def test_a_loaded_run_predicts_arrays(workdir):
 
 
 def test_the_picture_has_every_photo_and_every_networks_class(
-  workdir, grey_workdir, tmp_path, monkeypatch
+  workdir, grey_workdir, tmp_path, drawn
 ):
-  drawn = []
-  original = plots.figure
-
-  @contextlib.contextmanager
-  def keep(*arguments, **options):
-    with original(*arguments, **options) as (canvas, axes):
-      yield canvas, axes
-      drawn.append(canvas)
-
-  monkeypatch.setattr(plots, "figure", keep)
   unsure = make_run(tmp_path / "unsure", scale=0.4)
   (tmp_path / "a $x$.png").write_bytes(encoded(rgb("bottom_right", size=32)))
   (tmp_path / "b.png").write_bytes(encoded(rgb("top_left").resize((90, 30))))

@@ -1,33 +1,13 @@
 """The picture of a sweep: a panel for each configuration, the best outlined."""
 
-import contextlib
-
-import pytest
 from etils import epath
 from matplotlib import colors
 
-from cifar_jax.runs import plots
 from cifar_jax.runs.run_folder import RunFolder
 from tuning import panel
 from tuning.trials import Trial
 
 RED = colors.to_rgba("tab:red")
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  """The matplotlib figures that were drawn."""
-  figures = []
-  original = plots.figure
-
-  @contextlib.contextmanager
-  def keep(*arguments, **options):
-    with original(*arguments, **options) as (canvas, axes):
-      yield canvas, axes
-      figures.append(canvas)
-
-  monkeypatch.setattr(plots, "figure", keep)
-  return figures
 
 
 def write_trials(folder, accuracies):

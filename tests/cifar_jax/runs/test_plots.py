@@ -1,28 +1,10 @@
 """Learning curves as PNGs."""
 
-import contextlib
-
 import numpy as np
 import pytest
 from PIL import Image
 
 from cifar_jax.runs import plots
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-  """The matplotlib figures that were drawn."""
-  figures = []
-  original = plots.figure
-
-  @contextlib.contextmanager
-  def keep(*arguments, **options):
-    with original(*arguments, **options) as (canvas, axes):
-      yield canvas, axes
-      figures.append(canvas)
-
-  monkeypatch.setattr(plots, "figure", keep)
-  return figures
 
 
 def make_rows(num_epochs, **offsets):
