@@ -61,7 +61,7 @@ def test_paths_of_the_repository_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_name_files_of_the_repository(page):
   text = page.read_text()
-  modules = re.findall(r"python -m ((?:benchmarks|analysis|tuning|cifar_jax)[\w.]*)", text)
+  modules = re.findall(r"python -m ((?:benchmarks|analysis|trust|tuning|cifar_jax)[\w.]*)", text)
   files = [module.replace(".", "/") + ".py" for module in modules]
   files += re.findall(r"(?:python |--config=|--sweep=)([\w/]+\.py)", text)
   assert [file for file in files if not (ROOT / file).exists()] == []
@@ -69,7 +69,7 @@ def test_commands_name_files_of_the_repository(page):
 
 def test_the_map_names_every_module():
   text = (ROOT / "WORKSPACE.md").read_text()
-  folders = ("analysis", "cifar_jax", "tuning")
+  folders = ("analysis", "cifar_jax", "trust", "tuning")
   files = [*ROOT.glob("*.py"), *(file for f in folders for file in (ROOT / f).glob("**/*.py"))]
   assert len(files) > 50
   missing = [

@@ -12,7 +12,7 @@ ORDER = (
   ("models", "configs", "input_pipeline"),
   ("experiment",),
   ("train",),
-  ("analysis", "tuning"),
+  ("analysis", "trust", "tuning"),
   ("modes",),
   ("main",),
   ("launch",),
