@@ -38,6 +38,7 @@ def train_and_evaluate(
   make_experiment: Callable[[ml_collections.ConfigDict], Experiment] = Experiment,
   heartbeat: float | None = None,
   profile: tuple[int, int] | None = None,
+  evaluate_test: bool = True,
 ) -> Row:
   """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
@@ -51,9 +52,10 @@ def train_and_evaluate(
     make_experiment: builds what the resolved config describes.
     heartbeat: seconds between progress lines, as for monitoring.Heartbeat.
     profile: the first and the last step to trace, into the folder `profile`; None for none.
+    evaluate_test: whether to test at all. False for trials of a sweep, which validation ranks.
 
   Returns:
-    The content of results.json.
+    The content of results.json; without `evaluate_test` it has no test metrics.
 
   Raises:
     UserError: the config, a file or the dataset is invalid or unavailable, the loss became NaN, or
@@ -82,7 +84,7 @@ def train_and_evaluate(
       trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
       with contextlib.closing(trace):
         trainer = Trainer(experiment, folder, stop, trace)
-        return trainer.run(heartbeat if folder.writer else 0)
+        return trainer.run(heartbeat if folder.writer else 0, evaluate_test)
 
 
 class Trainer:
@@ -131,7 +133,7 @@ class Trainer:
     self._clock = monitoring.Clock(lambda: self._compiled.compile_seconds, *clock)
     self._curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
 
-  def run(self, heartbeat_seconds: float | None = None) -> Row:
+  def run(self, heartbeat_seconds: float | None = None, evaluate_test: bool = True) -> Row:
     """Train until the last step or early stopping, test, and return the content of results.json.
 
     Raises:
@@ -149,7 +151,7 @@ class Trainer:
         self._show(row)
         if is_stopping and not self._is_finished():
           self._interrupt()
-      return self._test()
+      return self._finish(evaluate_test)
 
   def _restore(self, experiment: Experiment) -> tuple[float, float]:
     """Continue from the newest checkpoint, if there is one; return the clock's two times."""
@@ -347,19 +349,20 @@ class Trainer:
     self._checkpoints.wait()
     raise Interrupted(self._stop[0] if self._stop else signal.SIGTERM)
 
-  def _test(self) -> Row:
-    """Test the selected weights, once, and write results.json."""
+  def _finish(self, evaluate_test: bool) -> Row:
+    """Evaluate the selected weights, on the test set once if at all, and write results.json."""
     seconds = self._clock.total()
     splits, evaluate = self._experiment.splits, self._experiment.evaluate
     best_epochs = self._callbacks.best_epochs(self._callbacks_state)
     if self._config.select.monitor:
       seeds = self._experiment.seeds
       log.info("%s", callback_messages.describe_selection(self._config, seeds, best_epochs))
-    metrics = {"test": evaluate(self._compiled, self._best, splits.test)}
-    if self._config.loss.l2:
+    metrics: dict[str, dict[str, np.ndarray]] = {}
+    if evaluate_test:
+      metrics["test"] = evaluate(self._compiled, self._best, splits.test)
+    if evaluate_test and self._config.loss.l2:
       metrics["test"]["objective"] = metrics["test"]["loss"] + np.asarray(self._penalty(self._best))
-    if self._config.tta:
-      tta = self._config.tta
+    if evaluate_test and (tta := self._config.tta):
       metrics["test_tta"] = evaluate(self._compiled, self._best, splits.test, tta)
     if self._config.evaluate_train:
       metrics["train"] = evaluate(self._compiled, self._best, splits.train)

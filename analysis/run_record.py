@@ -71,6 +71,11 @@ class RunRecord:
     return self.results.get("test_top5") != 1
 
   @property
+  def is_tested(self) -> bool:
+    """Whether the run has test figures; False while it is unfinished."""
+    return "test_accuracy" in self.results
+
+  @property
   def progress(self) -> str:
     return f"{len(self.rows)} of {self.config['num_epochs']} epochs"
 

@@ -54,9 +54,7 @@ def summarize(trials: Sequence[Trial], rank_by: str, base: ModuleType) -> tuple[
   if not (entries and entries[0]["rank"]):
     return summary, None
   best = [i for i, trial in enumerate(trials) if trial.name in entries[0]["trials"]]
-  runs = _seed_results([trials[i] for i in best], [states[i] for i in best])
-  test_accuracy = statistics.fmean(run["test_accuracy"] for run in runs)
-  summary["best"] = entries[0] | {"test_accuracy": test_accuracy}
+  summary["best"] = entries[0]
   return summary, _config_file(summary, trials[best[0]], base)
 
 
@@ -93,10 +91,7 @@ def describe(summary: Mapping[str, Any]) -> str:
   """Return a sweep's ranking, its best configuration and its failed trials as lines of text."""
   lines = [table.ranking_table(summary)]
   if best := summary["best"]:
-    lines.append(
-      f"best: {best['name']}: {table.named_metric(summary['rank_by'], best)}; "
-      f"test accuracy {best['test_accuracy']:.2%}"
-    )
+    lines.append(f"best: {best['name']}: {table.named_metric(summary['rank_by'], best)}")
   lines += [
     f"failed: {trial['name']}: {trial['error']}"
     for trial in summary["trials"]
@@ -155,10 +150,7 @@ def _seed_results(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) 
 
 
 def _describe_trial(trial: Trial, state: Mapping[str, Any]) -> Row:
-  """Return a trial's entry in sweep.json.
-
-  Test metrics are left out, so that nobody selects a trial by them.
-  """
+  """Return a trial's entry in sweep.json."""
   entry = {"name": trial.name, "fields": dict(trial.fields), "status": state["status"]}
   if "error" in state:
     entry["error"] = state["error"]
@@ -187,8 +179,7 @@ def _config_file(summary: Mapping[str, Any], trial: Trial, base: ModuleType) -> 
     [
       '"""The best configuration of a sweep: '
       f"{table.named_metric(summary['rank_by'], best)}, of "
-      f"{len(summary['ranking'])} configurations;",
-      f'test accuracy {best["test_accuracy"]:.2%}, which was not used to select it."""',
+      f'{len(summary["ranking"])} configurations."""',
       "",
       "import ml_collections",
       "",

@@ -7,8 +7,7 @@
   <workdir>/together/        unfinished trials that train in one program (see together.py)
 
 Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
-mean. Test metrics never decide: each run's results.json has them, and the summary shows those of
-the best configuration after it is chosen.
+mean. No trial uses the test set; `--mode=evaluate` tests the winner.
 
 A second start skips finished trials, resumes unfinished ones and retries failed ones. A sweep may
 grow: add values and start it in the same workdir. Several tasks, on one machine or many, may share
@@ -128,7 +127,7 @@ def _run_alone(trial: Trial) -> None:
   error_file = trial.path / "error.txt"
   is_writer = jax.process_index() == 0
   try:
-    train.train_and_evaluate(trial.config, str(trial.path))
+    train.train_and_evaluate(trial.config, str(trial.path), evaluate_test=False)
     if is_writer:
       error_file.unlink(missing_ok=True)
     return

@@ -132,7 +132,10 @@ def train_together(trials: Sequence[Trial], folder: epath.Path) -> bool:
   log.info("%d trials together: %s", len(trials), ", ".join(trial.name for trial in trials))
   try:
     results = train.train_and_evaluate(
-      group_config, str(path), lambda config: TogetherExperiment(config, configs)
+      group_config,
+      str(path),
+      lambda config: TogetherExperiment(config, configs),
+      evaluate_test=False,
     )
   except jax.errors.JaxRuntimeError as error:
     if not errors.is_out_of_memory(error) or RunFolder(path, writer=False).metrics():

@@ -16,8 +16,8 @@ class Figure(NamedTuple):
   style: str
 
 
-# Shown of unfinished runs too, as a dash.
-_ALWAYS = ("test_accuracy", "test_top5", "test_loss")
+# Shown of unfinished runs, too, as a dash.
+_TEST = ("test_accuracy", "test_top5", "test_loss")
 _FIGURES = {
   "test_accuracy": Figure("test accuracy", ".2%"),
   "test_top5": Figure("test top-5", ".2%"),
@@ -28,13 +28,15 @@ _FIGURES = {
 
 
 def select_figures(runs: Sequence[RunRecord]) -> dict[str, Figure]:
-  """Return by name the test figures, and others that any run has, if they are informative."""
+  """Return by name the figures that any run has or will have, if they are informative."""
   known = {name for run in runs for name in run.results}
+  if not all(run.results for run in runs):
+    known.update(_TEST)
   has_top5 = any(run.has_top5 for run in runs)
   return {
     name: figure
     for name, figure in _FIGURES.items()
-    if (name in known or name in _ALWAYS) and (has_top5 or name != "test_top5")
+    if name in known and (has_top5 or name != "test_top5")
   }
 
 

@@ -84,6 +84,13 @@ def _make_notices(run: RunRecord) -> list[Html]:
         "There are no test figures yet; the command that started the run resumes it.",
       )
     )
+  elif not run.is_tested:
+    notices.append(
+      page.notice(
+        tag("strong", "Not tested. "),
+        "The run is a trial of a sweep, which validation ranks. --mode=evaluate tests it.",
+      )
+    )
   return notices
 
 
@@ -127,9 +134,11 @@ def _list_unfinished_headline(run: RunRecord) -> list[page.Tile]:
 
 
 def _make_selection(run: RunRecord) -> list[Html]:
+  test_images = "The test images were used once, after the weights had been selected."
+  if not run.is_tested:
+    test_images = "The test images have not been used."
   explanation = {
-    "validation": "Validation images are held out of the training images. The test images were "
-    "used once, after the weights had been selected.",
+    "validation": "Validation images are held out of the training images. " + test_images,
     "test": "The test figures describe these same images, so they are optimistic.",
     "training": "Metrics of training decided; neither validation nor test images did.",
     "nothing": "Neither validation nor test images decided anything.",

@@ -80,8 +80,9 @@ def collect(
       because no epoch's metric was a number.
     epochs_run: for each seed the number of epochs until it stopped early, or of the run.
     metrics: 'loss', 'accuracy' and 'top5' of the selected weights, scalars or [seeds], by split:
-      'test', and if they were measured 'test_tta' (with test-time augmentation) and 'train'. With
-      an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras prints as loss.
+      of those that were measured, 'test', 'test_tta' (with test-time augmentation) and 'train'.
+      With an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras prints as
+      loss.
 
   Returns:
     With several seeds each figure is the mean over those that have not diverged. 'diverged_seeds'
@@ -109,7 +110,7 @@ def collect(
     content["diverged_seeds"] = np.array(seeds)[diverged].tolist()
   else:
     content["best_epoch"] = best_epochs[0]
-  if config.tta:
+  if "test_tta" in metrics:
     content["tta"] = config.tta
   trainable, non_trainable = summary.parameters
   content |= {
@@ -237,23 +238,20 @@ def git_commit() -> str | None:
 
 def summarize(results: Mapping[str, Any]) -> str:
   """Return the content of results.json as a few lines to read."""
-  data, spread = results["data"], ""
+  data = results["data"]
   diverged = results.get("diverged_seeds", [])
   if len(results["seeds"]) > 1:
-    count = len(results["seeds"]) - len(diverged)
-    spread = f" (of {count} seed)"
-    if (error := results.get("test_accuracy_standard_error")) is not None:
-      spread = f" ± {error:.2%} (standard error over {count} seeds)"
     epoch = "the best epoch of each seed"
   else:
     epoch = f"epoch {results['best_epoch']} of {results['epochs_run']}"
-  objective = ""
-  if "test_objective" in results:
-    objective = f"objective (loss + penalty) {results['test_objective']:.4f}, "
+  if "test_accuracy" in results:
+    figures = _describe_split(results, "test", "test")
+  elif "val_accuracy" in results:
+    figures = f"not tested; {_describe_split(results, 'validation', 'val')}"
+  else:
+    figures = "not tested"
   lines = [
-    f"{results['model']} on {data['name']}: test accuracy "
-    f"{results['test_accuracy']:.2%}{spread}, loss {results['test_loss']:.4f}, {objective}"
-    f"top-5 {results['test_top5']:.2%} ({data['test_examples']:,} images)",
+    f"{results['model']} on {data['name']}: {figures}",
     f"weights of {epoch}, selected on {results['selected_on']}; "
     f"{results['seconds_to_train']:.0f} s of training, "
     f"{results['compile_seconds']:.0f} s compiling",
@@ -271,3 +269,21 @@ def summarize(results: Mapping[str, Any]) -> str:
       f"NOTE: trained on {data['name']!r}, because {data['requested']!r} was unavailable"
     )
   return "\n".join(lines)
+
+
+def _describe_split(results: Mapping[str, Any], split: str, prefix: str) -> str:
+  """Return the figures of a split, whose names begin with `prefix`, as text."""
+  spread = ""
+  if len(results["seeds"]) > 1:
+    count = len(results["seeds"]) - len(results.get("diverged_seeds", []))
+    spread = f" (of {count} seed)"
+    if (error := results.get(f"{prefix}_accuracy_standard_error")) is not None:
+      spread = f" ± {error:.2%} (standard error over {count} seeds)"
+  objective = ""
+  if f"{prefix}_objective" in results:
+    objective = f"objective (loss + penalty) {results[f'{prefix}_objective']:.4f}, "
+  return (
+    f"{split} accuracy {results[f'{prefix}_accuracy']:.2%}{spread}, "
+    f"loss {results[f'{prefix}_loss']:.4f}, {objective}"
+    f"top-5 {results[f'{prefix}_top5']:.2%} ({results['data'][f'{split}_examples']:,} images)"
+  )

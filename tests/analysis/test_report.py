@@ -350,6 +350,22 @@ def test_an_unfinished_run_has_a_page(tmp_path, epochs):
   assert f"unfinished, {done} of 3 epochs" in parsed.text
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_run_that_was_not_tested_has_a_page(tmp_path, seeds):
+  path = write_run(tmp_path / "run", [0.5] * seeds)
+  content = json.loads((path / "results.json").read_text())
+  for figures in (content, *content.get("per_seed", ())):
+    for name in [name for name in figures if name.startswith("test_")]:
+      del figures[name]
+  (path / "results.json").write_text(json.dumps(content))
+  text = Page(report.write_report(path)).text
+  assert "Not tested." in text and "The test images have not been used." in text
+  assert "Test accuracy" not in text and "Validation accuracy53.00" in text
+  tested = write_run(tmp_path / "tested", [0.5], batch_size=77)
+  rows = Page(report.write_comparison([path, tested], tmp_path / "all.html")).rows
+  assert rows[0].index("test accuracy") and "–" in rows[1] and "–" not in rows[2]
+
+
 def test_selection_on_the_test_set_is_marked(tmp_path):
   honest = write_run(tmp_path / "honest", [0.5])
   other = write_run(tmp_path / "other", [0.6], data__validation="test")

@@ -27,7 +27,8 @@ class Training:
     self.trained = []
     self.results = {}  # by trial name: metrics to write, or an exception to raise
 
-  def __call__(self, config, workdir, make_experiment=None):
+  def __call__(self, config, workdir, evaluate_test):
+    assert not evaluate_test
     folder = RunFolder(workdir)
     name = folder.path.name
     self.trained.append(name)
@@ -37,7 +38,7 @@ class Training:
     metrics = self.results.get(name, {})
     if isinstance(metrics, BaseException):
       raise metrics
-    metrics = {"val_accuracy": 0.5, "val_loss": 1.0, "test_accuracy": 0.25} | metrics
+    metrics = {"val_accuracy": 0.5, "val_loss": 1.0} | metrics
     folder.write_metrics([{"epoch": 1, "val_accuracy": metrics["val_accuracy"], "val_loss": 1.0}])
     folder.write_results(metrics | {"epochs_run": 1, "seconds_to_train": 2.0, "best_epoch": 1})
 
@@ -57,24 +58,20 @@ def run_sweep(tmp_path, text, **options):
   )
 
 
-def test_ranking_ignores_test_metrics(training, tmp_path):
+def test_ranking_by_accuracy(training, tmp_path):
   training.results = {
-    "learning_rate=0.1": {"val_accuracy": 0.6, "test_accuracy": 0.1},
-    "learning_rate=0.2": {"val_accuracy": 0.5, "test_accuracy": 0.9},
-    "learning_rate=0.3": {"val_accuracy": 0.6, "val_loss": 0.5, "test_accuracy": 0.2},
-    "learning_rate=0.4": {"val_accuracy": None, "val_loss": None, "test_accuracy": 1.0},
+    "learning_rate=0.1": {"val_accuracy": 0.6},
+    "learning_rate=0.2": {"val_accuracy": 0.5},
+    "learning_rate=0.3": {"val_accuracy": 0.6, "val_loss": 0.5},
+    "learning_rate=0.4": {"val_accuracy": None, "val_loss": None},
   }
   summary = run_sweep(tmp_path, "optimizer.learning_rate=0.1,0.2,0.3,0.4")
   order = [entry["fields"]["optimizer.learning_rate"] for entry in summary["ranking"]]
   assert order == [0.3, 0.1, 0.2, 0.4]
   assert [entry["rank"] for entry in summary["ranking"]] == [1, 2, 3, 4]
-  assert summary["best"]["test_accuracy"] == 0.2
   written = json.loads((tmp_path / "out" / "sweep.json").read_text())
   assert written == {name: value for name, value in summary.items() if name != "text"}
-  assert "test" not in json.dumps(written["ranking"]) + json.dumps(written["trials"])
-  assert (
-    "best: learning_rate=0.3: validation accuracy 60.00%; test accuracy 20.00%" in summary["text"]
-  )
+  assert "best: learning_rate=0.3: validation accuracy 60.00%" in summary["text"]
   assert "4 of 4 trials finished" in summary["text"]
 
 
@@ -91,25 +88,21 @@ def test_rank_by_loss(training, tmp_path):
 def test_trials_that_differ_in_seed_are_one_configuration(training, tmp_path):
   for rate, accuracies in ((0.1, (0.9, 0.1)), (0.2, (0.6, 0.5))):
     for seed, accuracy in enumerate(accuracies):
-      training.results[f"learning_rate={rate}__seed={seed}"] = {
-        "val_accuracy": accuracy,
-        "test_accuracy": accuracy / 2,
-      }
+      training.results[f"learning_rate={rate}__seed={seed}"] = {"val_accuracy": accuracy}
   summary = run_sweep(tmp_path, "optimizer.learning_rate=0.1,0.2 seed=0,1")
   best = summary["best"]
   assert best["name"] == "learning_rate=0.2" and best["runs"] == 2
   assert best["val_accuracy"] == pytest.approx(0.55)
   assert best["val_accuracy_standard_error"] == pytest.approx(0.05)
-  assert best["test_accuracy"] == pytest.approx(0.275)
 
 
 def test_a_seed_that_two_trials_share_counts_once(training, tmp_path):
   def seed_results(first, accuracies):
     per_seed = [
-      {"seed": first + i, "val_accuracy": value, "val_loss": 1 - value, "test_accuracy": value / 2}
+      {"seed": first + i, "val_accuracy": value, "val_loss": 1 - value}
       for i, value in enumerate(accuracies)
     ]
-    return {"per_seed": per_seed, "val_accuracy": 0.0, "test_accuracy": 0.0}
+    return {"per_seed": per_seed, "val_accuracy": 0.0}
 
   training.results = {
     "seed=0": seed_results(0, [0.1, 0.2, 0.6]),
@@ -120,7 +113,6 @@ def test_a_seed_that_two_trials_share_counts_once(training, tmp_path):
   assert best["runs"] == 4
   assert best["val_accuracy"] == pytest.approx(np.mean(values))
   assert best["val_accuracy_standard_error"] == pytest.approx(scipy.stats.sem(values))
-  assert best["test_accuracy"] == pytest.approx(np.mean(values) / 2)
 
 
 def test_best_py_is_the_config_of_the_best_trial(training, tmp_path):
@@ -209,7 +201,7 @@ def test_a_task_out_of_range_is_an_error(tmp_path, task):
 
 
 def test_a_second_sweep_in_the_folder_is_an_error(training, tmp_path):
-  def start_another(*_):
+  def start_another(*_, **__):
     with pytest.raises(errors.UserError, match="another sweep is writing"):
       run_sweep(tmp_path, "seed=0,1")
     raise errors.UserError("second sweep was tried")

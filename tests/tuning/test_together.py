@@ -104,7 +104,7 @@ def test_rankings_agree(folders):
   _, summary, expected = folders
   assert [e["name"] for e in summary["ranking"]] == [e["name"] for e in expected["ranking"]]
   assert [e["status"] for e in summary["ranking"]] == ["finished"] * 3 + ["failed"]
-  assert summary["best"]["test_accuracy"] == expected["best"]["test_accuracy"]
+  assert summary["best"]["val_accuracy"] == expected["best"]["val_accuracy"]
   for one, other in zip(summary["trials"], expected["trials"], strict=True):
     assert one["status"] == other["status"]
     if one["status"] == "failed":
@@ -126,6 +126,7 @@ def test_run_folders_agree(folders, fields):
   results, expected = (json.loads((run / "results.json").read_text()) for run in (one, other))
   assert results.pop("trained_together") == 4
   assert results.keys() == expected.keys()
+  assert not [name for name in results if name.startswith("test_")]
   for name in results.keys() - {"seconds_to_train", "compile_seconds", "finished", "memory"}:
     if isinstance(results[name], float):
       assert results[name] == pytest.approx(expected[name], rel=1e-5, abs=1e-6), name
@@ -234,7 +235,7 @@ def test_too_large_groups_are_halved(tmp_path, monkeypatch):
 
 
 def test_a_group_that_is_out_of_memory_leaves_no_folder(tmp_path, monkeypatch):
-  def too_large(*_):
+  def too_large(*_, **__):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
   monkeypatch.setattr(train, "train_and_evaluate", too_large)

@@ -24,18 +24,20 @@ def test_the_examples_that_selected_the_weights(monitor, validation, expected):
   assert results.selected_on(config) == expected
 
 
-def collect(train_losses, best_epochs, epochs_run):
+def collect(train_losses, best_epochs, epochs_run, is_tested=True):
   """Return the results of seeds 5, 6, … whose test loss is 1, 2, …"""
   config, seeds = default.get_config(), list(range(5, 5 + len(best_epochs)))
   config.dtype = "float32"
-  data = {"name": "fake", "requested": "fake", "test_examples": 10}
+  data = {"name": "fake", "requested": "fake", "test_examples": 10, "validation_examples": 20}
   summary = results.RunSummary(config, seeds, (1, 2), data)
+  metrics = {f"val_{name}": np.full(len(seeds), 0.5) for name in ("loss", "accuracy", "top5")}
   rows = [
-    results.epoch_row(16 * epoch, epoch, {"train_loss": np.array(losses, float)}, seeds)
+    results.epoch_row(16 * epoch, epoch, metrics | {"train_loss": np.array(losses, float)}, seeds)
     for epoch, losses in enumerate(train_losses, start=1)
   ]
   test = {name: np.arange(1.0, 1 + len(seeds)) for name in ("loss", "accuracy", "top5")}
-  content = results.collect(summary, rows, best_epochs, epochs_run, {"test": test})
+  metrics = {"test": test} if is_tested else {}
+  content = results.collect(summary, rows, best_epochs, epochs_run, metrics)
   return content | {"seconds_to_train": 1.0, "compile_seconds": 1.0}
 
 
@@ -58,6 +60,15 @@ def test_one_seed_that_is_left_has_no_spread():
   content = collect([[1, NAN]], [1, 0], [1, 1])
   assert content["test_loss"] == 1.0 and "test_loss_std" not in content
   assert "(of 1 seed)" in results.summarize(content)
+
+
+def test_a_run_that_was_not_tested_shows_its_validation_figures():
+  content = collect([[1.0, 2.0]], [1, 1], [1, 1], is_tested=False)
+  assert not [name for name in content if name.startswith("test")]
+  assert results.summarize(content).startswith(
+    "resnet18 on fake: not tested; validation accuracy 50.00% ± 0.00% (standard error over 2 "
+    "seeds), loss 0.5000, top-5 50.00% (20 images)\n"
+  )
 
 
 def test_without_any_selected_weights_there_are_no_results():
