@@ -75,9 +75,12 @@ def main():
       torch.cuda.synchronize()
     return steps
 
-  name = torch.cuda.get_device_name() if cuda else "cpu"
-  threads = {"threads": torch.get_num_threads()}
-  common.serve(options, run, {"torch": torch.__version__}, {"kind": name, **threads})
+  hardware = {
+    "kind": torch.cuda.get_device_name() if cuda else "cpu",
+    "threads": torch.get_num_threads(),
+    "instruction_set": torch.backends.cpu.get_cpu_capability(),
+  }
+  common.serve(options, run, {"torch": torch.__version__}, hardware)
 
 
 class Pipeline:

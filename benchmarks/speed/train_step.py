@@ -12,9 +12,12 @@ evaluation.
 Each side is a process and warms up until it is compiled; then all sides are measured in turn,
 `--rounds` times. The numbers are medians. A ratio is the median, with lowest and highest, of the
 ratios of single rounds, and above 1 where ours is slower.
+
+With `--limit_to=avx2` no side uses newer instructions: kernels, XLA, PyTorch and oneDNN are told so.
 """
 
 import argparse
+import os
 from typing import NamedTuple
 
 from benchmarks import records, timing
@@ -22,6 +25,15 @@ from benchmarks.peers.common import MODELS
 from cifar_jax.types import Row
 
 PEERS = ("torch", "torch_compiled", "keras_jax", "keras_tensorflow")
+# Variables that limit all sides to older instructions, by the limit's name.
+_LIMITS = {
+  "avx2": {
+    "CIFAR_JAX_KERNELS": "avx2",
+    "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",  # startup.py adds its flags
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+  }
+}
 _NOT_MEASURED = timing.Timing([], "not measured: the benchmark ended before")
 
 
@@ -43,7 +55,9 @@ def main() -> None:
   )
   parser.add_argument("--epoch_examples", type=int, help="default: 50,000, on CPU 10 batches")
   parser.add_argument("--epoch_rounds", type=int, default=3, help="0: no epochs")
+  parser.add_argument("--limit_to", choices=_LIMITS, help="the newest instructions of all sides")
   options = records.parse(parser)
+  os.environ.update(_LIMITS.get(options.limit_to, {}))
   columns = ["model", "side", "batch", "step ms", "ours / it", "images/s", "epoch s"]
   record = records.Record("train_step", options, [*columns, "epoch examples", "ours / it, epoch"])
   with records.images(options.data_dir) as folder:
