@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.optim import optimizers
-from cifar_jax.runs import checkpoints, plots, results, run_folder
+from cifar_jax.runs import checkpoints, plots, results, run_folder, test_uses
 from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.signals import Interrupted, StopPoint, any_process, stop_signals
@@ -197,6 +198,9 @@ class Trainer:
     )
     self._folder.write_config(config)
     self._folder.write_dataset(experiment.describe_data())
+    source = config.model.pretrained
+    if self._folder.writer and source and epath.Path(source).expanduser().is_dir():
+      test_uses.inherit(self._folder.path, source)
     self._heartbeat = monitoring.Heartbeat(
       heartbeat_seconds,
       self._step,
@@ -296,6 +300,8 @@ class Trainer:
       "train_top5": sums.top5 / sums.examples,
     }
     if len(validation):
+      if self._config.data.validation == "test":
+        self._record_test_use(f"validation of epoch {len(self._rows) + 1}")
       val_metrics = self._experiment.evaluate(self._compiled, variables, validation)
       metrics |= {f"val_{name}": value for name, value in val_metrics.items()}
     if self._config.loss.l2:
@@ -359,10 +365,12 @@ class Trainer:
       log.info("%s", callback_messages.describe_selection(self._config, seeds, best_epochs))
     metrics: dict[str, dict[str, np.ndarray]] = {}
     if evaluate_test:
+      self._record_test_use("selected weights")
       metrics["test"] = evaluate(self._compiled, self._best, splits.test)
     if evaluate_test and self._config.loss.l2:
       metrics["test"]["objective"] = metrics["test"]["loss"] + np.asarray(self._penalty(self._best))
     if evaluate_test and (tta := self._config.tta):
+      self._record_test_use(f"selected weights, test-time augmentation {tta}")
       metrics["test_tta"] = evaluate(self._compiled, self._best, splits.test, tta)
     if self._config.evaluate_train:
       metrics["train"] = evaluate(self._compiled, self._best, splits.train)
@@ -374,8 +382,14 @@ class Trainer:
     content["seconds_to_train"] = seconds
     content["compile_seconds"] = self._compiled.compile_seconds
     content["memory"] = monitoring.memory()
+    content["test_uses"] = test_uses.count(self._folder.path)
     self._folder.write_results(content)
     return content
+
+
+  def _record_test_use(self, purpose: str) -> None:
+    if self._folder.writer:
+      test_uses.record(self._folder.path, "train", purpose)
 
 
 def _keep_improved(is_improved: jax.Array, new: Variables, best: Variables) -> Variables:

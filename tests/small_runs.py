@@ -136,9 +136,13 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 def comparable(workdir: pathlib.Path) -> tuple[list[dict], dict]:
-  """Return the rows of metrics.jsonl and the figures of results.json, without times."""
+  """Return the rows of metrics.jsonl and the figures of results.json, without times.
+
+  Also without the count of uses of the test images, which a killed run may have repeated.
+  """
   rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   for row in rows:
     del row["seconds"], row["images_per_second"]
   summary = json.loads((workdir / "results.json").read_text())
+  del summary["test_uses"]
   return rows, {k: v for k, v in summary.items() if k.startswith(("test_", "val_", "best_"))}

@@ -14,7 +14,7 @@ import input_pipeline
 import train
 from cifar_jax import errors
 from cifar_jax.data.splits import make_splits
-from cifar_jax.runs import checkpoints, results
+from cifar_jax.runs import checkpoints, results, test_uses
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,10 @@ def test_a_run_folder_explains_itself(full_run):
   assert summary["data"]["train_examples"] == 1293 and summary["data"]["test_examples"] == 360
   assert summary["test_accuracy"] * 360 == pytest.approx(round(summary["test_accuracy"] * 360))
   assert summary["selected_on"] == "validation"
+  purposes = ["selected weights", "selected weights, test-time augmentation flip"]
+  assert [use["purpose"] for use in test_uses.uses(full_run)] == purposes
+  assert summary["test_uses"] == 2
+  assert "(360 test images used twice)" in results.summarize(summary)
   assert summary["versions"]["jax"] == jax.__version__
   assert 2**27 < summary["memory"]["process_peak_bytes"] < 2**36
   config = json.loads((full_run / "config.json").read_text())
@@ -70,11 +74,12 @@ def test_a_run_folder_explains_itself(full_run):
 
 
 def test_a_finished_run_is_left_unchanged(data_dir, full_run):
-  before = (full_run / "results.json").read_bytes()
+  names = ("results.json", test_uses.FILE)
+  before = [(full_run / name).read_bytes() for name in names]
   process = small_runs.run(small_runs.command(data_dir, full_run))
   assert process.returncode == 0 and "finished already" in process.stderr
   assert "test accuracy" in process.stdout
-  assert (full_run / "results.json").read_bytes() == before
+  assert [(full_run / name).read_bytes() for name in names] == before
 
 
 def test_another_config_is_refused_by_field(data_dir, full_run):
@@ -239,6 +244,8 @@ def test_selection_on_the_test_set_is_recorded(data_dir, tmp_path):
   summary = train.train_and_evaluate(config, str(tmp_path))
   assert summary["selected_on"] == "test"
   assert summary["test_accuracy"] == summary["val_accuracy"]
+  purposes = [use["purpose"] for use in test_uses.uses(tmp_path)]
+  assert purposes == ["validation of epoch 1", "selected weights"] and summary["test_uses"] == 2
 
 
 def test_order_of_an_epoch_uses_only_training_examples(data_dir):

@@ -5,7 +5,7 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from cifar_jax.runs import checkpoints, plots
+from cifar_jax.runs import checkpoints, plots, test_uses
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row
@@ -48,6 +48,7 @@ def write_run(
     folder.close()
     title = f"{group_results['model']} on {group_results['data']['name']}"
     plots.draw_learning_curves(rows, title, trial.path / "plots" / "learning_curves.png")
+    test_uses.inherit(trial.path, group)
     folder.write_results(_trial_results(group_results, trial_results, len(rows)))
 
 

@@ -37,7 +37,7 @@ from cifar_jax.data import datasets
 from cifar_jax.data.cache import Images
 from cifar_jax.data.splits import Splits
 from cifar_jax.optim import optimizers
-from cifar_jax.runs import results, run_folder
+from cifar_jax.runs import results, run_folder, test_uses
 from cifar_jax.runtime.console import progress
 from cifar_jax.types import Row
 
@@ -67,6 +67,10 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   with _writing(folder):
     folder.mkdir(exist_ok=True)  # fails before the computation if the folder cannot be written
 
+  weights = f"seed {run.seed}, step {run.step}"
+  test_uses.record(run.path, "evaluate", f"selected weights ({weights})")
+  if tta:
+    test_uses.record(run.path, "evaluate", f"test-time augmentation {tta} ({weights})")
   split_measures, test = _measure_splits(run, dataset, splits)
   evaluation = _describe(run, split_measures, test, tta)
   counts = measures.count_confusions(test.labels, test.classes, len(run.class_names))
@@ -138,6 +142,7 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
     "seed": run.seed,
     "step": run.step,
     "selected_on": results.selected_on(run.config),
+    "test_uses": test_uses.count(run.path),
     "splits": split_measures,
     "calibration": measures.measure_calibration(probabilities, test.labels),
     "test_time_augmentation": augmented,

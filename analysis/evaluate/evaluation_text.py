@@ -3,6 +3,7 @@
 import numpy as np
 
 from analysis.evaluate import evaluation_plots
+from cifar_jax.runs import test_uses
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
 
@@ -22,6 +23,7 @@ def format_evaluation(
     f"{evaluation['step']} (seed {evaluation['seed']}), selected on {evaluation['selected_on']}",
     "",
     _format_splits(evaluation["splits"]),
+    f"{test_uses.describe(evaluation['test_uses'])}, this evaluation included",
   ]
   if evaluation["selected_on"] == "test":
     lines.append("NOTE: selected on the test set, so the test figures are optimistic")

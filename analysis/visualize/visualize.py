@@ -28,7 +28,7 @@ from analysis.run import load_run
 from analysis.visualize import drawings, gradients, report001
 from analysis.visualize.examples import name_files, read_examples, select_test_examples
 from analysis.visualize.features import draw_features
-from cifar_jax.runs import plots, run_folder
+from cifar_jax.runs import plots, run_folder, test_uses
 from cifar_jax.runtime.console import log
 
 
@@ -58,6 +58,8 @@ def visualize(
   """
   run = load_run(workdir, seed).in_float32()  # bfloat16 adds noise to gradients
   examples = read_examples(run, paths) if paths else select_test_examples(run)
+  if not paths or layer or features:
+    test_uses.record(run.path, "visualize", "pictures of predictions")
   activation_examples = examples if paths else examples[:1]
   folder = run.path / "plots"
   folder.mkdir(parents=True, exist_ok=True)

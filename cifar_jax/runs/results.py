@@ -17,6 +17,7 @@ import numpy as np
 
 from cifar_jax import errors
 from cifar_jax.kernels import convolution
+from cifar_jax.runs import test_uses
 from cifar_jax.types import Row
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -275,15 +276,19 @@ def _describe_split(results: Mapping[str, Any], split: str, prefix: str) -> str:
   """Return the figures of a split, whose names begin with `prefix`, as text."""
   spread = ""
   if len(results["seeds"]) > 1:
-    count = len(results["seeds"]) - len(results.get("diverged_seeds", []))
-    spread = f" (of {count} seed)"
+    num_seeds = len(results["seeds"]) - len(results.get("diverged_seeds", []))
+    spread = f" (of {num_seeds} seed)"
     if (error := results.get(f"{prefix}_accuracy_standard_error")) is not None:
-      spread = f" ± {error:.2%} (standard error over {count} seeds)"
+      spread = f" ± {error:.2%} (standard error over {num_seeds} seeds)"
   objective = ""
   if f"{prefix}_objective" in results:
     objective = f"objective (loss + penalty) {results[f'{prefix}_objective']:.4f}, "
+  count = f"{results['data'][f'{split}_examples']:,}"
+  images = f"{count} images"
+  if split == "test" and "test_uses" in results:  # runs before uses were counted lack it
+    images = test_uses.describe(results["test_uses"], f"{count} test images")
   return (
     f"{split} accuracy {results[f'{prefix}_accuracy']:.2%}{spread}, "
     f"loss {results[f'{prefix}_loss']:.4f}, {objective}"
-    f"top-5 {results[f'{prefix}_top5']:.2%} ({results['data'][f'{split}_examples']:,} images)"
+    f"top-5 {results[f'{prefix}_top5']:.2%} ({images})"
   )

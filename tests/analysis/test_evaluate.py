@@ -16,7 +16,7 @@ from sklearn import metrics
 from analysis import load_run
 from analysis.evaluate import evaluate, evaluation_plots, measures
 from cifar_jax import errors
-from cifar_jax.runs import checkpoints
+from cifar_jax.runs import checkpoints, test_uses
 
 FILES = [
   "classification_report.json",
@@ -265,7 +265,11 @@ def test_mistakes_are_the_most_confident(workdir, evaluated):
 
 def test_augmentation_is_measured_separately(workdir, evaluated, tmp_path):
   path = altered(workdir, tmp_path / "run")
+  uses = test_uses.count(path)
   output = evaluate.evaluate(path, tta="flip")
+  assert output["evaluation"]["test_uses"] == test_uses.count(path) == uses + 2
+  used = f"test images used {uses + 2} times, this evaluation included"
+  assert used in output["text"].splitlines()
   plain, tta = (
     output["evaluation"]["splits"]["test"],
     output["evaluation"]["test_time_augmentation"],
