@@ -16,6 +16,7 @@ These modes need only the --workdir of a run:
                     several columns
   --mode=visualize  draw what the network has learnt and how it sees the images that follow
   --mode=report     write report.html; several --workdir give a comparison
+  --mode=compare    say whether the configs of the run folders that follow really differ
   --mode=export     write the weights as safetensors and the network as StableHLO
 """
 
@@ -69,6 +70,12 @@ _OPTIONS = {
   ),
   "as_report": flags.DEFINE_bool(
     "as_report", False, "visualize: also draw activations and filters as report 001 does."
+  ),
+  "split": flags.DEFINE_enum(
+    "split",
+    "validation",
+    ["validation", "test"],
+    "compare: the images that decide; test images count as used.",
   ),
   "sweep": flags.DEFINE_string(
     "sweep", "", "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."

@@ -184,6 +184,14 @@ def _report(call: Call) -> None:
   print(f"wrote {errors.printable(path)}")
 
 
+def _compare(call: Call) -> None:
+  from trust import compare
+
+  if not call.paths:
+    raise errors.UserError("--mode=compare: no runs; name run folders after the options")
+  _print_lines(compare.compare(call.paths, call.options["split"])["text"])
+
+
 def _export(call: Call) -> None:
   from analysis import export
   from analysis.run import load_run
@@ -203,5 +211,6 @@ MODES = {
   "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True),
   "visualize": Mode(_visualize, needs_config=False, workdirs=1, takes_paths=True),
   "report": Mode(_report, needs_config=False, workdirs=2, needs_jax=False),
+  "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
   "export": Mode(_export, needs_config=False, workdirs=1),
 }

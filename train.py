@@ -386,7 +386,6 @@ class Trainer:
     self._folder.write_results(content)
     return content
 
-
   def _record_test_use(self, purpose: str) -> None:
     if self._folder.writer:
       test_uses.record(self._folder.path, "train", purpose)

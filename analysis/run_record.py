@@ -10,7 +10,7 @@ from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.config import Fields, as_json, flatten
-from cifar_jax.runs import run_folder
+from cifar_jax.runs import run_folder, test_uses
 from cifar_jax.types import Row
 from configs import default
 
@@ -74,6 +74,11 @@ class RunRecord:
   def is_tested(self) -> bool:
     """Whether the run has test figures; False while it is unfinished."""
     return "test_accuracy" in self.results
+
+  @property
+  def num_test_uses(self) -> int:
+    """How often the run, and those that it began with, used the test images."""
+    return test_uses.count(self.path)
 
   @property
   def progress(self) -> str:

@@ -23,28 +23,6 @@ _NOISE = 1e-12  # a spread below this is the rounding of equal numbers
 _MOST_SEEDS = 1_000_000
 
 
-class Measure(NamedTuple):
-  """How a figure is judged and shown.
-
-  Attributes:
-    scale: the factor from the recorded figure to the one that is shown.
-    style: its format() style.
-    unit: the text after it.
-    target: the difference, as shown, that "more seeds" refers to.
-    higher_is_better: whether a greater figure is the better one.
-  """
-
-  scale: float
-  style: str
-  unit: str
-  target: float
-  higher_is_better: bool
-
-
-ACCURACY = Measure(100, ".2f", " points", 0.1, True)
-LOSS = Measure(1, ".4f", "", 0.01, False)
-
-
 @dataclasses.dataclass(frozen=True)
 class SeedDifference:
   """The difference B − A of two configs, over their seeds.
@@ -256,52 +234,3 @@ def distinguishable(first: Mapping[int, float], second: Mapping[int, float]) -> 
   """
   difference = compare_seeds(second, first)
   return None if difference is None else judge([difference])[0]
-
-
-def describe(verdict: Verdict, a: str, b: str, measure: Measure = ACCURACY) -> str:
-  """Return a verdict as a sentence without its full stop.
-
-  Args:
-    a, b: the names of the two sides; the difference is B − A.
-  """
-  difference, scale = verdict.difference, measure.scale
-  mean = scale * difference.mean
-  p = f"p = {verdict.p:.2g}" if verdict.p >= 1e-4 else "p < 0.0001"
-  if not verdict.is_distinguishable:
-    outlook = _describe_outlook(verdict, measure)
-    if not mean:
-      return f"{a} and {b} are not distinguishable: {outlook}"
-    return (
-      f"{a} and {b} are not distinguishable: {b} − {a} is {_show_interval(verdict, measure, 1)} "
-      f"({p}); {outlook}"
-    )
-  is_better = (mean > 0) == measure.higher_is_better
-  better, worse = (b, a) if is_better else (a, b)
-  sign = 1 if mean > 0 else -1
-  return f"{better} is better than {worse} by {_show_interval(verdict, measure, sign)} ({p})"
-
-
-def _show_interval(verdict: Verdict, measure: Measure, sign: int) -> str:
-  """Return the difference times `sign`, with its uncertainty."""
-  factor, style = sign * measure.scale, measure.style
-  mean = factor * verdict.difference.mean
-  if isinstance(verdict.difference, SeedDifference):
-    half_width = measure.scale * (verdict.high - verdict.low) / 2
-    return f"{mean:{style}} ± {half_width:{style}}{measure.unit}"
-  low, high = sorted((factor * verdict.low, factor * verdict.high))
-  return f"{mean:{style}} ({low:{style}} to {high:{style}}){measure.unit}"
-
-
-def _describe_outlook(verdict: Verdict, measure: Measure) -> str:
-  """Return what more seeds would do for a difference that does not count."""
-  difference, target = verdict.difference, f"{measure.target:g}{measure.unit}"
-  if isinstance(difference, ImageDifference):
-    if not difference.only_a + difference.only_b:
-      return f"both are right about the same of the {difference.num_images:,} images"
-    return "several seeds of each are needed to judge the configs"
-  if not difference.has_spread and not difference.mean:
-    return f"each of the {difference.counts[0]} seeds has the same figure in both"
-  more = difference.more_seeds(measure.target / measure.scale, verdict.alpha)
-  if not more:
-    return f"a difference of {target} would probably have shown"
-  return f"about {more:,} more seed{'s' * (more > 1)} would show {target}"

@@ -10,7 +10,9 @@ The mode writes these files to `<run>/evaluation/`:
   confusion_matrix.json/.png  counts: a row for each true class, a column for each predicted one
   reliability.png             accuracy by confidence
   mistakes.png                the wrong predictions with the highest confidence
-  predictions.npz             'logits' [n, classes] float32 and 'labels' [n] of the test images
+  predictions.npz             'logits' [n, classes] float32 and 'labels' [n] of the test images, and
+                              if the run has a validation split 'validation_logits' and
+                              'validation_labels'
 
 Except for the table of splits, all figures describe the test images without test-time augmentation.
 """
@@ -21,7 +23,7 @@ import functools
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -30,18 +32,15 @@ from etils import epath
 from analysis.evaluate import evaluation_plots, measures
 from analysis.evaluate.evaluation_text import format_evaluation
 from analysis.evaluate.measures import Predictions
+from analysis.evaluate.predictions import Labelled, map_images, predict_examples
 from analysis.run import Run, load_run
 from cifar_jax import errors
 from cifar_jax.augment.test_time import KINDS
 from cifar_jax.data import datasets
-from cifar_jax.data.cache import Images
 from cifar_jax.data.splits import Splits
 from cifar_jax.optim import optimizers
 from cifar_jax.runs import results, run_folder, test_uses
-from cifar_jax.runtime.console import progress
 from cifar_jax.types import Row
-
-_CHUNK_SIZE = 1000  # images between two updates of the progress bar
 
 
 def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "") -> Row:
@@ -71,11 +70,13 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   test_uses.record(run.path, "evaluate", f"selected weights ({weights})")
   if tta:
     test_uses.record(run.path, "evaluate", f"test-time augmentation {tta} ({weights})")
-  split_measures, test = _measure_splits(run, dataset, splits)
+  split_measures, predictions = _measure_splits(run, dataset, splits)
+  # The test split holds all of its images in their official order.
+  test = Predictions(dataset.test.images, *predictions["test"])
   evaluation = _describe(run, split_measures, test, tta)
   counts = measures.count_confusions(test.labels, test.classes, len(run.class_names))
   class_report = measures.report_classes(test.labels, test.classes, run.class_names)
-  files = _write_files(folder, run, test, evaluation, counts, class_report)
+  files = _write_files(folder, run, test, predictions, evaluation, counts, class_report)
   text = format_evaluation(evaluation, counts, run.class_names, class_report["text"])
   return {
     "evaluation": evaluation,
@@ -86,47 +87,22 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
 
 def _measure_splits(
   run: Run, dataset: datasets.Dataset, splits: Splits
-) -> tuple[dict[str, Row], Predictions]:
-  """Return the measures of each split that has examples, and the predictions for the test split."""
+) -> tuple[dict[str, Row], dict[str, Labelled]]:
+  """Return the measures and the predictions of each split that has examples."""
   split_measures: dict[str, Row] = {}
+  predictions: dict[str, Labelled] = {}
   penalty = float(optimizers.l2_penalty(run.variables["params"], run.config.loss.l2))
   for name in ("train", "validation", "test"):
     examples = getattr(splits, name)
     if not len(examples):
       continue
-    split, rows = _find_rows(dataset, examples)
-    logits = _map_images(run.logits, split.images, rows, f"evaluate {name}")
-    measured = measures.measure(logits, split.labels[rows])
+    labelled = predict_examples(run, dataset, examples, f"evaluate {name}")
+    measured = measures.measure(labelled.logits, labelled.labels)
     if run.config.loss.l2:
       measured["objective"] = measured["loss"] + penalty
-    split_measures[name] = {"examples": len(rows)} | measured
-  # The test split comes last, and holds all of its images in their official order.
-  return split_measures, Predictions(split.images, split.labels[rows], logits)
-
-
-def _find_rows(
-  dataset: datasets.Dataset, examples: np.ndarray
-) -> tuple[datasets.Split, np.ndarray]:
-  """Return the official split that the examples belong to, and their rows in it.
-
-  examples: numbered over the training images, then the test images.
-  """
-  num_train = len(dataset.train.labels)
-  if examples[0] >= num_train:
-    return dataset.test, examples - num_train
-  return dataset.train, examples
-
-
-def _map_images(
-  function: Callable[[np.ndarray], np.ndarray], images: Images, rows: np.ndarray, title: str
-) -> np.ndarray:
-  """Apply a function to the images in these rows in chunks, with a progress bar."""
-  outputs = []
-  with progress(title, len(rows), "images") as advance:
-    for start in range(0, len(rows), _CHUNK_SIZE):
-      outputs.append(function(images[rows[start : start + _CHUNK_SIZE]]))
-      advance(len(outputs[-1]))
-  return np.concatenate(outputs)
+    split_measures[name] = {"examples": len(examples)} | measured
+    predictions[name] = labelled
+  return split_measures, predictions
 
 
 def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: str) -> Row:
@@ -156,7 +132,7 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
 def _measure_augmented(run: Run, kind: str, test: Predictions, plain: Row) -> Row:
   """Return the test measures with test-time augmentation, and their gain over `plain`."""
   num_views = KINDS[kind].num_views
-  logits = _map_images(
+  logits = map_images(
     functools.partial(run.logits, tta=kind),
     test.images,
     np.arange(len(test.labels)),
@@ -192,6 +168,7 @@ def _write_files(
   folder: epath.Path,
   run: Run,
   test: Predictions,
+  predictions: dict[str, Labelled],
   evaluation: Row,
   counts: np.ndarray,
   class_report: Row,
@@ -201,7 +178,11 @@ def _write_files(
   title = f"{run.name}: {len(test.labels):,} test images"
   accuracy = evaluation["splits"]["test"]["accuracy"]
   with _staged(folder) as stage:
-    np.savez(buffer := io.BytesIO(), logits=test.logits, labels=test.labels)
+    arrays: dict[str, Any] = {"logits": test.logits, "labels": test.labels}
+    if "validation" in predictions:
+      labels, logits = predictions["validation"]
+      arrays |= {"validation_logits": logits, "validation_labels": labels}
+    np.savez(buffer := io.BytesIO(), **arrays)
     (stage / "predictions.npz").write_bytes(buffer.getvalue())
     (stage / "classification_report.txt").write_text(class_report["text"])
     _write_json(stage / "classification_report.json", class_report["numbers"])

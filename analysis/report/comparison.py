@@ -136,6 +136,7 @@ def _make_runs(entries: list[Entry], output: epath.Path) -> list[Html]:
       )
       for run in runs
     ]
+  columns["uses of test images"] = [number_cell(run.num_test_uses, "d") for run in runs]
   columns["seeds"] = [number_cell(run.config["num_seeds"], "d") for run in runs]
   columns["epochs"] = [number_cell(len(run.rows), "d") for run in runs]
   parameters = [run.results.get("parameters", {}).get("total") for run in runs]

@@ -243,15 +243,20 @@ def image(path: epath.Path, alt: str) -> Html:
   return tag("div", tag("img", src=_data_uri(path.read_bytes()), alt=alt), class_="wide")
 
 
-def footer(*sources: epath.Path) -> Html:
-  """Return the end of a page, which names the run folders that it was made from."""
+def footer(*sources: epath.Path, mode: str = "report") -> Html:
+  """Return the end of a page, which names the mode and the run folders that it was made from."""
   now = datetime.datetime.now(datetime.UTC).isoformat()
   names = [[", " if i else "", tag("code", str(source))] for i, source in enumerate(sources)]
-  return tag("p", f"Made {format_time(now)} by --mode=report from ", names, class_="soft")
+  return tag("p", f"Made {format_time(now)} by --mode={mode} from ", names, class_="soft")
 
 
-def chart(title: str, alt: str, draw: Callable[["Axes"], None]) -> Html:
-  """Return a chart, drawn by `draw` once for light and once for dark pages."""
+def chart(
+  title: str, alt: str, draw: Callable[["Axes"], None], size: tuple[float, float] = (4.1, 2.7)
+) -> Html:
+  """Return a chart, drawn by `draw` once for light and once for dark pages.
+
+  size: width and height in inches.
+  """
   import matplotlib
 
   pictures = {}
@@ -260,7 +265,7 @@ def chart(title: str, alt: str, draw: Callable[["Axes"], None]) -> Html:
     for theme, colours in _THEMES.items():
       with (
         matplotlib.rc_context(_CHART_STYLE | colours),
-        plots.figure(path, 1, 1, figsize=(4.1, 2.7)) as (_, axis),
+        plots.figure(path, 1, 1, figsize=size) as (_, axis),
       ):
         draw(axis)
       pictures[theme] = _data_uri(path.read_bytes())

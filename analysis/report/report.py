@@ -14,9 +14,11 @@ from analysis.report.comparison import write_comparison
 from analysis.report.figures import select_figures
 from analysis.report.page import Cell, Content, Html, duration_cell, number_cell, tag
 from analysis.run_record import RunRecord, read_record
-from cifar_jax.runs import run_folder
+from cifar_jax.runs import run_folder, test_uses
 
 __all__ = ["write_comparison", "write_report"]
+
+_MAX_USES = 5  # of the test images, in the list of the latest
 
 
 def write_report(workdir: str | os.PathLike) -> epath.Path:
@@ -110,6 +112,9 @@ def _list_headline(run: RunRecord) -> list[page.Tile]:
     note = f"{count:,} images" if count else None
     if len(results["seeds"]) > 1:
       note = f"mean ± standard error of {len(run.seed_results)} seeds"
+    if metric == "test_accuracy":
+      used = test_uses.describe(run.num_test_uses)
+      note = f"{note}; {used}" if note else used
     tiles.append(page.Tile(figure.title.capitalize(), cell.content, note))
   parameters = results["parameters"]
   untrained = parameters["non_trainable"]
@@ -134,11 +139,8 @@ def _list_unfinished_headline(run: RunRecord) -> list[page.Tile]:
 
 
 def _make_selection(run: RunRecord) -> list[Html]:
-  test_images = "The test images were used once, after the weights had been selected."
-  if not run.is_tested:
-    test_images = "The test images have not been used."
   explanation = {
-    "validation": "Validation images are held out of the training images. " + test_images,
+    "validation": "Validation images are held out of the training images.",
     "test": "The test figures describe these same images, so they are optimistic.",
     "training": "Metrics of training decided; neither validation nor test images did.",
     "nothing": "Neither validation nor test images decided anything.",
@@ -170,9 +172,21 @@ def _make_selection(run: RunRecord) -> list[Html]:
         ),
         *monitors,
         ("Images", ", ".join(num_images) or None),
+        ("Test images", _describe_test_uses(run)),
       ]
     )
   ]
+
+
+def _describe_test_uses(run: RunRecord) -> str:
+  """Return how often the test images were used, and the latest uses."""
+  official = test_uses.OFFICIAL
+  uses = [use for use in test_uses.uses(run.path) if use.get("test_set", official) == official]
+  latest = [f"{use.get('mode', '?')}: {use.get('purpose', '?')}" for use in uses[-_MAX_USES:]]
+  if len(uses) > _MAX_USES:
+    latest.insert(0, "…")
+  summary = test_uses.describe(run.num_test_uses, "").strip()
+  return f"{summary} ({'; '.join(latest)})" if latest else summary
 
 
 def _describe_epoch(run: RunRecord) -> str:

@@ -72,7 +72,9 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
 def charts_without_pixels() -> Iterator[None]:
   """Draw the charts of reports without rendering them."""
 
-  def draw_only(title: str, alt: str, draw: Callable[[Any], None]) -> page.Html:
+  def draw_only(
+    title: str, alt: str, draw: Callable[[Any], None], size: tuple[float, float] = (1, 1)
+  ) -> page.Html:
     from matplotlib.figure import Figure
 
     draw(Figure().subplots())

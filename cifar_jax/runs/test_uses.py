@@ -58,8 +58,9 @@ def inherit(folder: epath.PathLike, parent: epath.PathLike) -> None:
 def uses(folder: epath.PathLike) -> list[Row]:
   """Return the uses of a run and of the runs that it began with, the oldest first.
 
-  A line that is damaged still counts. A finished run older than the file was tested at least once,
-  at its end.
+  Each has the time, mode, purpose and test_set as `record` wrote them; inherited ones also have
+  'inherited_from', the name of the run folder. A line that is damaged has none of these, and still
+  counts. A finished run older than the file was tested at least once, at its end.
   """
   path = epath.Path(folder)
   if not (path / FILE).exists():
@@ -71,7 +72,7 @@ def uses(folder: epath.PathLike) -> list[Row]:
         row = json.loads(line)
       except (ValueError, RecursionError):
         row = None
-      rows.append(row if isinstance(row, dict) else {"purpose": "unknown"})
+      rows.append(row if isinstance(row, dict) else {})
   return rows
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from analysis.report import page, report
 from cifar_jax import errors
+from cifar_jax.runs import test_uses
 from configs import default
 
 EVIL = "<script>alert(1)<!--&\"' run"
@@ -359,11 +360,26 @@ def test_a_run_that_was_not_tested_has_a_page(tmp_path, seeds):
       del figures[name]
   (path / "results.json").write_text(json.dumps(content))
   text = Page(report.write_report(path)).text
-  assert "Not tested." in text and "The test images have not been used." in text
+  assert "Not tested." in text and "Test imagesnever used" in text
   assert "Test accuracy" not in text and "Validation accuracy53.00" in text
   tested = write_run(tmp_path / "tested", [0.5], batch_size=77)
   rows = Page(report.write_comparison([path, tested], tmp_path / "all.html")).rows
   assert rows[0].index("test accuracy") and "–" in rows[1] and "–" not in rows[2]
+
+
+def test_uses_of_the_test_images_are_shown(tmp_path):
+  path = write_run(tmp_path / "run", [0.5])
+  for i in range(5):
+    test_uses.record(path, "evaluate", f"look {i} <b>")
+  test_uses.record(path, "evaluate", "other images", "cifar10.1")
+  text = Page(report.write_report(path)).text
+  assert "200 images; test images used 6 times" in text
+  assert "Test imagesused 6 times (…; evaluate: look 0 <b>; " in text and "other" not in text
+  seeds = write_run(tmp_path / "seeds", [0.5, 0.6])
+  assert "of 2 seeds; test images used once" in Page(report.write_report(seeds)).text
+  rows = Page(report.write_comparison([path, seeds], tmp_path / "all.html")).rows
+  column = rows[0].index("uses of test images")
+  assert [row[column] for row in rows[1:3]] == ["6", "1"]
 
 
 def test_selection_on_the_test_set_is_marked(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from trust import statistics
+from trust import sentences, statistics
 from trust.statistics import ImageDifference, SeedDifference
 
 
@@ -181,21 +181,27 @@ def test_a_hopeless_difference_needs_a_finite_number_of_seeds():
 # --- Sentences -----------------------------------------------------------------------------------
 
 
-def sentence(a, b, measure=statistics.ACCURACY):
+def sentence(a, b, measure=sentences.ACCURACY):
   (verdict,) = statistics.judge([statistics.compare_seeds(by_seed(a), by_seed(b))])
-  return statistics.describe(verdict, "A", "B", measure)
+  return sentences.describe(verdict, "A", "B", measure)
 
 
 def test_sentences():
   a = np.array([0.900, 0.902, 0.901, 0.899])
   better = np.add(a, [0.004, 0.005, 0.004, 0.005])
-  assert sentence(a, better) == "B is better than A by 0.45 ± 0.09 points (p = 0.00057)"
-  assert sentence(better, a) == "A is better than B by 0.45 ± 0.09 points (p = 0.00057)"
-  assert sentence(a, better, statistics.LOSS).startswith("A is better than B by 0.0045 ± 0.0009 (p")
+  assert (
+    sentence(a, better)
+    == "B is better than A by 0.45 ± 0.09 points (p = 0.00057, 4 pairs of seeds)"
+  )
+  assert (
+    sentence(better, a)
+    == "A is better than B by 0.45 ± 0.09 points (p = 0.00057, 4 pairs of seeds)"
+  )
+  assert sentence(a, better, sentences.LOSS).startswith("A is better than B by 0.0045 ± 0.0009 (p")
   similar = np.add(a, [0.001, -0.001, 0.002, 0.0])
   assert sentence(a, similar) == (
-    "A and B are not distinguishable: B − A is 0.05 ± 0.21 points (p = 0.5); about 12 more seeds "
-    "would show 0.1 points"
+    "A and B are not distinguishable: B − A is 0.05 ± 0.21 points (p = 0.5, 4 pairs of seeds); "
+    "about 12 more seeds would show 0.1 points"
   )
   close = np.add(a, [0.0001, -0.0001, 0.0001, -0.0001])
   assert sentence(a, close).endswith("; a difference of 0.1 points would probably have shown")
@@ -206,9 +212,9 @@ def test_sentences():
 
 def test_sentences_about_images():
   (better,) = statistics.judge([ImageDifference(1000, 10, 40)])
-  text = statistics.describe(better, "A", "B")
+  text = sentences.describe(better, "A", "B")
   assert text.startswith("B is better than A by 3.00 (") and " to " in text
   (similar,) = statistics.judge([ImageDifference(1000, 10, 12)])
-  assert "several seeds of each are needed" in statistics.describe(similar, "A", "B")
+  assert "several seeds of each are needed" in sentences.describe(similar, "A", "B")
   (same,) = statistics.judge([ImageDifference(1000, 0, 0)])
-  assert "both are right about the same of the 1,000 images" in statistics.describe(same, "A", "B")
+  assert "both are right about the same of the 1,000 images" in sentences.describe(same, "A", "B")

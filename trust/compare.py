@@ -1,0 +1,313 @@
+"""Whether configs really differ, by what their runs recorded: `--mode=compare A B …`.
+
+A side is the runs of one config, each seed once. Runs whose configs differ only in the seed form a
+side, as in `--mode=report`. To compare runs of one config (before and after a change of the code),
+name the folders of a side with commas: `a0,a1 b0,b1`.
+
+The figures are accuracies of the selected weights on the validation images; with split='test' those
+on the test images, which then counts as a use of them in every run folder. Sides with several seeds
+are compared by their figures, in pairs of the seeds that both have: a seed decides the order, the
+augmentation and the initial weights of layers that both networks have, so much of its luck cancels.
+A side with one seed is compared by its predictions, image by image. trust/statistics.py has the
+tests.
+"""
+
+import itertools
+import os
+import string
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from analysis.report.figures import average
+from analysis.report.groups import (
+  SEED_FIELDS,
+  SOURCE_FIELDS,
+  Entry,
+  Group,
+  find_differing,
+  group_entries,
+  name_runs,
+)
+from analysis.run_record import RunRecord, read_record
+from cifar_jax import errors
+from cifar_jax.runs import run_folder, test_uses
+from cifar_jax.runtime.text_table import format_table
+from cifar_jax.types import Row
+from trust import sentences, statistics
+from trust.statistics import Difference, ImageDifference, Verdict
+
+SPLITS = {"validation": "val_accuracy", "test": "test_accuracy"}
+_MAX_FIELD_COLUMNS = 4
+
+
+class Side(NamedTuple):
+  """One of the configs that are compared.
+
+  Attributes:
+    name: a letter.
+    group: its runs.
+    accuracies: by seed.
+  """
+
+  name: str
+  group: Group
+  accuracies: dict[int, float]
+
+
+class Comparison(NamedTuple):
+  """Two sides and the verdict on them; the difference is b − a."""
+
+  a: Side
+  b: Side
+  verdict: Verdict
+
+  @property
+  def sentence(self) -> str:
+    return sentences.describe(self.verdict, self.a.name, self.b.name)
+
+
+def compare(
+  arguments: Sequence[str], split: str = "validation", output: str | os.PathLike = "compare.html"
+) -> Row:
+  """Compare the runs in the folders that `arguments` name, and write a page.
+
+  Args:
+    arguments: run folders; one with commas names all folders of a side.
+    split: the images that decide, a key of SPLITS.
+    output: the page.
+
+  Returns:
+    'sides', 'comparisons', 'notes' and 'text', what to print.
+
+  Raises:
+    UserError: a folder holds no finished run, there are fewer than two sides, or runs that must be
+      compared image by image have other images.
+  """
+  from trust import compare_page
+
+  with run_folder.reading(", ".join(arguments)):
+    sides = _make_sides(arguments, split)
+    _record_test_uses(sides, split)
+    pairs = list(itertools.combinations(sides, 2))
+    verdicts = statistics.judge([_measure(a, b, split) for a, b in pairs])
+    comparisons = [
+      Comparison(a, b, verdict) for (a, b), verdict in zip(pairs, verdicts, strict=True)
+    ]
+    notes = _list_notes(sides, comparisons, split)
+    path = epath.Path(output).expanduser()
+    compare_page.write(path, sides, comparisons, notes, split)
+  lines = [_format_sides(sides, split), "", *(f"{c.sentence}." for c in comparisons)]
+  lines += [f"NOTE: {note}" for note in notes]
+  text = "\n".join([*lines, f"wrote {path}"])
+  return {"sides": sides, "comparisons": comparisons, "notes": notes, "text": text}
+
+
+# --- Sides ---------------------------------------------------------------------------------------
+
+
+def _make_sides(arguments: Sequence[str], split: str) -> list[Side]:
+  """Return the sides that the arguments name."""
+  lists = [_split_folders(argument) for argument in arguments]
+  entries = name_runs([read_record(folder) for folders in lists for folder in folders])
+  by_path = {str(entry.run.path.resolve()): entry for entry in entries}
+  for entry in entries:
+    if not entry.run.results:
+      raise errors.UserError(
+        f"{entry.run.path}: unfinished, {entry.run.progress}; finish the run, or leave it out"
+      )
+  groups = group_entries(entries)
+  if any(len(folders) > 1 for folders in lists) or len(groups) == 1:
+    keys = [[str(epath.Path(f).expanduser().resolve()) for f in folders] for folders in lists]
+    named = [[by_path[key] for key in dict.fromkeys(side)] for side in keys]
+    groups = [_join(side) for side in named]
+  if len(groups) < 2:
+    raise errors.UserError("compare: only one side; name the run folders of at least two configs")
+  if len(groups) > len(string.ascii_uppercase):
+    raise errors.UserError(f"compare: {len(groups)} sides are too many; name at most 26")
+  return [
+    Side(name, group, _accuracies(group, split))
+    for name, group in zip(string.ascii_uppercase, groups, strict=False)
+  ]
+
+
+def _split_folders(argument: str) -> list[str]:
+  if epath.Path(argument).expanduser().exists():
+    return [argument]
+  return [folder for folder in argument.split(",") if folder] or [argument]
+
+
+def _join(entries: list[Entry]) -> Group:
+  """Return the runs of a side that was named with commas; raise unless they have one config."""
+  groups = group_entries(entries)
+  if len(groups) > 1:
+    fields = ", ".join(find_differing([group.fields for group in groups])) or "the dataset"
+    raise errors.UserError(
+      f"compare: {', '.join(entry.name for entry in entries)} are no runs of one config, they "
+      f"differ in {fields}; name the runs of one config, or each folder separately"
+    )
+  return groups[0]
+
+
+def _accuracies(group: Group, split: str) -> dict[int, float]:
+  """Return the accuracy of each seed; raise UserError if the runs did not record it."""
+  metric = SPLITS[split]
+  accuracies = {
+    results["seed"]: float(results[metric])
+    for results in group.seed_results
+    if results.get(metric) is not None
+  }
+  if not accuracies or len(accuracies) < len(group.seed_results):
+    other = next(name for name in SPLITS if name != split)
+    raise errors.UserError(
+      f"--split: {group.title} recorded no {split} accuracy; compare on --split={other}"
+    )
+  return accuracies
+
+
+def differing_fields(sides: Sequence[Side]) -> list[str]:
+  """Return the fields of the config in which sides differ."""
+  names = find_differing([side.group.fields for side in sides])
+  return [name for name in names if name not in SEED_FIELDS + SOURCE_FIELDS]
+
+
+def uses_test_images(side: Side, split: str) -> bool:
+  """Return whether the figures of a side are those of test images."""
+  return split == "test" or side.group.fields["data.validation"] == "test"
+
+
+def _record_test_uses(sides: Sequence[Side], split: str) -> None:
+  for side in sides:
+    if uses_test_images(side, split):
+      others = ", ".join(other.group.title for other in sides if other is not side)
+      for entry in side.group.entries:
+        test_uses.record(entry.run.path, "compare", f"compared with {others}")
+
+
+# --- Differences ---------------------------------------------------------------------------------
+
+
+def _measure(a: Side, b: Side, split: str) -> Difference:
+  """Compare two sides: by their seeds, or, if there are too few, image by image."""
+  difference = statistics.compare_seeds(a.accuracies, b.accuracies)
+  if difference is not None:
+    return difference
+  shared = sorted(a.accuracies.keys() & b.accuracies.keys())
+  runs = [side.group.entries[0].run for side in (a, b)]
+  if len({(run.dataset.get("fingerprint"), _images(run, split)) for run in runs}) > 1:
+    raise errors.UserError(
+      f"compare: {a.group.title} and {b.group.title} have one seed and other {split} images, so no "
+      "image was classified by both; train them with the same dataset, data.validation and "
+      "data.split_seed"
+    )
+  seeds = [shared[0] if shared else min(side.accuracies) for side in (a, b)]
+  correct = [_classify(side, seed, split) for side, seed in zip((a, b), seeds, strict=True)]
+  return statistics.compare_images(*correct)
+
+
+def _classify(side: Side, seed: int, split: str) -> np.ndarray:
+  """Return whether a side's network classifies each image of a split correctly, [n] bool."""
+  from analysis.evaluate import predictions
+
+  path = next(
+    entry.run.path
+    for entry in side.group.entries
+    if seed in (results["seed"] for results in entry.run.seed_results)
+  )
+  return predictions.find_correct(path, seed, split, f"{side.name}: {split}")
+
+
+# --- Text ----------------------------------------------------------------------------------------
+
+
+def _format_sides(sides: Sequence[Side], split: str) -> str:
+  """Return a table with a line for each side."""
+  fields = differing_fields(sides)
+  columns = fields if len(fields) <= _MAX_FIELD_COLUMNS else []
+  has_uses = any(uses_test_images(side, split) for side in sides)
+  rows = [
+    [
+      side.name,
+      errors.printable(side.group.title),
+      str(len(side.accuracies)),
+      *(repr(side.group.fields.get(name)) for name in columns),
+      _show_accuracy(side, split),
+      *[str(count_test_uses(side))] * has_uses,
+    ]
+    for side in sides
+  ]
+  header = ["", "runs", "seeds", *columns, f"{split} accuracy", *["uses of test images"] * has_uses]
+  table = format_table(header, rows)
+  if fields and not columns:
+    table += f"\nfields that differ: {', '.join(fields)}"
+  return table
+
+
+def _show_accuracy(side: Side, split: str) -> str:
+  """Return the mean accuracy of a side as text, with its standard error."""
+  mean, error = average(side.group.seed_results, SPLITS[split])
+  return f"{mean:.2%}" + (f" ± {error:.2%}" if error is not None else "")
+
+
+def count_test_uses(side: Side) -> int:
+  """Return the greatest count of uses of the test images, over the runs of a side."""
+  return max(entry.run.num_test_uses for entry in side.group.entries)
+
+
+def _list_notes(sides: Sequence[Side], comparisons: Sequence[Comparison], split: str) -> list[str]:
+  """Return what a reader must know of these comparisons."""
+  notes = []
+  if len(comparisons) > 1:
+    notes.append(
+      f"the p values and intervals are corrected for {len(comparisons)} comparisons (Holm)"
+    )
+  by_images, by_means = [], []
+  for a, b, verdict in comparisons:
+    if isinstance(verdict.difference, ImageDifference):
+      by_images.append(f"{a.name} and {b.name}")
+    elif not verdict.difference.num_pairs:
+      by_means.append(f"{a.name} and {b.name}")
+  if by_images:
+    notes.append(
+      f"{', '.join(by_images)}: a side has one seed, so this compares two trained networks image "
+      "by image; other seeds may differ. Train several seeds to compare the configs"
+    )
+  if by_means:
+    notes.append(
+      f"{', '.join(by_means)}: no two seeds in common, so means are compared; pairs show more"
+    )
+  runs = [entry.run for side in sides for entry in side.group.entries]
+  return notes + _list_cautions(runs, sides, split)
+
+
+def _list_cautions(runs: Sequence[RunRecord], sides: Sequence[Side], split: str) -> list[str]:
+  """Return reasons to doubt the comparisons."""
+  cautions = []
+  diverged = [run.name for run in runs if run.results.get("diverged_seeds")]
+  if diverged:
+    cautions.append(f"{', '.join(diverged)}: seeds that diverged are left out, which flatters them")
+  repeated = [side.name for side in sides if side.group.repeated_seeds]
+  if repeated:
+    cautions.append(f"{', '.join(repeated)}: of runs with the same seed only the first counts")
+  if any(uses_test_images(side, split) for side in sides):
+    cautions.append(
+      "this used the test images, which test_uses.jsonl of every run records; a choice made by "
+      "them makes their figures optimistic"
+    )
+  if len({run.dataset.get("fingerprint") for run in runs}) > 1:
+    cautions.append("the sides have different datasets, so their figures are not comparable")
+  elif len({_images(run, split) for run in runs}) > 1:
+    cautions.append("the sides validate on different images, which blurs the comparison")
+  commits = [{entry.run.results.get("git_commit") for entry in s.group.entries} for s in sides]
+  if any(commit != commits[0] for commit in commits):
+    cautions.append("the sides were trained by different commits of the code")
+  return cautions
+
+
+def _images(run: RunRecord, split: str) -> tuple[str, int] | None:
+  """Return what decides which images of the dataset are those of a split."""
+  if split == "test":
+    return None
+  return str(run.fields["data.validation"]), run.fields["data.split_seed"]
