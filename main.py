@@ -53,6 +53,17 @@ _OPTIONS = {
   "profile": flags.DEFINE_string(
     "profile", "", "train: the steps to trace into WORKDIR/profile, first:last, such as 100:110."
   ),
+  "from": flags.DEFINE_string(
+    "from",
+    "",
+    "train: start from a checkpoint of another run: RUN (the newest), RUN@step, or RUN@best.",
+  ),
+  "confirm_jump": flags.DEFINE_bool(
+    "confirm_jump", False, "train --from: accept a learning rate that does not go on as it was."
+  ),
+  "fresh_optimizer": flags.DEFINE_bool(
+    "fresh_optimizer", False, "train --from: drop the state of the parent's optimizer."
+  ),
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "predict: print JSON."),

@@ -59,13 +59,17 @@ def _train(call: Call) -> None:
   import train
   from cifar_jax.runs import results
   from cifar_jax.runtime import monitoring
+  from cifar_jax.training import fork_parent
 
   (workdir,) = call.workdirs
+  source = call.options["from"]
+  fork = fork_parent.Fork(source, call.options["confirm_jump"], call.options["fresh_optimizer"])
   metrics = train.train_and_evaluate(
     call.config,
     workdir,
     heartbeat=call.options["heartbeat"],
     profile=monitoring.parse_steps(call.options["profile"]),
+    fork=fork if source else None,
   )
   if jax.process_index() == 0:
     print(results.summarize(metrics))

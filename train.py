@@ -19,11 +19,24 @@ from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.optim import optimizers
-from cifar_jax.runs import checkpoints, plots, results, run_folder, test_uses
+from cifar_jax.runs import (
+  checkpoint_arrays,
+  checkpoints,
+  plots,
+  results,
+  run_folder,
+  test_uses,
+)
 from cifar_jax.runtime import distributed, monitoring
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.signals import Interrupted, StopPoint, any_process, stop_signals
-from cifar_jax.training import callback_messages, compiled_steps, continuing
+from cifar_jax.training import (
+  callback_messages,
+  compiled_steps,
+  continuing,
+  fork_parent,
+  forking,
+)
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row, Variables
 from configs import default
@@ -40,6 +53,7 @@ def train_and_evaluate(
   heartbeat: float | None = None,
   profile: tuple[int, int] | None = None,
   evaluate_test: bool = True,
+  fork: fork_parent.Fork | None = None,
 ) -> Row:
   """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
@@ -54,6 +68,7 @@ def train_and_evaluate(
     heartbeat: seconds between progress lines, as for monitoring.Heartbeat.
     profile: the first and the last step to trace, into the folder `profile`; None for none.
     evaluate_test: whether to test at all. False for trials of a sweep, which validation ranks.
+    fork: the checkpoint of another run to start from; None to start from the beginning.
 
   Returns:
     The content of results.json; without `evaluate_test` it has no test metrics.
@@ -72,6 +87,7 @@ def train_and_evaluate(
     earlier_epochs = folder.epochs_before_more(config, default.get_config())
     if earlier_epochs is None:
       folder.raise_if_other_config(config, default.get_config())
+    parent = fork_parent.find_parent(folder, fork, default.get_config())
     finished = folder.results()
     if finished is not None and earlier_epochs is None:
       log.info("%s: finished already; nothing to do", folder.path)
@@ -84,7 +100,7 @@ def train_and_evaluate(
       steps = profile if folder.writer else None
       trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
       with contextlib.closing(trace):
-        trainer = Trainer(experiment, folder, stop, trace)
+        trainer = Trainer(experiment, folder, stop, trace, parent)
         return trainer.run(heartbeat if folder.writer else 0, evaluate_test)
 
 
@@ -96,6 +112,7 @@ class Trainer:
     folder: the run folder, locked.
     stop: receives the number of a signal that asks the run to stop.
     trace: traces chosen steps.
+    parent: the checkpoint of another run to start from, if the folder has none.
 
   Raises:
     UserError: a checkpoint or a file of the folder does not fit the config.
@@ -107,6 +124,7 @@ class Trainer:
     folder: run_folder.RunFolder,
     stop: list[int],
     trace: monitoring.Trace,
+    parent: fork_parent.Parent | None = None,
   ):
     config = experiment.config
     self._config, self._folder, self._stop, self._trace = config, folder, stop, trace
@@ -118,8 +136,8 @@ class Trainer:
       over_seeds(lambda variables: optimizers.l2_penalty(variables["params"], config.loss.l2))
     )
     self._checkpoints = checkpoints.Checkpoints(folder.path)
-    is_new = self._checkpoints.is_empty()
-    self._state = experiment.init(transfer.load(config.model.pretrained) if is_new else None)
+    needs_weights = self._checkpoints.is_empty() and parent is None
+    self._state = experiment.init(transfer.load(config.model.pretrained) if needs_weights else None)
     self._callbacks_state = jax.jit(over_seeds(lambda seed: self._callbacks.init()))(
       experiment.seed_array()
     )
@@ -127,6 +145,8 @@ class Trainer:
     self._best_is_new = False
     self._step = 0
     self._rows: list[Row] = []
+    if parent is not None:
+      self._fork(parent, experiment)
     # Both are replaced here, where the initial or restored state is known, and nowhere else.
     clock = self._restore(experiment)
     self._experiment = experiment.precompute_base(self._state)
@@ -153,6 +173,20 @@ class Trainer:
         if is_stopping and not self._is_finished():
           self._interrupt()
       return self._finish(evaluate_test)
+
+  def _fork(self, parent: fork_parent.Parent, experiment: Experiment) -> None:
+    """Make the folder that of a run which has trained as long as the parent's checkpoint."""
+    child = forking.Child(
+      config=self._config,
+      schedule=experiment.schedule,
+      steps_per_epoch=experiment.steps_per_epoch,
+      total_steps=experiment.total_steps,
+      dataset=experiment.describe_data(),
+      callbacks=self._callbacks,
+      update_callbacks=self._update_callbacks,
+      tree=self._checkpoint(np.zeros(2)),
+    )
+    forking.begin(self._folder, self._checkpoints, parent, child)
 
   def _restore(self, experiment: Experiment) -> tuple[float, float]:
     """Continue from the newest checkpoint, if there is one; return the clock's two times."""
@@ -196,6 +230,10 @@ class Trainer:
       jax.devices()[0].device_kind,
       config.dtype,
     )
+    if keep_every := config.keep_every:
+      tree = self._checkpoint(np.zeros(2))
+      size, count = checkpoint_arrays.num_bytes(tree) / 1e6, config.num_epochs // keep_every
+      log.info("keep_every: %d checkpoints of %.1f MB, %.1f MB in all", count, size, count * size)
     self._folder.write_config(config)
     self._folder.write_dataset(experiment.describe_data())
     source = config.model.pretrained
@@ -313,15 +351,16 @@ class Trainer:
     return {name: np.asarray(value, np.float64) for name, value in metrics.items()}
 
   def _save_if_due(self, is_stopping: bool) -> None:
-    is_due = len(self._rows) % self._config.checkpoint_every == 0
-    if is_due or is_stopping or self._is_finished():
-      self._save()
+    every, keep_every = self._config.checkpoint_every, self._config.keep_every
+    is_kept = keep_every > 0 and len(self._rows) % keep_every == 0
+    if len(self._rows) % every == 0 or is_kept or is_stopping or self._is_finished():
+      self._save(is_kept)
 
-  def _save(self) -> None:
-    """Start to write `latest`, and `best` if it changed since the last save."""
+  def _save(self, is_kept: bool = False) -> None:
+    """Start to write `latest`, also as `kept` if wanted, and `best` if it has changed since."""
     selected_steps = self._selected_steps() if self._best_is_new else None
     tree = self._checkpoint(self._clock.to_array())
-    self._checkpoints.save_latest(self._step, tree, selected_steps)
+    self._checkpoints.save_latest(self._step, tree, selected_steps, is_kept)
     self._best_is_new = False
 
   def _selected_steps(self) -> list[int]:
@@ -383,6 +422,7 @@ class Trainer:
     content["compile_seconds"] = self._compiled.compile_seconds
     content["memory"] = monitoring.memory()
     content["test_uses"] = test_uses.count(self._folder.path)
+    content |= results.ancestry(self._folder.lineage(), content["selected_on"])
     self._folder.write_results(content)
     return content
 

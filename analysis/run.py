@@ -174,15 +174,17 @@ class Run:
     return jax.jit(self.apply, static_argnums=2)
 
 
-def load_run(path: epath.PathLike, seed: int | None = None) -> Run:
-  """Load the selected weights of a run, finished or not.
+def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = None) -> Run:
+  """Load the selected weights of a run, finished or not, or those of a step.
 
   Args:
     path: the run folder.
     seed: the seed whose weights to load, if the run has several; None for the first.
+    step: the step whose weights to load, if its checkpoint is there (config.keep_every); None for
+      the selected weights.
 
   Raises:
-    UserError: the folder holds no run, no checkpoint yet, or no such seed, or a file in it is not
+    UserError: the folder holds no run, no such checkpoint, or no such seed, or a file in it is not
       valid.
   """
   folder = epath.Path(path).expanduser()
@@ -193,11 +195,15 @@ def load_run(path: epath.PathLike, seed: int | None = None) -> Run:
     )
   description = run_folder.read_json(folder / "dataset.json", "restore it")
   with run_folder.reading(folder):
-    return _load(folder, ml_collections.ConfigDict(config), description, seed)
+    return _load(folder, ml_collections.ConfigDict(config), description, seed, step)
 
 
 def _load(
-  folder: epath.Path, config: ml_collections.ConfigDict, description: Row, seed: int | None
+  folder: epath.Path,
+  config: ml_collections.ConfigDict,
+  description: Row,
+  seed: int | None,
+  step: int | None,
 ) -> Run:
   if not _is_valid_description(description, config.data.normalize == "standardize"):
     raise errors.UserError(
@@ -210,7 +216,11 @@ def _load(
     raise errors.UserError(
       f"seed: {folder} has the seeds {seeds[0]} to {seeds[-1]}, not {seed}; use one of them"
     )
-  step, variables = checkpoints.read_best(folder, seed - config.seed if len(seeds) > 1 else None)
+  index = seed - config.seed if len(seeds) > 1 else None
+  if step is None:
+    step, variables = checkpoints.read_best(folder, index)
+  else:
+    variables = checkpoints.read_weights(folder, step, index)
   dtype = jnp.dtype(config.dtype)
   if jax.default_backend() == "cpu" and convolution.instruction_set(dtype) is None:
     dtype = jnp.dtype(jnp.float32)

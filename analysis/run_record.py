@@ -148,7 +148,7 @@ def read_record(workdir: str | os.PathLike) -> RunRecord:
 
 
 def read_config(path: epath.Path) -> Row:
-  """Return the config of a run, without the earlier lengths of one that was continued.
+  """Return the config of a run, without the history of one that was continued or forked.
 
   Raises:
     UserError: the folder holds no config.json, or one of another program.
@@ -159,7 +159,8 @@ def read_config(path: epath.Path) -> Row:
     raise errors.UserError(
       f"{path}: not a run folder, it has no config.json of a run; pass a run folder as --workdir"
     )
-  config.pop(run_folder.EARLIER_EPOCHS, None)
+  for name in run_folder.HISTORY:
+    config.pop(name, None)
   return config
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import records
 from cifar_jax import config
-from cifar_jax.runs.run_folder import EARLIER_EPOCHS
+from cifar_jax.runs.run_folder import HISTORY
 from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -34,6 +34,7 @@ _MACHINE_FIELDS = (
   "data.workers",
   "dtype",  # in results.json
   "eval_batch_size",
+  "keep_every",
   "steps_per_dispatch",
 )
 _MOST_CHANGES = 4  # that a row lists
@@ -126,7 +127,7 @@ def _changed_fields(name: str) -> list[str]:
   return [
     f"{field}={_value_text(old.get(field))}"
     for field in sorted(old.keys() | new.keys())
-    if old.get(field) != new.get(field) and field not in (*_MACHINE_FIELDS, EARLIER_EPOCHS)
+    if old.get(field) != new.get(field) and field not in (*_MACHINE_FIELDS, *HISTORY)
   ]
 
 

@@ -53,6 +53,7 @@ _AT_LEAST = {
   "early_stopping.min_delta": 0,
   "stop_on_spike.epochs": 1,
   "checkpoint_every": 1,
+  "keep_every": 0,
   "steps_per_dispatch": 0,
 }
 _AT_MOST = {  # other whole numbers are int32 on devices

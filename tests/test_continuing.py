@@ -2,13 +2,12 @@
 
 import json
 
-import flax.linen as nn
+import one_step_runs
 import pytest
 import small_runs
+from one_step_runs import FIELDS, STEPS_AND_PLATEAU, rows_of, run
 
 import experiment
-import models
-import train
 from analysis import run_record
 from cifar_jax import errors
 from cifar_jax.optim import schedules
@@ -16,31 +15,12 @@ from cifar_jax.runs import plots, run_folder
 from cifar_jax.training import continuing
 from configs import default
 
-# A step of 1,200 examples, so that an epoch is one step, of a network that compiles in a second.
-FIELDS = {
-  "augment": "",
-  "batch_size": 1200,
-  "eval_batch_size": 1800,
-  "lookahead__every": 0,
-  "model__name": "linear",
-  "model__widths": None,
-  "model__dense": None,
-  "tta": "",
-}
-
-
-class Linear(nn.Module):
-  """A dense layer with dropout."""
-
-  @nn.compact
-  def __call__(self, images, train):
-    x = nn.Dropout(0.5, deterministic=not train)(images.reshape(len(images), -1))
-    return nn.Dense(10, name="head")(x)
-
 
 @pytest.fixture(scope="module", autouse=True)
-def linear():
-  models.register("linear")(lambda **common: Linear())
+def linear(tmp_path_factory):
+  one_step_runs.register_model()
+  with one_step_runs.compiled_once(tmp_path_factory.mktemp("programs")):
+    yield
 
 
 @pytest.fixture(autouse=True)
@@ -48,31 +28,10 @@ def without_pictures(monkeypatch):
   monkeypatch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
 
 
-STEPS_AND_PLATEAU = {
-  "schedule": {"name": "step", "boundaries": (1, 3)},
-  "plateau__monitor": "val_loss",
-  "plateau__patience": 1,
-  "plateau__min_delta": 9.0,  # nothing improves
-  "plateau__factor": 0.5,
-  "ema_decay": 0.9,
-}
-
-
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
   """A folder for the decoded digits."""
   return tmp_path_factory.mktemp("data")
-
-
-def run(data_dir, workdir, num_epochs, **fields):
-  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": num_epochs} | fields)
-  return train.train_and_evaluate(config, str(workdir))
-
-
-def rows_of(workdir):
-  """Return the rows of metrics.jsonl, without times."""
-  rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-  return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
 
 
 @pytest.mark.parametrize("fields", [{}, STEPS_AND_PLATEAU], ids=["constant", "steps and plateau"])

@@ -19,6 +19,9 @@ Changes = dict[str, Any]  # values by a field's full name
 OPTIONS = {  # main.py's flags, with values that are valid in their modes
   "heartbeat": None,
   "profile": "",
+  "from": "",
+  "confirm_jump": False,
+  "fresh_optimizer": False,
   "seed": None,
   "tta": "",
   "json": False,
@@ -154,7 +157,7 @@ def draw_calls(draw: st.DrawFn) -> dict[str, Any]:
   )
   changed: dict[str, Any] = {}
   for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=3, unique=True)):
-    if name in ("json", "as_report"):
+    if name in ("json", "as_report", "confirm_jump", "fresh_optimizer"):
       changed[name] = draw(st.booleans())
     elif name in ("low", "high", "heartbeat"):
       changed[name] = draw(st.floats() | st.floats(0, 10))

@@ -196,6 +196,55 @@ def warmup_cosine(
   return lambda step: learning_rate * shape(step)
 
 
+def warmup_stable_decay(
+  learning_rate: Rate,
+  run: RunLength,
+  warmup_epochs: float = 0.0,
+  decay_epochs: float | None = None,
+  decay: str = "1-sqrt",
+  initial: float = 0.0,
+  final: float = 0.0,
+) -> Curve:
+  """Return a straight rise, a constant rate, and a decay at the end of the run.
+
+  Hu et al. 2024 (MiniCPM, arXiv:2404.06395); Hägele et al. 2024 (arXiv:2405.18392), who find
+  '1-sqrt' the best decay, and a fifth of the run long enough for it. Until the decay begins, the
+  rate does not depend on the length of the run. So one run can be forked into longer ones.
+
+  Args:
+    warmup_epochs: the epochs of the rise to learning_rate, >= 0.
+    decay_epochs: the last epochs of the run, in which the rate falls, >= 0; by default a fifth of
+      the run, rounded down to a step.
+    decay: the factor at the fraction x of the decay: 'linear' is 1 - x, '1-sqrt' is 1 - sqrt(x),
+      'cosine' is half a cosine.
+    initial: the rate at step 0 as a fraction of learning_rate, >= 0, if there is a rise.
+    final: the rate at step total_steps as a fraction of learning_rate, >= 0, if there is a decay.
+  """
+  warmup = _count_warmup_steps(warmup_epochs, run)
+  num_steps = run.total_steps // 5
+  if decay_epochs is not None:
+    check_number("schedule.decay_epochs", decay_epochs, "a number >= 0", lambda x: x >= 0)
+    num_steps = round(decay_epochs * run.steps_per_epoch)
+  start = run.total_steps - num_steps
+  if start < warmup:
+    raise errors.UserError(
+      f"schedule.decay_epochs: {num_steps} steps of decay and {warmup} of warm-up are more than "
+      f"the {run.total_steps} of the run; lower it"
+    )
+  if decay not in tuple(_DECAYS):  # a tuple takes values that cannot be hashed
+    raise errors.UserError(f"schedule.decay: must be one of {', '.join(_DECAYS)}, got {decay!r}")
+  check_fraction("initial", initial)
+  check_fraction("final", final)
+
+  def stable_then_decay(step: jax.Array) -> jax.Array:  # counts from the end of the rise
+    x = jnp.clip((step - (start - warmup)) / max(num_steps, 1), 0.0, 1.0)
+    # Not final + (1 - final) * …, which rounding may keep from 1 where the rate is stable.
+    return 1 - (1 - final) * (1 - _DECAYS[decay](x)) if num_steps else jnp.ones_like(x)
+
+  shape = _prepend_warmup(warmup, initial, stable_then_decay)
+  return lambda step: learning_rate * shape(step)
+
+
 def _count_warmup_steps(warmup_epochs: float, run: RunLength) -> int:
   check_number("schedule.warmup_epochs", warmup_epochs, "a number >= 0", lambda x: x >= 0)
   return round(warmup_epochs * run.steps_per_epoch)
@@ -208,6 +257,11 @@ def _prepend_warmup(warmup: int, initial: float, decay: optax.Schedule) -> optax
   return optax.join_schedules([optax.linear_schedule(initial, 1.0, warmup), decay], [warmup])
 
 
+_DECAYS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "1-sqrt": lambda x: 1 - jnp.sqrt(x),
+  "cosine": lambda x: (1 + jnp.cos(jnp.pi * x)) / 2,
+  "linear": lambda x: 1 - x,
+}
 SCHEDULES: dict[str, Callable[..., Curve]] = {
   "constant": constant,
   "cosine_restarts": cosine_restarts,
@@ -218,4 +272,5 @@ SCHEDULES: dict[str, Callable[..., Curve]] = {
   "one_cycle": one_cycle,
   "step": step_decay,
   "warmup_cosine": warmup_cosine,
+  "warmup_stable_decay": warmup_stable_decay,
 }

@@ -122,21 +122,37 @@ def to_host(tree: PyTree) -> Arrays:
   return {path: np.array(leaf) for path, leaf in leaves.items()}
 
 
+def num_bytes(tree: PyTree) -> int:
+  """Return the size of a tree's arrays in bytes."""
+  return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
 def fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
   """Return the arrays as a tree like `template`; raise UserError if they are another model's."""
   expected = _leaves_by_path(template)
   added = [path for path in _ADDED_SUMS if path in expected and path not in arrays]
   arrays = arrays | {path: np.full(expected[path].shape, np.nan) for path in added}
-  for path in sorted(arrays.keys() | expected.keys()):
-    saved_shape = arrays[path].shape if path in arrays else "absent"
-    shape = tuple(expected[path].shape) if path in expected else "absent"
-    if saved_shape != shape:
-      raise errors.UserError(
-        f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} by the "
-        "config; use another workdir"
-      )
+  if mismatch := find_mismatch(arrays, expected):
+    path, saved_shape, shape = mismatch
+    raise errors.UserError(
+      f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} by the config; "
+      "use another workdir"
+    )
   leaves = [np.asarray(arrays[path], leaf.dtype) for path, leaf in expected.items()]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def find_mismatch(
+  arrays: Mapping[str, Any], expected: Mapping[str, Any]
+) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
+  """Return the first path whose shapes differ, and both ('absent' is one); None if all fit."""
+  for path in sorted(arrays.keys() | expected.keys()):
+    there, here = (
+      tuple(leaves[path].shape) if path in leaves else "absent" for leaves in (arrays, expected)
+    )
+    if there != here:
+      return path, there, here
+  return None
 
 
 def alone() -> ocp.options.MultiprocessingOptions:

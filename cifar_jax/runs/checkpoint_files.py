@@ -1,6 +1,7 @@
 """The files of a run's checkpoints, in the process that writes them."""
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from concurrent import futures
 
@@ -13,6 +14,7 @@ from cifar_jax.runs.checkpoint_arrays import Arrays
 from cifar_jax.runtime.console import log
 
 BEST = "best."  # how the paths of the best weights begin in `latest`
+KEPT = "kept"  # the folder of checkpoints that are never deleted
 _KEEP = 2
 _STEP_DIGITS = 8  # in the name of a checkpoint's folder
 
@@ -26,15 +28,24 @@ class CheckpointFiles:
 
   def __init__(self, root: epath.Path):
     self._root = root
-    self.latest = _create_manager(root / "latest")
-    self.best = _create_manager(root / "best")
+    self.latest = _create_manager(root / "latest", _KEEP)
+    self.best = _create_manager(root / "best", _KEEP)
     self._thread = futures.ThreadPoolExecutor(1, "checkpoint")
     self._pending: futures.Future[None] | None = None
 
-  def start(self, step: int, arrays: Arrays, selected_steps: Sequence[int] | None) -> None:
-    """Start to write `latest`, and then `best` if there are `selected_steps`."""
+  @functools.cached_property
+  def kept(self) -> ocp.CheckpointManager:
+    """Orbax's manager of the kept checkpoints, whose folder exists once one is kept."""
+    return _create_manager(self._root / KEPT, None)
+
+  def start(
+    self, step: int, arrays: Arrays, selected_steps: Sequence[int] | None, is_kept: bool = False
+  ) -> None:
+    """Start to write `latest`, before it `kept` if wanted, then `best` if `selected_steps`."""
 
     def write() -> None:
+      if is_kept:  # first, so that every checkpoint to keep is there once `latest` is
+        self._write(self.kept, step, arrays, None)
       self._write(self.latest, step, arrays, None)
       if selected_steps is not None:
         best = {p.removeprefix(BEST): a for p, a in arrays.items() if p.startswith(BEST)}
@@ -58,12 +69,12 @@ class CheckpointFiles:
       self.wait()
     finally:
       self._thread.shutdown()
-      self.latest.close()
-      self.best.close()
+      for manager in self._managers():
+        manager.close()
 
-  def set_aside_newer(self, step: int, which: Sequence[str] = ("latest", "best")) -> None:
+  def set_aside_newer(self, step: int, which: Sequence[str] = ("latest", "best", KEPT)) -> None:
     """Move all checkpoints after `step` out of the way."""
-    for manager in (self.latest, self.best):
+    for manager in self._managers():
       if manager.directory.name in which:
         for newer in [s for s in manager.all_steps() if s > step]:
           self.set_aside(manager, newer)
@@ -81,6 +92,9 @@ class CheckpointFiles:
       folder.rename(target)
       manager.reload()
     log.warning("%s: moved to %s", folder, target)
+
+  def _managers(self) -> list[ocp.CheckpointManager]:
+    return [self.latest, self.best, *([self.kept] if (self._root / KEPT).exists() else [])]
 
   def _write(
     self,
@@ -124,9 +138,10 @@ def _one_line_errors(path: epath.Path) -> Iterator[None]:
     ) from error
 
 
-def _create_manager(directory: epath.Path) -> ocp.CheckpointManager:
+def _create_manager(directory: epath.Path, num_kept: int | None) -> ocp.CheckpointManager:
+  """Return Orbax's manager of a folder's `num_kept` newest checkpoints, or of all."""
   options = ocp.CheckpointManagerOptions(
-    max_to_keep=_KEEP,
+    max_to_keep=num_kept,
     step_format_fixed_length=_STEP_DIGITS,
     enable_async_checkpointing=False,  # CheckpointFiles has a thread for all that saving does
     create=False,  # Orbax creates nothing for one of several processes

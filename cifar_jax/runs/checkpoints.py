@@ -1,8 +1,9 @@
-"""Orbax checkpoints of a run: `latest` to resume from, `best` by the monitored metric.
+"""Orbax checkpoints of a run: `latest` to resume from, `best` by the monitored metric, and `kept`.
 
 A checkpoint is complete or absent, because Orbax writes to another folder and renames it. `latest`
 holds the best weights too and is written first. A run can therefore be resumed from `latest` alone,
-and a `best` that is missing or damaged is written again.
+and a `best` that is missing or damaged is written again. `kept` holds what `latest` held after
+every `config.keep_every` epochs; nothing there is ever deleted.
 
 Only the first process writes. It writes in a thread, so that training goes on meanwhile.
 
@@ -20,7 +21,13 @@ from flax import traverse_util
 from cifar_jax import errors
 from cifar_jax.runs import checkpoint_arrays
 from cifar_jax.runs.checkpoint_arrays import Arrays, Unreadable
-from cifar_jax.runs.checkpoint_files import BEST, CheckpointFiles, checkpoint_folder, list_steps
+from cifar_jax.runs.checkpoint_files import (
+  BEST,
+  KEPT,
+  CheckpointFiles,
+  checkpoint_folder,
+  list_steps,
+)
 from cifar_jax.runtime import distributed
 from cifar_jax.runtime.console import log
 from cifar_jax.types import Params, PyTree
@@ -41,7 +48,11 @@ class Checkpoints:
     self._files = CheckpointFiles(root) if jax.process_index() == 0 else None
 
   def save_latest(
-    self, step: int, run: PyTree, selected_steps: Sequence[int] | None = None
+    self,
+    step: int,
+    run: PyTree,
+    selected_steps: Sequence[int] | None = None,
+    is_kept: bool = False,
   ) -> None:
     """Start to write a run, once the previous one is written.
 
@@ -51,13 +62,14 @@ class Checkpoints:
       run: a dictionary, in which 'best' holds the best variables.
       selected_steps: the step that each seed's best variables were selected at, if `best` is to be
         written too, because they changed; else None.
+      is_kept: write it to `kept` too.
 
     Raises:
       UserError: this checkpoint, or the previous one, cannot be written.
     """
     if self._files:
       self._files.wait()
-      self._files.start(step, checkpoint_arrays.to_host(run), selected_steps)
+      self._files.start(step, checkpoint_arrays.to_host(run), selected_steps, is_kept)
 
   def save_best(self, selected_steps: Sequence[int], variables: PyTree) -> None:
     """Write the best variables and wait until they are written; see `save_latest`."""
@@ -175,6 +187,74 @@ class Checkpoints:
     return arrays
 
 
+def list_runs(workdir: epath.PathLike) -> list[int]:
+  """Return the steps, ascending, at which a run folder holds the whole state of its run."""
+  root = epath.Path(workdir) / "checkpoints"
+  return sorted({step for name in ("latest", KEPT) for step in list_steps(root / name)})
+
+
+def read_run(workdir: epath.PathLike, step: int) -> Arrays:
+  """Return every array of a run at one of the steps of `list_runs`, by path.
+
+  Raises:
+    UserError: the run folder has no such checkpoint, or it is damaged.
+  """
+  root = epath.Path(workdir) / "checkpoints"
+  damaged = None
+  for name in (KEPT, "latest"):
+    if step in list_steps(root / name):
+      try:
+        return checkpoint_arrays.read(checkpoint_folder(root / name, step)).arrays
+      except Unreadable as error:
+        damaged = error
+  if damaged:
+    raise errors.UserError(f"{damaged}; use another step") from damaged
+  known = ", ".join(map(str, list_runs(workdir))) or "none"
+  raise errors.UserError(f"{workdir}: has no checkpoint of step {step}; it has: {known}")
+
+
+def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) -> dict[str, Params]:
+  """Return the weights of a run at one of the steps of `list_runs`, to be evaluated.
+
+  Args:
+    seed: as for `read_best`.
+
+  Returns:
+    {'params': {…}, 'batch_stats': {…}} as `read_best` returns them: those of the moving average if
+    the run has one.
+
+  Raises:
+    UserError: as `read_run`.
+  """
+  arrays = read_run(workdir, step)
+  has_average = any(path.startswith("state.average.") for path in arrays)
+  prefix = "state.average." if has_average else "state."
+  return _variables(
+    {
+      path.removeprefix(prefix): array if seed is None else array[seed]
+      for path, array in arrays.items()
+      if path.startswith((f"{prefix}params.", f"{prefix}batch_stats."))
+    }
+  )
+
+
+def read_selected_steps(workdir: epath.PathLike) -> list[int]:
+  """Return the step at which the newest best weights of each seed were selected; [] without any."""
+  directory = epath.Path(workdir) / "checkpoints" / "best"
+  if not (steps := list_steps(directory)):
+    return []
+  try:
+    saved = checkpoint_arrays.read(checkpoint_folder(directory, max(steps)))
+  except Unreadable as error:
+    raise errors.UserError(f"{error}; name a step instead") from error
+  return saved.selected_steps or [max(steps)]
+
+
+def _variables(arrays: Arrays) -> dict[str, Params]:
+  tree = traverse_util.unflatten_dict(arrays, sep=".")
+  return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
+
+
 def read_best(workdir: epath.PathLike, seed: int | None = None) -> tuple[int, dict[str, Params]]:
   """Return the selected weights of a run folder, without knowing the model.
 
@@ -201,8 +281,6 @@ def read_best(workdir: epath.PathLike, seed: int | None = None) -> tuple[int, di
     if seed is not None:
       saved = saved._replace(arrays={path: array[seed] for path, array in saved.arrays.items()})
       selected_steps = selected_steps[seed : seed + 1] or selected_steps
-    tree = traverse_util.unflatten_dict(saved.arrays, sep=".")
-    variables = {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
-    return max(selected_steps), variables
+    return max(selected_steps), _variables(saved.arrays)
   reason = "none of its checkpoints can be read" if steps else "it holds no selected weights"
   raise errors.UserError(f"{workdir}: {reason}; pass the folder of a run that has trained")

@@ -203,6 +203,19 @@ def selected_on(config: ml_collections.ConfigDict) -> str:
   return "test" if config.data.validation == "test" else "validation"
 
 
+def ancestry(lineage: Sequence[Row], selected: str) -> Row:
+  """Return what results.json adds for a fork: its lineage, and 'selected_on' with its ancestors'.
+
+  Args:
+    lineage: as RunFolder.lineage returns it.
+    selected: what the fork itself was selected on.
+  """
+  if not lineage:
+    return {}
+  on_test = any(ancestor.get("selected_on") == "test" for ancestor in lineage)
+  return {"lineage": list(lineage), "selected_on": "test" if on_test else selected}
+
+
 def device(dtype: str) -> Row:
   """Return a description of the hardware.
 

@@ -22,6 +22,8 @@ from cifar_jax.runtime import distributed
 from cifar_jax.types import Row
 
 EARLIER_EPOCHS = "earlier_num_epochs"  # in config.json of a run that was continued
+FORKED_FROM = "forked_from"  # in config.json of a run that started from another's checkpoint
+HISTORY = (EARLIER_EPOCHS, FORKED_FROM)  # what config.json holds besides the config
 
 
 class RunFolder:
@@ -109,7 +111,8 @@ class RunFolder:
     if not file.exists():
       return {}, {}
     saved = flatten(as_json(defaults)) | flatten(read_json(file, "use another workdir"))
-    saved.pop(EARLIER_EPOCHS, None)
+    for name in HISTORY:
+      saved.pop(name, None)
     fields = flatten(as_json(config))
     names = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
     there, now = ({name: x.get(name, "absent") for name in names} for x in (saved, fields))
@@ -118,7 +121,8 @@ class RunFolder:
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Write config.json, which reserves the folder for this run.
 
-    The file keeps the numbers of epochs after which the run was continued, as `earlier_num_epochs`.
+    The file keeps the numbers of epochs after which the run was continued, as `earlier_num_epochs`,
+    and the checkpoint that a fork started from, as `forked_from`.
     """
     content, file = as_json(config), self.path / "config.json"
     if file.exists():
@@ -128,6 +132,8 @@ class RunFolder:
         earlier.append(saved["num_epochs"])
       if earlier:
         content[EARLIER_EPOCHS] = earlier
+    if lineage := self.lineage():
+      content[FORKED_FROM] = f"{lineage[-1]['run']}@{lineage[-1]['step']}"
     self._write_json("config.json", content)
 
   def set_aside_results(self, epochs: int) -> None:
@@ -188,6 +194,25 @@ class RunFolder:
   def write_results(self, results: Row) -> None:
     """Write results.json, which marks the run as finished."""
     self._write_json("results.json", results)
+
+  def lineage(self) -> list[Row]:
+    """Return the ancestors of a fork, the parent last; [] for a run from the start.
+
+    Each has 'run' (its folder), 'step' and 'epoch' of the checkpoint, 'config_sha256',
+    'fingerprint' of its dataset, 'git_commit' (None if it was unfinished), 'selected_on',
+    'config_changes' by field as [before, after], 'learning_rates' [before, after] if they jumped,
+    and 'differences' from a run from the start.
+    """
+    file = self.path / "lineage.json"
+    if not file.exists():
+      return []
+    with reading(file):
+      lineage = read_json(file, "restore it")["lineage"]
+      return [entry | {"run": str(entry["run"]), "step": int(entry["step"])} for entry in lineage]
+
+  def write_lineage(self, lineage: list[Row]) -> None:
+    """Write lineage.json, as `lineage` returns it."""
+    self._write_json("lineage.json", {"lineage": lineage})
 
   def close(self) -> None:
     """Close the TensorBoard events."""

@@ -92,6 +92,48 @@ def test_a_run_shorter_than_the_warmup_ends_on_the_ramp(name):
   assert_close(short, 0.1 * STEPS[:EPOCH] / (5 * EPOCH), atol=1e-8)
 
 
+@pytest.mark.parametrize(
+  ("decay", "factors"),
+  [
+    ("1-sqrt", [1.0, 0.5, 1 - 0.5**0.5, 1 - 0.75**0.5]),
+    ("cosine", [1.0, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2]),
+    ("linear", [1.0, 0.75, 0.5, 0.25]),
+  ],
+)
+def test_warmup_stable_decay_by_hand(decay, factors):
+  # Two epochs of four steps up, three at the rate, one down to a tenth.
+  arguments = {"warmup_epochs": 2, "decay_epochs": 1, "decay": decay, "final": 0.1}
+  rates = compute_rates("warmup_stable_decay", 0.4, 4, 24, np.arange(26), **arguments)
+  assert_close(rates[:8], 0.05 * np.arange(8), atol=1e-8)
+  np.testing.assert_array_equal(rates[8:21], np.float32(0.4))
+  assert_close(rates[20:24], 0.4 * (0.1 + 0.9 * np.array(factors)))
+  assert_close(rates[24:], [0.04, 0.04])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+  warmup_epochs=st.floats(0, 4),
+  decay_epochs=st.one_of(st.none(), st.floats(0, 5)),
+  decay=st.sampled_from(["1-sqrt", "cosine", "linear"]),
+  final=st.floats(0, 1),
+  more_epochs=st.integers(1, 30),
+)
+def test_the_past_of_warmup_stable_decay_does_not_depend_on_the_length(
+  warmup_epochs, decay_epochs, decay, final, more_epochs
+):
+  arguments = {"warmup_epochs": warmup_epochs, "decay": decay, "final": final}
+  arguments["decay_epochs"] = decay_epochs
+  rates, longer = (
+    compute_rates("warmup_stable_decay", 1.0, 20, total, np.arange(200), **arguments)
+    for total in (180, 180 + 20 * more_epochs)
+  )
+  num_steps = 36 if decay_epochs is None else round(20 * decay_epochs)
+  start = 180 - num_steps
+  np.testing.assert_array_equal(rates[: start + 1], longer[: start + 1])
+  assert np.diff(rates[start:]).max(initial=0) <= 1e-6
+  assert_close(rates[180:], final if num_steps else 1.0, atol=1e-6)
+
+
 ALL = [
   {"name": "constant"},
   {"name": "step", "boundaries": (1, 2.5)},
@@ -104,6 +146,7 @@ ALL = [
   {"name": "cyclical", "mode": "exp_range"},
   {"name": "one_cycle"},
   {"name": "one_cycle", "anneal": "linear", "pct_start": 0.01},
+  {"name": "warmup_stable_decay", "warmup_epochs": 0.5},
 ]
 
 
@@ -219,6 +262,12 @@ def test_none_is_the_default():
     ({"name": "one_cycle", "anneal": "cos"}, "schedule.anneal: must be one of cosine, linear"),
     ({"name": "one_cycle", "pct_start": 1}, "schedule.pct_start: must be a number in (0, 1)"),
     ({"name": "one_cycle", "div_factor": 0}, "schedule.div_factor: must be a number > 0"),
+    ({"name": "warmup_stable_decay", "decay": ["linear"]}, "schedule.decay: must be one of 1-sq"),
+    ({"name": "warmup_stable_decay", "decay_epochs": -1}, "schedule.decay_epochs: must be a numb"),
+    (
+      {"name": "warmup_stable_decay", "decay_epochs": 6, "warmup_epochs": 5},
+      "schedule.decay_epochs: 60 steps of decay and 50 of warm-up are more than the 100 of the run",
+    ),
   ],
 )
 def test_bad_values_name_the_field(config, message):
