@@ -18,6 +18,7 @@ These modes need only the --workdir of a run:
   --mode=report     write report.html; several --workdir give a comparison
   --mode=compare    say whether the configs of the run folders that follow really differ
   --mode=export     write the weights as safetensors and the network as StableHLO
+  --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
 """
 
 import sys
@@ -27,6 +28,7 @@ from ml_collections import config_flags
 
 import modes
 from cifar_jax import errors
+from cifar_jax.runs import hub
 from cifar_jax.runtime import console, distributed, process_group, shutdown, startup
 
 # The config file may lack a field that is set here: check_config, and the function whose argument
@@ -95,6 +97,10 @@ _OPTIONS = {
   "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
   "high": flags.DEFINE_float("high", 10.0, "lr_range: last learning rate."),
   "steps": flags.DEFINE_integer("steps", 300, "lr_range: training steps."),
+  "license": flags.DEFINE_string(
+    "license", "", "push: the licence that the model card names, such as apache-2.0."
+  ),
+  "private": flags.DEFINE_bool("private", False, "push: let only you see a new repository."),
 }
 flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
 flags.DEFINE_bool(
@@ -125,6 +131,11 @@ def main(argv: list[str]) -> int | None:
     raise errors.UserError("--workdir: missing; pass the run folder (it is created if needed)")
   if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes only one; pass one run folder")
+  if not mode.reads_hub and any(map(hub.is_address, _WORKDIR.value)):
+    raise errors.UserError(
+      f"--workdir: --mode={_MODE.value} needs a folder here; download the files with `hf download "
+      "owner/name --local-dir=DIR`, and pass DIR"
+    )
   if mode.needs_jax:
     startup.size_thread_pool()
     # The tasks of a sweep are separate runs, even if a cluster started them together.

@@ -38,6 +38,7 @@ class Mode(NamedTuple):
     takes_paths: whether files and folders may follow the flags.
     needs_jax: whether the mode computes anything.
     in_parallel: whether several processes may run the mode together.
+    reads_hub: whether hf://owner/name may stand for a run folder.
   """
 
   run: Callable[[Call], int | None]
@@ -46,6 +47,7 @@ class Mode(NamedTuple):
   takes_paths: bool = False
   needs_jax: bool = True
   in_parallel: bool = False
+  reads_hub: bool = False
 
 
 def _print_lines(text: str) -> None:
@@ -204,6 +206,18 @@ def _export(call: Call) -> None:
     print(f"wrote {errors.printable(path)}")
 
 
+def _push(call: Call) -> None:
+  from analysis import push
+
+  if len(call.paths) != 1:
+    raise errors.UserError(
+      "--mode=push: name one repository after the options, such as hf://owner/name"
+    )
+  options = (call.options[name] for name in ("seed", "license", "private"))
+  address, page = push.push(call.workdirs[0], call.paths[0], *options)
+  print(f"wrote {address}\n{page}")
+
+
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
@@ -212,9 +226,10 @@ MODES = {
   "lr_range": Mode(_lr_range, needs_config=True, workdirs=1),
   "sweep": Mode(_sweep, needs_config=False, workdirs=1, in_parallel=True),
   "evaluate": Mode(_evaluate, needs_config=False, workdirs=1),
-  "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True),
+  "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True, reads_hub=True),
   "visualize": Mode(_visualize, needs_config=False, workdirs=1, takes_paths=True),
   "report": Mode(_report, needs_config=False, workdirs=2, needs_jax=False),
   "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
   "export": Mode(_export, needs_config=False, workdirs=1),
+  "push": Mode(_push, needs_config=False, workdirs=1, takes_paths=True),
 }

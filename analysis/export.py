@@ -1,25 +1,27 @@
 """A trained network for use elsewhere, as safetensors and StableHLO: `--mode=export`.
 
-<run>/export/weights.safetensors   every array by its path, such as params.stem_conv.kernel; the
-                                   metadata hold the config and the class names
+<run>/export/weights.safetensors   every array by its path, such as params.stem_conv.kernel, with
+                                   config and classes: `load_run` needs no other file
+                                   (cifar_jax/runs/weights_file.py)
 <run>/export/inference.stablehlo   a function from uint8 images [n, height, width, channels] to
                                    logits [n, classes], with weights, normalisation and evaluation
                                    transform, for any n, in float32, on CPU, CUDA or TPU; load it
                                    with `jax.export.deserialize`
 """
 
-import json
 from collections.abc import Callable
 
 import jax
 import numpy as np
 from etils import epath
-from flax import traverse_util
 from jax import export as jax_export
 
+from analysis import shared_run
 from analysis.files import write_whole
 from analysis.run import Run
 from cifar_jax import errors
+from cifar_jax.config import as_json
+from cifar_jax.runs import weights_file
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _TOLERANCE = 1e-4  # of logits, relative to the largest
@@ -38,7 +40,7 @@ def export(run: Run) -> list[epath.Path]:
   weights, function = folder / "weights.safetensors", folder / "inference.stablehlo"
   try:
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(weights, _serialize_weights(run))
+    write_whole(weights, serialize_weights(run))
     write_whole(function, _serialize_function(run))
   except OSError as error:
     raise errors.UserError(
@@ -68,18 +70,11 @@ def load_function(path: epath.PathLike) -> Callable[[np.ndarray], np.ndarray]:
   return lambda images: np.asarray(call(images))
 
 
-def _serialize_weights(run: Run) -> bytes:
-  from safetensors.numpy import save
-
-  leaves = traverse_util.flatten_dict(run.variables, sep=".")
-  tensors = {name: np.ascontiguousarray(leaf) for name, leaf in leaves.items() if leaf is not None}
-  metadata = {
-    "config": json.dumps(run.config.to_dict()),
-    "class_names": json.dumps(run.class_names),
-    "step": str(run.step),
-    "seed": str(run.seed),
-  }
-  return save(tensors, metadata)
+def serialize_weights(run: Run) -> bytes:
+  config = shared_run.portable_config(as_json(run.config))
+  return weights_file.serialize(
+    weights_file.WeightsFile(config, run.description, run.seed, run.step, run.variables)
+  )
 
 
 def _serialize_function(run: Run) -> bytes:

@@ -5,7 +5,9 @@
   run = load_run("/tmp/run")
   probabilities = run.predict(images)  # uint8 [n, height, width, channels]
 
-Only the folder is needed; `run.load_data()` loads the dataset that the run was trained on.
+Only the folder is needed; `run.load_data()` loads the dataset that the run was trained on. Instead
+of a run folder, `load_run` also takes a weights file that --mode=export wrote, a folder with such a
+file, and a repository on the Hugging Face hub, as hf://owner/name.
 """
 
 import dataclasses
@@ -24,7 +26,7 @@ from flax import linen as nn
 
 import input_pipeline
 import models
-from analysis import run_record
+from analysis import run_record, shared_run
 from cifar_jax import errors
 from cifar_jax.augment import evaluation, test_time, transforms
 from cifar_jax.data import datasets, splits
@@ -178,7 +180,8 @@ def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = N
   """Load the selected weights of a run, finished or not, or those of a step.
 
   Args:
-    path: the run folder.
+    path: the run folder; a file or a folder with weights.safetensors; or hf://owner/name, or
+      hf://owner/name@revision.
     seed: the seed whose weights to load, if the run has several; None for the first.
     step: the step whose weights to load, if its checkpoint is there (config.keep_every); None for
       the selected weights.
@@ -187,6 +190,8 @@ def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = N
     UserError: the folder holds no run, no such checkpoint, or no such seed, or a file in it is not
       valid.
   """
+  if (shared := shared_run.open_shared(path)) is not None:
+    return _load_shared(shared, seed, step)
   folder = epath.Path(path).expanduser()
   config = run_record.read_config(folder)
   if not (folder / "dataset.json").exists():
@@ -221,6 +226,33 @@ def _load(
     step, variables = checkpoints.read_best(folder, index)
   else:
     variables = checkpoints.read_weights(folder, step, index)
+  return _create(folder, config, description, seed, step, variables)
+
+
+def _load_shared(shared: shared_run.SharedRun, seed: int | None, step: int | None) -> Run:
+  """Return a run from its weights file, whose config is checked as that of a new run is."""
+  folder, content = shared
+  if seed not in (None, content.seed):
+    raise errors.UserError(f"seed: {folder} has the weights of seed {content.seed}, not {seed}")
+  if step not in (None, content.step):
+    raise errors.UserError(f"step: {folder} has the weights of step {content.step}, not {step}")
+  with run_folder.reading(folder):
+    config = shared_run.check_config(content.config)
+    if not _is_valid_description(content.description, config.data.normalize == "standardize"):
+      raise errors.UserError(f"{folder}: the description of the dataset is invalid")
+    return _create(
+      folder, config, content.description, content.seed, content.step, content.variables
+    )
+
+
+def _create(
+  folder: epath.Path,
+  config: ml_collections.ConfigDict,
+  description: Row,
+  seed: int,
+  step: int,
+  variables: Variables,
+) -> Run:
   dtype = jnp.dtype(config.dtype)
   if jax.default_backend() == "cpu" and convolution.instruction_set(dtype) is None:
     dtype = jnp.dtype(jnp.float32)

@@ -81,6 +81,32 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
 
 
+def from_json(
+  saved: Mapping[str, Any], defaults: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+  """Return the config of a config.json: lists are tuples again, and fields it lacks have defaults.
+
+  Args:
+    saved: the content of config.json, without a run's history.
+    defaults: a config that holds every field with its default.
+  """
+
+  def merge(section: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(known)
+    for name, value in section.items():
+      if isinstance(value, Mapping) and isinstance(known.get(name, {}), Mapping):
+        value = merge(value, known.get(name, {}))
+      merged[name] = _as_tuple(value)
+    return merged
+
+  return ml_collections.ConfigDict(merge(saved, defaults.to_dict()))
+
+
+def _as_tuple(value: Any) -> Any:
+  """Return a value in which lists are tuples."""
+  return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+
+
 def changed_fields(fields: Fields, reference: Fields) -> Fields:
   """Return the fields that `reference` lacks or holds with another value."""
   return {

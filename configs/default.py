@@ -44,8 +44,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict()
   config.model.name = "resnet18"  # models/ lists the names and their arguments
   config.model.sync_bn = True  # batch norm sees all devices, so their number changes nothing
-  # Weights to start from: a run folder (its selected weights), a file with VGG-16's ImageNet
-  # weights, 'timm' (download them), or '' for none. optimizer.freeze says which never change.
+  # Weights to start from: a run folder (its selected weights), a file of weights, a repository on
+  # the Hugging Face hub (hf://owner/name), 'timm' (VGG-16's ImageNet weights), or '' for none;
+  # docs/transfer.md has the details. optimizer.freeze says which weights never change.
   config.model.pretrained = ""
 
   config.data = ml_collections.ConfigDict()

@@ -1,8 +1,9 @@
 """Transfer learning: training that starts from weights trained before.
 
 `config.model.pretrained` names the weights: a run folder, whose selected weights are taken; a file
-with VGG-16's ImageNet weights; 'timm', which downloads such a file (see pretrained.py); or '' for
-none. `config.optimizer.freeze` names the weights that training leaves unchanged.
+of weights; a repository on the Hugging Face hub, as hf://owner/name; 'timm', which downloads
+VGG-16's ImageNet weights (see pretrained.py); or '' for none. `config.optimizer.freeze` names the
+weights that training leaves unchanged.
 
 If the convolutional base of a network is frozen and its input is the same in every epoch, so is its
 output. `precompute_fixed_base` then computes this output once and trains the dense layers on it.
@@ -23,10 +24,10 @@ from flax import traverse_util
 
 from cifar_jax.data.datasets import Dataset, Split
 from cifar_jax.errors import UserError
-from cifar_jax.runs import checkpoints
+from cifar_jax.runs import checkpoints, hub, weights_file
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.types import Params, Variables
-from models import pretrained
+from models import pretrained, torch_resnet
 
 _HEAD = ("params", "head")
 
@@ -39,15 +40,33 @@ def load(source: str) -> Variables | None:
   """
   if not source:
     return None
-  path = epath.Path(source).expanduser()
+  path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
+  if path.is_dir():
+    has_weights_file = (path / weights_file.NAME).exists()
+    is_shared = has_weights_file and not (path / "checkpoints").exists()
+    path = path / weights_file.NAME if is_shared else path
   if path.is_dir():
     return checkpoints.read_best(path)[1]
   if source != "timm" and not path.exists():
     raise UserError(
       f"model.pretrained: {source}: no such run folder or file; name the folder of a finished run, "
-      "a file of VGG-16's weights, or 'timm'"
+      "a file of weights, hf://owner/name, or 'timm'"
     )
-  return {"params": {"base": pretrained.load_vgg16(source)}}
+  if path.suffix == ".safetensors":
+    arrays = weights_file.read_arrays(path)[1]
+    if torch_resnet.is_resnet(arrays):
+      return torch_resnet.convert(arrays, source)
+    if any(name.startswith("params.") for name in arrays):
+      return weights_file.read(path).variables
+  return {"params": {"base": pretrained.load_vgg16(source if source == "timm" else str(path))}}
+
+
+def _download(source: str) -> epath.Path:
+  """Return the weights of a repository: a run's, or those in timm's and torchvision's naming."""
+  limits = {**hub.RUN_FILES, **hub.TORCH_FILES}
+  names = (weights_file.NAME, *hub.TORCH_FILES)
+  folder = hub.download(source, {name: limits[name] for name in names})
+  return next(folder / name for name in names if (folder / name).exists())
 
 
 def insert(variables: Variables, weights: Variables) -> Variables:
@@ -77,7 +96,7 @@ def insert(variables: Variables, weights: Variables) -> Variables:
     if expected != actual:
       raise UserError(
         f"model.pretrained: {'/'.join(path)} is {actual} in the weights but {expected} in the "
-        "model; name a run of the same model"
+        "model; name weights of the same model (of a ResNet: also the same model.stem)"
       )
   if keep_head:
     log.info(
