@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 
 from analysis import images, prediction_picture, run_record
 from analysis.run import Run, load_run
 from cifar_jax import errors
+from cifar_jax.runs import hub
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
@@ -56,7 +58,7 @@ def predict(
   """Classify image files with one or several networks.
 
   Args:
-    workdirs: the run folders; each is a column of the table.
+    workdirs: the run folders, or what else `load_run` takes; each is a column of the table.
     paths: image files, and folders to search for image files.
     as_json: return JSON instead of a table.
     seed: the seed whose weights to use, for runs of several; None for the first.
@@ -80,7 +82,12 @@ def predict(
   if not workdirs:
     raise errors.UserError("workdir: missing; name the folder of a trained run")
   runs = [load_run(workdir, seed) for workdir in workdirs]
-  names = run_record.distinct_names([run.path for run in runs])
+  names = run_record.distinct_names(
+    [
+      epath.Path(hub.parse(str(workdir))[0]) if hub.is_address(workdir) else run.path
+      for workdir, run in zip(workdirs, runs, strict=True)
+    ]
+  )
   networks = [
     _Network(name, run, images.choose_decoding(run)) for name, run in zip(names, runs, strict=True)
   ]

@@ -6,11 +6,12 @@ import jax
 import numpy as np
 import pytest
 import small_hub
+import small_runs
 from huggingface_hub import ModelCard, constants
 from safetensors.numpy import save_file
 from scipy import stats
 
-from analysis import load_run, model_card, push, run_record, shared_run
+from analysis import load_run, model_card, predict, push, run_record, shared_run
 from cifar_jax import errors
 from cifar_jax.runs import hub as hub_module
 from cifar_jax.runs import test_uses, weights_file
@@ -52,6 +53,10 @@ def test_a_pulled_run_answers_as_the_pushed_one(workdir, hub, data_dir):
   assert pulled.results == run.results and pulled.metrics == run.metrics
   assert (pulled.seed, pulled.step) == (run.seed, run.step)
   assert str(data_dir) not in str(hub.files(REPOSITORY)[1]["config.json"])
+  picture = small_runs.ROOT / "docs" / "gallery" / "grad_cam.png"
+  assert predict.predict([ADDRESS], [picture])[0].startswith(
+    f"{'':{len(str(picture))}}  small-run\n"
+  )
   jax.tree.map(np.testing.assert_array_equal, dict(transfer.load(ADDRESS)), dict(run.variables))
 
   hub.commit(REPOSITORY, {weights_file.NAME: b"a newer commit"})
