@@ -8,6 +8,7 @@ Override any field of the config with --config.field=value. These modes need --c
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
   --mode=sweep      train the config with every choice of fields in --sweep
+  --mode=verify     train a shortened config several times: where does it give the same bits?
 
 These modes need only the --workdir of a run:
 
@@ -19,6 +20,11 @@ These modes need only the --workdir of a run:
   --mode=compare    say whether the configs of the run folders that follow really differ
   --mode=export     write the weights as safetensors and the network as StableHLO
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
+
+These modes need the folders that follow:
+
+  --mode=rerun      repeat a recorded run in --workdir: are the results the same?
+  --mode=check      verify every hash of run folders and data directories
 """
 
 import sys
@@ -68,7 +74,7 @@ _OPTIONS = {
   ),
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
-  "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
+  "json": flags.DEFINE_bool("json", False, "predict, check: print JSON."),
   "picture": flags.DEFINE_string(
     "picture",
     "",
@@ -101,6 +107,19 @@ _OPTIONS = {
     "license", "", "push: the licence that the model card names, such as apache-2.0."
   ),
   "private": flags.DEFINE_bool("private", False, "push: let only you see a new repository."),
+  "epochs": flags.DEFINE_integer(
+    "epochs",
+    None,
+    "verify: of each training (default: 2). rerun: how many of the record's (default: all).",
+    lower_bound=1,
+  ),
+  "batches": flags.DEFINE_integer("batches", 8, "verify: of an epoch.", lower_bound=1),
+  "other_seeds": flags.DEFINE_integer(
+    "other_seeds", 3, "rerun: seeds that are trained for the spread of seeds.", lower_bound=1
+  ),
+  "repair": flags.DEFINE_bool(
+    "repair", False, "check: restore what can be restored; damaged files are set aside."
+  ),
 }
 flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
 flags.DEFINE_bool(

@@ -218,6 +218,53 @@ def _push(call: Call) -> None:
   print(f"wrote {address}\n{page}")
 
 
+def _compute_on_cpu() -> None:
+  """Keep this process off accelerators, which the processes that it starts need."""
+  import jax
+
+  jax.config.update("jax_platforms", "cpu")
+
+
+def _verify(call: Call) -> int:
+  import pathlib
+  import tempfile
+
+  from trust import verify
+
+  _compute_on_cpu()
+  epochs, batches = call.options["epochs"] or 2, call.options["batches"]
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(call.workdirs[0] if call.workdirs else temporary)
+    outcome = verify.verify(call.config, folder, epochs, batches)
+  _print_lines(outcome["text"])
+  return int(not outcome["holds"])
+
+
+def _check(call: Call) -> int:
+  from trust import check
+
+  _compute_on_cpu()
+  text, code = check.check(call.paths, call.options["repair"], call.options["json"])
+  _print_lines(text)
+  return code
+
+
+def _rerun(call: Call) -> int:
+  import pathlib
+
+  from trust import rerun
+
+  if len(call.paths) != 1:
+    raise errors.UserError("--mode=rerun: name one results.json or run folder after the options")
+  _compute_on_cpu()
+  (workdir,) = map(pathlib.Path, call.workdirs)
+  text, code = rerun.rerun(
+    call.paths[0], workdir, call.options["epochs"], call.options["other_seeds"]
+  )
+  _print_lines(text)
+  return code
+
+
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
@@ -232,4 +279,7 @@ MODES = {
   "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
   "export": Mode(_export, needs_config=False, workdirs=1),
   "push": Mode(_push, needs_config=False, workdirs=1, takes_paths=True),
+  "verify": Mode(_verify, needs_config=True, workdirs=0, needs_jax=False),
+  "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, needs_jax=False),
+  "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, needs_jax=False),
 }

@@ -76,6 +76,10 @@ class Cifar:
     cache.publish(prepared, final)
     return decoded
 
+  def verify(self, prepared: epath.Path) -> None:
+    """Raise UserError unless a TFDS dataset, `<data_dir>/<name>/<version>`, is the official one."""
+    self._decode(prepared)
+
   @property
   def _file_bytes(self) -> dict[str, int]:
     """The size of each official file in bytes."""

@@ -126,10 +126,7 @@ def collect(
     },
     "data": summary.data,
     "dtype": config.dtype,
-    "device": device(config.dtype),
-    "versions": {"python": platform.python_version()}
-    | {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    "git_commit": git_commit(),
+    **environment(config.dtype),
     "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
   return content
@@ -214,6 +211,16 @@ def ancestry(lineage: Sequence[Row], selected: str) -> Row:
     return {}
   on_test = any(ancestor.get("selected_on") == "test" for ancestor in lineage)
   return {"lineage": list(lineage), "selected_on": "test" if on_test else selected}
+
+
+def environment(dtype: str) -> Row:
+  """Return what computes: 'device', 'versions' of the libraries, and 'git_commit'."""
+  return {
+    "device": device(dtype),
+    "versions": {"python": platform.python_version()}
+    | {name: importlib.metadata.version(name) for name in _LIBRARIES},
+    "git_commit": git_commit(),
+  }
 
 
 def device(dtype: str) -> Row:

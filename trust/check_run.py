@@ -1,0 +1,311 @@
+"""Checks of run folders: their JSON files, how these agree, and the arrays of every checkpoint."""
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import filelock
+import numpy as np
+from etils import epath
+
+from cifar_jax import errors
+from cifar_jax.runs import checkpoint_arrays, checkpoint_files, checkpoints, run_folder
+from cifar_jax.types import Row
+from trust.findings import Finding, Item, free_name
+
+_BEST_EPOCH = "control.select.best_epoch"  # in `latest`, from 0
+_RESTORE = "restore the file from a copy"
+_UNSET = object()
+
+
+def is_run(files: list[str], folders: list[str]) -> bool:
+  """Return whether a folder with these files and folders is a run folder."""
+  parts = {"config.json", "dataset.json", "metrics.jsonl", "results.json"} & set(files)
+  return len(parts) > 1 or (bool(parts) and "checkpoints" in folders)
+
+
+def check_run(path: pathlib.Path) -> Item:
+  """Check a run folder that no run is writing to."""
+  if _is_busy(path):
+    return Item(str(path), "run", "nothing, because a run is writing to it", [])
+  run = _RunCheck(path)
+  try:
+    checked = run.check()
+  except (LookupError, TypeError, ValueError, AttributeError) as error:
+    checked = "not everything"
+    problem = f"a file holds something else than this program writes ({error!r})"
+    run.findings.append(Finding(str(path), problem, "restore the JSON files from a copy"))
+  return Item(str(path), "run", checked, run.findings)
+
+
+def check_sweep(path: pathlib.Path) -> Item:
+  """Check that the trials which sweep.json calls finished are there, with the same figures."""
+  findings = []
+  try:
+    trials = json.loads((path / "sweep.json").read_text())["trials"]
+    for trial in trials:
+      if trial["status"] == "finished":
+        findings += _check_trial(path, trial)
+    checked = f"{len(trials)} trials"
+  except (OSError, ValueError, LookupError, TypeError) as error:
+    checked = "sweep.json"
+    remedy = "repeat the command of the sweep, which writes the file again"
+    findings.append(Finding(str(path / "sweep.json"), f"cannot be read ({error})", remedy))
+  return Item(str(path), "sweep", checked, findings)
+
+
+def _check_trial(path: pathlib.Path, trial: Row) -> list[Finding]:
+  file = path / "trials" / trial["name"] / "results.json"
+  remedy = "repeat the command of the sweep, which trains the trials that have no results"
+  if not file.exists():
+    return [Finding(str(file), "missing, but sweep.json has its figures", remedy)]
+  try:
+    content = json.loads(file.read_text())
+  except ValueError:
+    return []  # the check of the trial's run folder says so
+  wrong = [name for name in trial if name in content and content[name] != trial[name]]
+  wrong = [name for name in wrong if name not in ("name", "fields", "status")]
+  if wrong:
+    problem = f"{wrong[0]} is {content[wrong[0]]}, but {trial[wrong[0]]} in sweep.json"
+    return [Finding(str(file), problem, "restore one of the files from a copy")]
+  return []
+
+
+class _RunCheck:
+  """The check of one run folder.
+
+  Attributes:
+    findings: what is damaged.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    self._path, self._folder = path, epath.Path(path).resolve()
+    self.findings: list[Finding] = []
+
+  def check(self) -> str:
+    """Check everything; return what was checked."""
+    config = self._read("config.json", "its fields are needed to resume and to load the weights")
+    self._rows = self._read_rows()
+    results = self._read_results()
+    dataset = self._read_dataset(results)
+    saved, checked = self._check_checkpoints()
+    if results is not None:
+      self._check_agreement(results, config, dataset)
+      self._check_last(saved)
+    return f"{len(self._rows)} epochs, {checked}"
+
+  def _add(self, name: str, problem: str, remedy: str, repair: Any = None) -> None:
+    self.findings.append(Finding(str(self._path / name), problem, remedy, repair))
+
+  def _read(self, name: str, use: str, repair: Any = None, is_optional: bool = False) -> Row | None:
+    """Return a JSON file of the folder; None, after a finding, if it is missing or damaged."""
+    file = self._path / name
+    if not file.exists():
+      if not is_optional:
+        self._add(name, "missing", f"{_RESTORE}; {use}", repair)
+      return None
+    try:
+      return run_folder.read_json(epath.Path(file), "")
+    except (errors.UserError, OSError):
+      self._add(name, "not a JSON object", f"{_RESTORE}; {use}", repair)
+      return None
+
+  def _read_results(self) -> Row | None:
+    use = "the training command writes it again, from the last checkpoint, once it is moved away"
+    repair = self._setting_aside("results.json")
+    return self._read("results.json", use, repair, is_optional=True)
+
+  def _read_dataset(self, results: Row | None) -> Row | None:
+    is_record = not (self._path / "checkpoints").exists()
+    if results is None or "data" not in results:
+      return self._read("dataset.json", "it describes the classes", is_optional=is_record)
+
+    def rewrite() -> str:
+      if (self._path / "dataset.json").exists():
+        self._setting_aside("dataset.json")()
+      run_folder.RunFolder(self._path).write_dataset(results["data"])
+      return "written again from results.json, which holds the same"
+
+    use = "or write it again: results.json holds the same under 'data'"
+    return self._read("dataset.json", use, rewrite, is_optional=is_record)
+
+  def _read_rows(self) -> list[Row]:
+    """Return the rows of metrics.jsonl up to the first damaged one."""
+    file, rows = self._path / "metrics.jsonl", []
+    remedy = f"{_RESTORE}; the weights are not affected, but the run cannot be resumed without it"
+    try:
+      lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    except OSError as error:
+      self._add(file.name, f"cannot be read ({error.strerror or error})", remedy)
+      return []
+    step = 0
+    for number, line in enumerate(lines, 1):
+      try:
+        row = json.loads(line)
+        if row["epoch"] != number or not row["step"] > step:
+          raise ValueError
+      except (ValueError, LookupError, TypeError, RecursionError):
+        problem = f"line {number} is not the row of epoch {number} with a step after {step}"
+        self._add(file.name, problem, remedy)
+        break
+      step = row["step"]
+      rows.append(row)
+    return rows
+
+  def _check_agreement(self, results: Row, config: Row | None, dataset: Row | None) -> None:
+    """Compare results.json with config.json, dataset.json and metrics.jsonl."""
+    expected: Row = {"epochs_run": len(self._rows)}
+    if config is not None:
+      seed, num_seeds = config.get("seed", 0), config.get("num_seeds", 1)
+      expected["seeds"] = list(range(seed, seed + num_seeds))
+      expected["model"] = config.get("model", {}).get("name")
+      expected["dtype"] = config.get("dtype")
+    if dataset is not None:
+      expected["data"] = dataset
+    wrong = [(name, results.get(name, _UNSET), value) for name, value in expected.items()]
+    wrong = [entry for entry in wrong if entry[1] is not _UNSET and entry[1] != entry[2]]
+    wrong += self._wrong_validation(results)
+    for name, value, other in wrong[:3]:
+      shown = f"{name} is {value}, but {other} by the other files"
+      if name == "data":
+        shown = "its description of the data is not that of dataset.json"
+      self._add("results.json", shown, "restore the file that was changed from a copy")
+
+  def _wrong_validation(self, results: Row) -> list[tuple[str, Any, Any]]:
+    """Return the validation figures that are not those of the selected epoch's row."""
+    wrong = []
+    for i, entry in enumerate(results.get("per_seed", [results])):
+      epoch = entry.get("best_epoch", 0)
+      if not 0 < epoch <= len(self._rows):
+        continue
+      row = self._rows[epoch - 1]
+      row = row["seeds"][i] if "seeds" in row else row
+      for name in ("val_loss", "val_accuracy"):
+        if name in row and entry.get(name) not in (None, row[name]):
+          wrong.append((name, entry[name], row[name]))
+    return wrong
+
+  def _check_checkpoints(self) -> tuple[int | None, str]:
+    """Read every checkpoint; return the step of the newest intact `latest`, and what was read."""
+    root = self._folder / "checkpoints"
+    if not root.exists():
+      return None, "no checkpoints"
+    intact: dict[str, dict[int, checkpoint_arrays.Saved]] = {}
+    damaged: list[tuple[str, int, str]] = []
+    num_read = 0
+    for directory in sorted(d for d in root.iterdir() if d.is_dir() and d.name != "set_aside"):
+      intact[directory.name] = {}
+      for step in sorted(checkpoint_files.list_steps(directory)):
+        folder, num_read = checkpoint_files.checkpoint_folder(directory, step), num_read + 1
+        try:
+          saved = checkpoint_arrays.read(folder)
+          intact[directory.name] = {step: saved}  # arrays of one at a time; the newest counts
+        except (checkpoint_arrays.Unreadable, errors.UserError) as error:
+          damaged.append((directory.name, step, str(error).removeprefix(f"{folder}: ")))
+    latest, best = intact.get("latest", {}), intact.get("best", {})
+    newest = max(latest, default=None)
+    for kind, step, problem in damaged:
+      self._report_checkpoint(kind, step, problem, latest, best)
+    self._check_best(latest, best, any(kind == "best" for kind, *_ in damaged))
+    return newest, f"{num_read} checkpoints"
+
+  def _report_checkpoint(
+    self, kind: str, step: int, problem: str, latest: dict, best: dict
+  ) -> None:
+    """Add the finding of a damaged checkpoint, with what can be done about it."""
+    name = f"checkpoints/{kind}/{checkpoint_files.checkpoint_folder(self._folder, step).name}"
+    rebuild = self._rebuilding(latest)
+    if kind == "best" and rebuild:
+      self._add(name, problem, "`latest` holds these weights: start the run, or repair", rebuild)
+    elif kind == "latest" and latest:
+      remedy = f"the run resumes from step {max(latest)}, with the same bits; set this one aside"
+      self._add(name, problem, remedy, lambda: self._set_aside("latest", step))
+    elif kind == "latest" and best:
+      remedy = "restore it from a copy; the selected weights, in `best`, are intact"
+      self._add(name, problem, remedy)
+    else:
+      self._add(name, problem, "restore it from a copy; no other checkpoint holds these weights")
+
+  def _check_best(self, latest: dict, best: dict, is_damaged: bool) -> None:
+    """Compare the selected weights with those that `latest` holds."""
+    rebuild = self._rebuilding(latest)
+    if rebuild is None or is_damaged:
+      return
+    saved = latest[max(latest)].checksums
+    prefix = checkpoint_files.BEST
+    expected = {p.removeprefix(prefix): s for p, s in saved.items() if p.startswith(prefix)}
+    if not best:
+      problem = "the selected weights are missing"
+    elif best[max(best)].checksums != expected:
+      problem = "the selected weights are not those that `latest` holds"
+    else:
+      return
+    self._add("checkpoints/best", problem, "start the run, or repair: `latest` holds them", rebuild)
+
+  def _check_last(self, newest: int | None) -> None:
+    """Add a finding if a finished run has no intact checkpoint of its last step."""
+    last = self._rows[-1]["step"] if self._rows else 0
+    is_reported = any("checkpoints/latest" in finding.path for finding in self.findings)
+    if newest is not None and newest != last and not is_reported:
+      problem = f"the newest is of step {newest}, but the run ended at step {last}"
+      remedy = (
+        "move results.json away and repeat the training command, which ends with the same bits"
+      )
+      self._add("checkpoints/latest", problem, remedy)
+
+  def _rebuilding(self, latest: dict) -> Callable[[], str] | None:
+    """Return what writes `best` from `latest`; None if `latest` does not hold selected weights."""
+    if not latest:
+      return None
+    arrays = latest[max(latest)].arrays
+    epochs = (np.atleast_1d(arrays.get(_BEST_EPOCH, -1)) + 1).tolist()
+    variables = {p: a for p, a in arrays.items() if p.startswith(checkpoint_files.BEST)}
+    if not any(epochs) or not variables or max(epochs) > len(self._rows):
+      return None
+    steps = [self._rows[epoch - 1]["step"] if epoch else 0 for epoch in epochs]
+
+    def rebuild() -> str:
+      best = {path.removeprefix(checkpoint_files.BEST): a for path, a in variables.items()}
+      with run_folder.RunFolder(self._path).locked():
+        store = checkpoints.Checkpoints(self._folder)
+        try:
+          store.keep_best(steps, best)
+        finally:
+          store.close()
+      return "written again from `latest`; what was there is in checkpoints/set_aside"
+
+    return rebuild
+
+  def _set_aside(self, kind: str, step: int) -> str:
+    with run_folder.RunFolder(self._path).locked():
+      files = checkpoint_files.CheckpointFiles(self._folder / "checkpoints")
+      try:
+        files.set_aside(getattr(files, kind), step)
+      finally:
+        files.close()
+    return "moved to checkpoints/set_aside"
+
+  def _setting_aside(self, name: str) -> Callable[[], str]:
+    def repair() -> str:
+      file = str(self._path / name)
+      target = free_name(file, os.path.exists)
+      os.rename(file, target)
+      return f"moved to {target}"
+
+    return repair
+
+
+def _is_busy(path: pathlib.Path) -> bool:
+  """Return whether a run holds the folder's lock."""
+  file = path / ".lock"
+  if not file.exists():
+    return False
+  try:
+    with filelock.FileLock(file, timeout=0, fallback_to_soft=False):
+      return False
+  except filelock.Timeout:
+    return True
+  except OSError:  # a read-only archive, or a file system without locks
+    return False
