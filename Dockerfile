@@ -23,9 +23,9 @@ COPY --chown=1000 Makefile pyproject.toml README.md LICENSE ./
 COPY --chown=1000 constraints constraints
 COPY --chown=1000 launch/find_accelerator.sh launch/find_accelerator.sh
 COPY --chown=1000 cifar_jax cifar_jax
-# gcsfs lets workdirs be gs:// paths; its version is that of fsspec.
+# gcsfs lets workdirs be gs:// paths; its version is that of fsspec. Sweeps need Optuna.
 RUN make .venv/installed ACCELERATOR="${ACCELERATOR}" \
-  && .venv/bin/python -m pip install --no-cache-dir gcsfs==2026.9.0 \
+  && .venv/bin/python -m pip install --no-cache-dir gcsfs==2026.9.0 optuna==5.0.0 \
   && rm -rf ~/.cache/pip
 ENV PATH=/app/.venv/bin:$PATH
 

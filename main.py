@@ -7,8 +7,12 @@ Override any field of the config with --config.field=value. These modes need --c
   --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
+<<<<<<< HEAD
   --mode=sweep      train the config with every choice of fields in --sweep
   --mode=verify     train a shortened config several times: where does it give the same bits?
+=======
+  --mode=sweep      train the config with the choices of fields in --sweep, and rank them
+>>>>>>> 0fb4f35 (Sweeps are Optuna studies that any number of workers share)
 
 These modes need only the --workdir of a run:
 
@@ -97,9 +101,11 @@ _OPTIONS = {
     "compare: the images that decide; test images count as used.",
   ),
   "sweep": flags.DEFINE_string(
-    "sweep", "", "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'."
+    "sweep",
+    "",
+    "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'. docs/sweeps.md has "
+    "TPE, halving and several workers.",
   ),
-  "task": flags.DEFINE_string("task", "0/1", "sweep: run only the trials of task i of n."),
   "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
   "high": flags.DEFINE_float("high", 10.0, "lr_range: last learning rate."),
   "steps": flags.DEFINE_integer("steps", 300, "lr_range: training steps."),
@@ -131,7 +137,10 @@ _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "host:port of process 0, if the cluster does not provide it."
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-  "num_processes", None, "With coordinator_address: the number of processes."
+  "num_processes",
+  None,
+  "With coordinator_address: the number of processes. 1: this process is a run of its own, even if "
+  "a cluster started it with others.",
 )
 _PROCESS_ID = flags.DEFINE_integer(
   "process_id", None, "With coordinator_address: the number of this process, from 0."
@@ -157,12 +166,8 @@ def main(argv: list[str]) -> int | None:
     )
   if mode.needs_jax:
     startup.size_thread_pool()
-    # The tasks of a sweep are separate runs, even if a cluster started them together.
     group = process_group.resolve_process_group(
-      _COORDINATOR.value,
-      _NUM_PROCESSES.value,
-      _PROCESS_ID.value,
-      ask_cluster=_OPTIONS["task"].value == "0/1",
+      _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
     if group is not None and not mode.in_parallel:
       raise errors.UserError(f"--mode={_MODE.value}: runs in one process; start it once")

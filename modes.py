@@ -139,11 +139,7 @@ def _sweep(call: Call) -> None:
       "--sweep: missing; name a file in configs/sweeps/, or fields, such as "
       "'optimizer.learning_rate=0.1,0.01 seed=0,1'"
     )
-  parts = call.options["task"].split("/")
-  if len(parts) != 2 or not all(part.isdigit() for part in parts):
-    raise errors.UserError(f"--task: {call.options['task']!r} must be of the form 0/8")
-  index, num_tasks = map(int, parts)
-  ranking = sweep.run_sweep(sweep.parse(text), call.config, workdir, (index, num_tasks))
+  ranking = sweep.run_sweep(sweep.parse(text), call.config, workdir)
   if jax.process_index() == 0:
     _print_lines(ranking["text"])
 

@@ -8,8 +8,8 @@ import contextlib
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,11 @@ from experiment import Experiment, resolve
 from models import transfer
 
 _MAX_QUEUED = 4  # dispatches that may be queued before the host waits for the oldest
+Pause: TypeAlias = Callable[[Sequence[Row]], bool]
+
+
+class Paused(Exception):
+  """The run ended before its last epoch, as `pause` asked; everything is saved."""
 
 
 def train_and_evaluate(
@@ -54,6 +59,7 @@ def train_and_evaluate(
   profile: tuple[int, int] | None = None,
   evaluate_test: bool = True,
   fork: fork_parent.Fork | None = None,
+  pause: Pause | None = None,
 ) -> Row:
   """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
@@ -69,6 +75,8 @@ def train_and_evaluate(
     profile: the first and the last step to trace, into the folder `profile`; None for none.
     evaluate_test: whether to test at all. False for trials of a sweep, which validation ranks.
     fork: the checkpoint of another run to start from; None to start from the beginning.
+    pause: called before every epoch but the first, with the rows of metrics.jsonl so far; True ends
+      the run there. Another call resumes it. All processes must return the same.
 
   Returns:
     The content of results.json; without `evaluate_test` it has no test metrics.
@@ -77,6 +85,7 @@ def train_and_evaluate(
     UserError: the config, a file or the dataset is invalid or unavailable, the loss became NaN, or
       the loss jumped (config.stop_on_spike).
     Interrupted: SIGTERM or SIGINT arrived; the state is saved.
+    Paused: `pause` returned True; the state is saved.
   """
   config = resolve(config)
   folder = run_folder.RunFolder(workdir, writer=jax.process_index() == 0)
@@ -101,7 +110,7 @@ def train_and_evaluate(
       trace = monitoring.Trace(steps, folder.path / "profile", experiment.total_steps)
       with contextlib.closing(trace):
         trainer = Trainer(experiment, folder, stop, trace, parent)
-        return trainer.run(heartbeat if folder.writer else 0, evaluate_test)
+        return trainer.run(heartbeat if folder.writer else 0, evaluate_test, pause)
 
 
 class Trainer:
@@ -154,17 +163,25 @@ class Trainer:
     self._clock = monitoring.Clock(lambda: self._compiled.compile_seconds, *clock)
     self._curves = plots.LearningCurves(folder.path / "plots" / "learning_curves.png")
 
-  def run(self, heartbeat_seconds: float | None = None, evaluate_test: bool = True) -> Row:
+  def run(
+    self,
+    heartbeat_seconds: float | None = None,
+    evaluate_test: bool = True,
+    pause: Pause | None = None,
+  ) -> Row:
     """Train until the last step or early stopping, test, and return the content of results.json.
 
     Raises:
       UserError: the loss became NaN or jumped, or a file cannot be written.
       Interrupted: SIGTERM or SIGINT arrived; the state is saved.
+      Paused: `pause` returned True; the state is saved.
     """
     self._begin(heartbeat_seconds)
     self._clock.start()
     with contextlib.closing(self._checkpoints):  # also after an error a save that began must end
       while not self._is_finished():
+        if pause is not None and self._rows and pause(self._rows):
+          self._end_paused()
         self._train_epoch()
         row = self._end_epoch()
         is_stopping = any_process(self._stop)
@@ -206,6 +223,7 @@ class Trainer:
       log.info(
         "Resuming %s at step %d, after epoch %d", self._folder.path, self._step, len(self._rows)
       )
+    self._saved_step = self._step
     self._state = compiled_steps.replicate(self._state)
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
     self._best = copy(
@@ -362,6 +380,7 @@ class Trainer:
     tree = self._checkpoint(self._clock.to_array())
     self._checkpoints.save_latest(self._step, tree, selected_steps, is_kept)
     self._best_is_new = False
+    self._saved_step = self._step
 
   def _selected_steps(self) -> list[int]:
     """Return the step that each seed's best weights were selected at; 0 if no epoch was best."""
@@ -393,6 +412,13 @@ class Trainer:
     """Wait for the checkpoint and raise Interrupted."""
     self._checkpoints.wait()
     raise Interrupted(self._stop[0] if self._stop else signal.SIGTERM)
+
+  def _end_paused(self) -> NoReturn:
+    """Wait for the checkpoint of this step and raise Paused."""
+    if self._saved_step < self._step:
+      self._save()
+    self._checkpoints.wait()
+    raise Paused
 
   def _finish(self, evaluate_test: bool) -> Row:
     """Evaluate the selected weights, on the test set once if at all, and write results.json."""

@@ -3,6 +3,11 @@
 #
 #   sbatch launch/slurm.sh --config=configs/resnet18.py --workdir=/shared/run
 #
+# A sweep with eight workers, each with a GPU (docs/sweeps.md):
+#
+#   sbatch --array=0-7 --nodes=1 --gpus-per-node=1 --ntasks-per-node=1 launch/slurm.sh \
+#     --mode=sweep --sweep='optimizer.learning_rate=0.1,0.2' --config=… --workdir=/shared/sweep
+#
 # The workdir must be on storage that all nodes share. Set nodes and GPUs here or on sbatch's command
 # line. --ntasks-per-node must be the number of GPUs of a node. Every task must see all GPUs of its
 # node (no --gpus-per-task), because each task takes the GPU of its local number.

@@ -3,7 +3,7 @@
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -20,30 +20,41 @@ from tuning.trials import Trial, name_of
 _METRICS = ("val_accuracy", "val_loss")
 
 
-def read_state(trial: Trial) -> Row:
+def read_state(trial: Trial, pruned: Container[str] = ()) -> Row:
   """Return the state of a trial from its run folder.
 
+  Args:
+    pruned: the names of the trials that ended at a rung, as the study knows.
+
   Returns:
-    'status': 'finished', 'failed', 'unfinished' or 'waiting'; 'epochs' run; 'results' of a finished
-    trial; 'error' of a failed one.
+    'status': 'finished', 'pruned', 'failed', 'unfinished' or 'waiting'; 'epochs' run; 'results' of
+    a finished trial, or those at the rung; 'error' of a failed one.
   """
   folder, error_file = RunFolder(trial.path, writer=False), trial.path / "error.txt"
-  epochs = len(folder.metrics())
+  rows = folder.metrics()
+  epochs = len(rows)
   if (results := folder.results()) is not None:
     return {"status": "finished", "epochs": epochs, "results": results}
+  if trial.name in pruned and rows:
+    seconds = sum(row["seconds"] for row in rows)
+    at_rung = rows[-1] | {"epochs_run": epochs, "seconds_to_train": seconds}
+    return {"status": "pruned", "epochs": epochs, "results": at_rung}
   if error_file.exists():
     return {"status": "failed", "epochs": epochs, "error": error_file.read_text().strip()}
   return {"status": "unfinished" if epochs else "waiting", "epochs": epochs}
 
 
-def summarize(trials: Sequence[Trial], rank_by: str, base: ModuleType) -> tuple[Row, str | None]:
+def summarize(
+  trials: Sequence[Trial], pruned: Container[str], rank_by: str, base: ModuleType
+) -> tuple[Row, str | None]:
   """Return the contents of sweep.json, and of best.py if a configuration has a rank.
 
   Args:
+    pruned: the names of the trials that ended at a rung.
     rank_by: the metric that decides, one of RANK_BY.
     base: the module whose get_config() best.py starts from.
   """
-  states = [read_state(trial) for trial in trials]
+  states = [read_state(trial, pruned) for trial in trials]
   entries = rank(trials, states, rank_by)
   summary: Row = {
     "rank_by": rank_by,
@@ -59,11 +70,12 @@ def summarize(trials: Sequence[Trial], rank_by: str, base: ModuleType) -> tuple[
 
 
 def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: str) -> list[Row]:
-  """Return an entry for each configuration, the best first and unfinished ones last.
+  """Return an entry for each configuration: the best first, then pruned and unfinished ones.
 
   Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
   mean, in which each seed counts once. A configuration has a rank once all of its trials have
-  finished. Ties are broken by the other validation metric.
+  finished. Ties are broken by the other validation metric. Of two that were pruned, the one that
+  trained longer is first.
   """
   by_fields: dict[str, list[int]] = {}
   for i, trial in enumerate(trials):
@@ -79,7 +91,8 @@ def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: 
       value = entry.get(name)
       sign = -1 if RANK_BY[name] == "max" else 1
       costs.append(math.inf if value is None else sign * value)
-    return entry["status"] != "finished", *costs
+    epochs = entry["epochs_run"] if entry["status"] == "pruned" else 0
+    return entry["status"] != "finished", -epochs, *costs
 
   entries.sort(key=sort_key)
   for place, entry in enumerate(entries, start=1):
@@ -125,7 +138,7 @@ def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> Row:
     "fields": _without_seed(trials[0]),
     "trials": [trial.name for trial in trials],
   }
-  if entry["status"] != "finished":
+  if entry["status"] not in ("finished", "pruned"):
     return entry
   runs = _seed_results(trials, states)
   entry["runs"] = len(runs)

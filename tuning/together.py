@@ -8,6 +8,7 @@ other to float tolerance.
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.runtime.console import log
 from cifar_jax.training import compiled_steps, steps
 from cifar_jax.types import Batch, Metrics, Variables
+from configs.sweeps import Sweep
 from experiment import Experiment, resolve
 from tuning import trial_folders
 from tuning.trials import Trial, set_field
@@ -42,11 +44,11 @@ _NUMBERS = (
 # --- Groups --------------------------------------------------------------------------------------
 
 
-def share(trials: Sequence[Trial], index: int, num_tasks: int) -> list[Trial]:
-  """Return the trials of a task; each task gets about as many of every group."""
-  keys = [_group_key(trial.config) for trial in trials]
-  by_key = sorted(range(len(trials)), key=lambda i: (keys.index(keys[i]), i))
-  return [trials[i] for i in sorted(by_key[index::num_tasks])]
+def limit(sweep: Sweep) -> int:
+  """Return how many trials of a sweep may train together here."""
+  if jax.process_count() > 1 or sweep.pruner or sweep.space:
+    return 1
+  return sweep.at_once or (1 if jax.default_backend() == "cpu" else sys.maxsize)
 
 
 def groups(trials: Sequence[Trial], folder: epath.Path, at_once: int) -> Iterator[list[Trial]]:
@@ -55,12 +57,8 @@ def groups(trials: Sequence[Trial], folder: epath.Path, at_once: int) -> Iterato
   Args:
     trials: the unfinished trials.
     folder: the sweep's folder.
-    at_once: see configs.sweeps.Sweep.
+    at_once: the largest number in a group.
   """
-  if jax.process_count() > 1:
-    at_once = 1
-  elif not at_once:
-    at_once = 1 if jax.default_backend() == "cpu" else len(trials)
   by_name = {trial.name: trial for trial in trials}
   for file in sorted((folder / "together").glob("*/trials.json")):
     names = json.loads(file.read_text())

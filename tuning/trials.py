@@ -1,14 +1,11 @@
-"""The trials of a sweep: parse --sweep, make the config of each trial, and name it."""
+"""The trials of a sweep: their configs and their names."""
 
-import ast
 import dataclasses
 import functools
 import hashlib
-import importlib.util
 import json
-import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,9 +17,8 @@ from cifar_jax import errors
 from cifar_jax.config import check_config, flatten
 from cifar_jax.runs import run_folder
 from configs import default
-from configs.sweeps import Sweep, grid
+from configs.sweeps import Sweep
 
-_OPTIONS = ("at_once", "rank_by")  # options of a sweep; no config field has these names
 _NAME_LENGTH = 120  # characters at most; file systems allow 255
 
 
@@ -41,43 +37,6 @@ class Trial:
   fields: Mapping[str, Any]
   config: ml_collections.ConfigDict
   path: epath.Path
-
-
-def parse(text: str) -> Sweep:
-  """Parse the value of --sweep.
-
-  Args:
-    text: a file of configs/sweeps/, or fields with values to combine in every way, such as
-      'optimizer.learning_rate=0.1,0.01 model.widths=(16,16),(32,32)'. Quotes protect spaces and
-      commas. Both may be followed by 'at_once=…' and 'rank_by=…', which set the sweep's options.
-
-  Raises:
-    UserError: the text is neither, or the file defines no sweep.
-  """
-  fields: dict[str, list[Any]] = {}
-  options: dict[str, Any] = {}
-  file, *words = _split(text, str.isspace) or [""]
-  if not file.endswith(".py"):
-    file, words = "", [file, *words]
-  for word in words:
-    name, equals, joined_values = word.partition("=")
-    if not equals or not name:
-      raise errors.UserError(
-        f"--sweep: {word!r} is neither a .py file nor field=value,value such as seed=0,1"
-      )
-    if name in fields or name in options:
-      raise errors.UserError(f"--sweep: {name} is given twice; give all its values at once")
-    parts = _split(joined_values, ",".__eq__, keep_empty=True)
-    values = [_literal(name, part) for part in parts]
-    if name in _OPTIONS:
-      (options[name],) = values if len(values) == 1 else [tuple(values)]
-    elif file:
-      raise errors.UserError(
-        f"--sweep: {name}: a file's fields cannot be extended here; edit a copy of {file}"
-      )
-    else:
-      fields[name] = values
-  return dataclasses.replace(_load(file), **options) if file else grid(fields, **options)
 
 
 def base_of(
@@ -101,32 +60,56 @@ def base_of(
 def expand(
   sweep: Sweep, config: ml_collections.ConfigDict | None, folder: epath.Path
 ) -> list[Trial]:
-  """Return the trials of a sweep, each with a valid config.
+  """Return the trials that a sweep lists, each with a valid config; [] for a space.
 
   Args:
     config: the config that the trials start from; None for the sweep's base.
     folder: the sweep's folder.
 
   Raises:
-    UserError: a field is invalid or selects by test images, two trials are the same, or `folder`
-      holds a trial of the same name with another config.
+    UserError: two trials are the same, the first rung is too late, or as `make_trial`, also for the
+      ends of a space.
   """
   _, config = base_of(sweep, config)
   trials: dict[str, Trial] = {}
   for fields in sweep.trials:
-    trial_config = config.copy_and_resolve_references()
-    for name, value in fields.items():
-      set_field(trial_config, name, value)
-    _check_validation(trial_config)
-    resolved = experiment.resolve(trial_config)
-    name = name_of(fields)
-    if name in trials:
-      raise errors.UserError(f"sweep: two trials are the same: {name}; leave one out")
-    path = folder / "trials" / name
-    if (path / "config.json").exists():
-      run_folder.RunFolder(path, writer=False).raise_if_other_config(resolved, default.get_config())
-    trials[name] = Trial(name, fields, trial_config, path)
+    trial = make_trial(fields, config, folder)
+    if trial.name in trials:
+      raise errors.UserError(f"sweep: two trials are the same: {trial.name}; leave one out")
+    trials[trial.name] = trial
+  ends = [draw.ends() for draw in sweep.space.values()]
+  for i in range(max(map(len, ends), default=0)):
+    values = (column[min(i, len(column) - 1)] for column in ends)
+    make_trial(dict(zip(sweep.space, values, strict=True)), config, folder)
+  if sweep.pruner and sweep.first_rung >= config.num_epochs:
+    raise errors.UserError(
+      f"first_rung: {sweep.first_rung} must be less than num_epochs, which is {config.num_epochs}"
+    )
   return list(trials.values())
+
+
+def make_trial(
+  fields: Mapping[str, Any], config: ml_collections.ConfigDict, folder: epath.Path
+) -> Trial:
+  """Return the trial that sets these fields of a config.
+
+  Args:
+    folder: the sweep's folder.
+
+  Raises:
+    UserError: a field is invalid or selects by test images, or `folder` holds a trial of the same
+      name with another config.
+  """
+  trial_config = config.copy_and_resolve_references()
+  for name, value in fields.items():
+    set_field(trial_config, name, value)
+  _check_validation(trial_config)
+  resolved = experiment.resolve(trial_config)
+  name = name_of(fields)
+  path = folder / "trials" / name
+  if (path / "config.json").exists():
+    run_folder.RunFolder(path, writer=False).raise_if_other_config(resolved, default.get_config())
+  return Trial(name, fields, trial_config, path)
 
 
 def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
@@ -158,64 +141,6 @@ def _check_validation(config: ml_collections.ConfigDict) -> None:
       f"data.validation: {config.data.validation!r} leaves no validation examples to rank a sweep "
       "by; give a fraction of the training set such as 0.1"
     )
-
-
-def _load(file: str) -> Sweep:
-  """Return the sweep that `get_sweep()` of a Python file returns."""
-  path = pathlib.Path(file).expanduser()
-  if not path.is_file():
-    raise errors.UserError(f"--sweep: {file}: no such file")
-  spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
-  assert spec is not None and spec.loader is not None  # true of every .py file
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-    sweep = module.get_sweep()
-  except errors.UserError:
-    raise
-  except Exception as error:  # the file is a program, which can fail in any way
-    reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    raise errors.UserError(f"--sweep: {file}: cannot be loaded ({reason})") from error
-  if not isinstance(sweep, Sweep):
-    raise errors.UserError(
-      f"--sweep: {file}: get_sweep() returned {type(sweep).__name__}; return a Sweep, as "
-      "configs.sweeps.grid, random and listed do"
-    )
-  return sweep
-
-
-def _split(text: str, separates: Callable[[str], bool], keep_empty: bool = False) -> list[str]:
-  """Split `text` at separators outside of brackets and quotes."""
-  parts, quote, depth, escaped = [""], "", 0, False
-  for character in text:
-    if quote:
-      quote = "" if character == quote and not escaped else quote
-      escaped = character == "\\" and not escaped
-    elif character in "'\"":
-      quote = character
-    elif character in "([{":
-      depth += 1
-    elif character in ")]}":
-      depth -= 1
-    elif depth == 0 and separates(character):
-      parts.append("")
-      continue
-    parts[-1] += character
-    if depth < 0:
-      break
-  if quote or depth:
-    raise errors.UserError(f"--sweep: {text!r}: a bracket or quote has no partner; add it")
-  return [part for part in parts if part or keep_empty]
-
-
-def _literal(name: str, text: str) -> Any:
-  """Return the value of a Python literal, and any other text itself."""
-  if not text:
-    raise errors.UserError(f"--sweep: {name}: a value is empty; write '' for an empty string")
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text
 
 
 def name_of(fields: Mapping[str, Any]) -> str:

@@ -30,7 +30,6 @@ OPTIONS = {  # main.py's flags, with values that are valid in their modes
   "features": "",
   "as_report": False,
   "sweep": "seed=0,1",
-  "task": "0/1",
   "low": 1e-6,
   "high": 10.0,
   "steps": 300,

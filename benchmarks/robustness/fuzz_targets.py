@@ -11,7 +11,7 @@ from benchmarks.robustness.fuzz_damage import Target, damaged
 from cifar_jax.augment import chain
 from cifar_jax.runtime.console import log
 from configs import default
-from tuning import trials
+from tuning import parsing, trials
 
 
 def make(folder: pathlib.Path) -> list[Target]:
@@ -36,6 +36,8 @@ def _text_targets(folder: pathlib.Path) -> list[Target]:
   sweeps = [
     "optimizer.learning_rate=0.1,0.01 seed=0,1",
     "model.name=resnet18,'lenet2' data.validation=0.1,0.2 at_once=2 rank_by=val_loss",
+    "sampler=tpe count=9 data.split_seed=integers(2,9) pruner=halving reduction=2 first_rung=3",
+    "sampler=random count=3 optimizer.learning_rate=log_uniform(1e-4,0.1) seed=integers(0,9)",
     "loss.l2=(('kernel$', 1e-4),),() model.widths=(16,16),(32,32)",
   ]
   chains = [
@@ -51,7 +53,7 @@ def _text_targets(folder: pathlib.Path) -> list[Target]:
 
   def read_sweep(text: str) -> None:
     if ".py" not in text:  # a file would be executed
-      trials.expand(trials.parse(text), default.get_config(), epath.Path(folder / "s"))
+      trials.expand(parsing.parse(text), default.get_config(), epath.Path(folder / "s"))
 
   return [
     Target("sweep", damaged_texts(sweeps), sweeps, read_sweep),

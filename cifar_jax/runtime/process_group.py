@@ -31,20 +31,23 @@ class Group:
 
 
 def resolve_process_group(
-  address: str | None, count: int | None, index: int | None, ask_cluster: bool = True
+  address: str | None, count: int | None, index: int | None
 ) -> Group | None:
   """Return the group from the command line or the cluster, or None for a single process.
 
   Args:
-    address, count, index: --coordinator_address, --num_processes and --process_id.
-    ask_cluster: whether JAX may look for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes.
+    address, count, index: --coordinator_address, --num_processes and --process_id. Without them,
+      JAX looks for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes. A count of 1 alone stands for
+      a single process in a cluster, such as a worker of a sweep.
 
   Raises:
     UserError: only some of the three flags are given, one is invalid, or JAX cannot read the
       cluster.
   """
   if address is None and count is None and index is None:
-    return _detect_cluster() if ask_cluster else None
+    return _detect_cluster()
+  if address is None and count == 1 and not index:
+    return None
   if address is None or count is None or index is None:
     values = {"coordinator_address": address, "num_processes": count, "process_id": index}
     missing = ", ".join(f"--{name}" for name, value in values.items() if value is None)

@@ -59,10 +59,12 @@ def test_it_installs_as_the_makefile_does(instructions):
   # gcsfs requires the fsspec of its version.
   gcsfs = re.search(r"gcsfs==(\S+)", install).group(1)
   assert f"\nfsspec=={gcsfs}\n" in pins
+  assert f"\n{re.search(r'optuna==[^ ]+', install).group()}\n" in pins
 
 
-def test_the_jobset_runs_what_the_image_holds(instructions):
-  jobset = yaml.safe_load((ROOT / "launch" / "jobset.yaml").read_text())
+@pytest.mark.parametrize("name", ["jobset", "jobset_sweep"])
+def test_the_jobset_runs_what_the_image_holds(instructions, name):
+  jobset = yaml.safe_load((ROOT / "launch" / f"{name}.yaml").read_text())
   pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
   (container,) = pod["containers"]
   assert select(instructions, "WORKDIR") == [container["workingDir"]]

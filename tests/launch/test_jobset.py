@@ -1,4 +1,4 @@
-"""launch/jobset.yaml: its numbers and names, and the command of its pods."""
+"""launch/jobset.yaml and jobset_sweep.yaml: numbers and names, and the commands of the pods."""
 
 import sys
 
@@ -6,10 +6,16 @@ import pytest
 import small_runs
 import yaml
 
+from tuning.parsing import parse
+
+
+def read(name):
+  return yaml.safe_load((small_runs.ROOT / "launch" / f"{name}.yaml").read_text())
+
 
 @pytest.fixture(scope="module")
 def jobset():
-  return yaml.safe_load((small_runs.ROOT / "launch" / "jobset.yaml").read_text())
+  return read("jobset")
 
 
 def test_jobset_repeats_its_numbers_and_names_consistently(jobset):
@@ -43,8 +49,9 @@ def test_evictions_do_not_count_as_failures(jobset):
   assert job["template"]["spec"]["restartPolicy"] == "Never"  # which podFailurePolicy needs
 
 
-def test_pods_have_volumes_and_resources(jobset):
-  pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+@pytest.mark.parametrize("name", ["jobset", "jobset_sweep"])
+def test_pods_have_volumes_and_resources(name):
+  pod = read(name)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
   (container,) = pod["containers"]
   mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
   assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
@@ -55,8 +62,22 @@ def test_pods_have_volumes_and_resources(jobset):
   assert pod["terminationGracePeriodSeconds"] >= 30
 
 
-def test_main_accepts_the_command_of_a_pod(jobset):
-  (workers,) = jobset["spec"]["replicatedJobs"]
+def test_workers_of_a_sweep_share_a_volume_and_restart_alone():
+  (workers,) = read("jobset_sweep")["spec"]["replicatedJobs"]
+  job = workers["template"]["spec"]
+  (container,) = job["template"]["spec"]["containers"]
+  assert any(part.startswith("--workdir=/sweeps/") for part in container["command"])
+  mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+  (volume,) = [v for v in job["template"]["spec"]["volumes"] if v["name"] == mounts["/sweeps"]]
+  assert "persistentVolumeClaim" in volume and "--num_processes=1" in container["command"]
+  assert job["backoffLimit"] > job["parallelism"] == job["completions"]
+  (text,) = [p.removeprefix("--sweep=") for p in container["command"] if p.startswith("--sweep=")]
+  assert len(parse(text).trials) == 4
+
+
+@pytest.mark.parametrize("name", ["jobset", "jobset_sweep"])
+def test_main_accepts_the_command_of_a_pod(name):
+  (workers,) = read(name)["spec"]["replicatedJobs"]
   (container,) = workers["template"]["spec"]["template"]["spec"]["containers"]
   # Kubernetes replaces $(NAME) with the variable of this name.
   command = [part.replace("$(JOB_COMPLETION_INDEX)", "3") for part in container["command"]]

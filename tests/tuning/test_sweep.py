@@ -27,7 +27,7 @@ class Training:
     self.trained = []
     self.results = {}  # by trial name: metrics to write, or an exception to raise
 
-  def __call__(self, config, workdir, evaluate_test):
+  def __call__(self, config, workdir, evaluate_test, pause):
     assert not evaluate_test
     folder = RunFolder(workdir)
     name = folder.path.name
@@ -52,10 +52,8 @@ def training(monkeypatch):
   return training
 
 
-def run_sweep(tmp_path, text, **options):
-  return sweep.run_sweep(
-    sweep.parse(text), small_runs.config(tmp_path), tmp_path / "out", **options
-  )
+def run_sweep(tmp_path, text):
+  return sweep.run_sweep(sweep.parse(text), small_runs.config(tmp_path), tmp_path / "out")
 
 
 def test_ranking_by_accuracy(training, tmp_path):
@@ -178,39 +176,6 @@ def test_a_sweep_fails_if_every_trial_fails(training, tmp_path):
     run_sweep(tmp_path, "seed=0,1")
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_tasks_divide_the_trials(training, tmp_path, count):
-  text = "model.widths=(4,4),(8,8) optimizer.learning_rate=0.1,0.2"
-  shares = []
-  for index in range(count):
-    training.trained.clear()
-    summary = run_sweep(tmp_path, text, task=(index, count))
-    shares.append(list(training.trained))
-  all_names = [name for names in shares for name in names]
-  assert len(all_names) == len(set(all_names)) == 4
-  assert max(map(len, shares)) - min(map(len, shares)) <= 1
-  if count == 2:  # each has small networks and large ones
-    assert all(len({name.split("__")[0] for name in names}) == 2 for names in shares)
-  assert {trial["status"] for trial in summary["trials"]} == {"finished"}
-
-
-@pytest.mark.parametrize("task", [(1, 1), (-1, 2), (0, 0)])
-def test_a_task_out_of_range_is_an_error(tmp_path, task):
-  with pytest.raises(errors.UserError, match=r"--task: task -?\d of \d does not exist"):
-    run_sweep(tmp_path, "seed=0,1", task=task)
-
-
-def test_a_second_sweep_in_the_folder_is_an_error(training, tmp_path):
-  def start_another(*_, **__):
-    with pytest.raises(errors.UserError, match="another sweep is writing"):
-      run_sweep(tmp_path, "seed=0,1")
-    raise errors.UserError("second sweep was tried")
-
-  train.train_and_evaluate = start_another  # which the fixture's monkeypatch undoes
-  with pytest.raises(errors.UserError, match="every trial failed; seed=0: second sweep was tried"):
-    run_sweep(tmp_path, "seed=0,1")
-
-
 def test_off_a_terminal_progress_is_logged(training, tmp_path, log_lines):
   run_sweep(tmp_path, "seed=0,1")
   assert "seed=1: validation accuracy 50.00%" in log_lines
@@ -237,9 +202,11 @@ def test_ranking_table(training, tmp_path):
 
 def test_the_live_table_lists_running_trials_first(training, tmp_path):
   run_sweep(tmp_path, "seed=0,1")
-  folder = epath.Path(tmp_path / "out")
-  trials = expand(sweep.parse("seed=0,1,2"), small_runs.config(tmp_path), folder)
-  assert sweep._rows(trials, trials[2:], folder) == [
+  folder, parsed = epath.Path(tmp_path / "out"), sweep.parse("seed=0,1,2")
+  trials = expand(parsed, small_runs.config(tmp_path), folder)
+  worker = sweep._Worker(parsed, small_runs.config(tmp_path), folder)
+  worker._running = trials[2:]
+  assert worker._rows(worker._study) == [
     ["seed=2", "running", "", "", ""],
     ["seed=0", "finished", "1/2", "50.00%", "1.0000"],
     ["seed=1", "finished", "1/2", "50.00%", "1.0000"],

@@ -17,7 +17,7 @@ from analysis.run import load_run
 from cifar_jax.runtime import signals
 from configs import sweeps
 from models import layers
-from tuning import sweep, together
+from tuning import sweep, together, training
 from tuning.trials import expand, name_of
 
 SMOOTH = {"model.name": "smooth", "model.widths": None, "model.dense": None}
@@ -156,13 +156,26 @@ def test_trials_differ_and_stop_early_at_different_epochs(folders):
   assert not list((root / "together" / "together").iterdir())
 
 
+def test_a_trial_that_paused_goes_on_with_the_same_bits(folders, tmp_path):
+  root, _, _ = folders
+  config, once = small_runs.config(root / "data", **BASE), root / "alone" / "trials" / "base"
+  with small_runs.quick_compilation():
+    with pytest.raises(train.Paused):
+      train.train_and_evaluate(config, str(tmp_path), pause=lambda rows: len(rows) == 1)
+    assert len(read_rows(tmp_path)) == 1 and not (tmp_path / "results.json").exists()
+    train.train_and_evaluate(config, str(tmp_path), evaluate_test=False)
+  small_runs.assert_same(small_runs.final_state(once), small_runs.final_state(tmp_path))
+  assert small_runs.comparable(once) == small_runs.comparable(tmp_path)
+
+
 # --- Which trials train together -----------------------------------------------------------------
 
 
 def grouped(tmp_path, trials, at_once=0, **base):
   config = small_runs.config(tmp_path / "data", **base)
-  expanded = expand(sweeps.listed(trials), config, epath.Path(tmp_path))
-  groups = together.groups(expanded, epath.Path(tmp_path), at_once)
+  listed = sweeps.listed(trials, at_once=at_once)
+  expanded = expand(listed, config, epath.Path(tmp_path))
+  groups = together.groups(expanded, epath.Path(tmp_path), together.limit(listed))
   return [[trials[expanded.index(trial)] for trial in group] for group in groups]
 
 
@@ -223,14 +236,14 @@ def test_too_large_groups_are_halved(tmp_path, monkeypatch):
     return len(group) <= 2
 
   monkeypatch.setattr(together, "train_together", fit_two)
-  monkeypatch.setattr(sweep, "_run_alone", lambda trial: tried.append(trial.name))
+  monkeypatch.setattr(training, "_train_alone", lambda trial, _: tried.append(trial.name))
   monkeypatch.setattr(
-    sweep.ranking, "read_state", lambda trial: {"status": "finished" if tried else "waiting"}
+    training.ranking, "read_state", lambda trial: {"status": "finished" if tried else "waiting"}
   )
   config = small_runs.config(tmp_path / "data")
   text = "seed=0,1,2,3,4"
   trials = expand(sweep.parse(text), config, epath.Path(tmp_path))
-  sweep._run(trials, epath.Path(tmp_path))
+  training.train_group(trials, epath.Path(tmp_path), lambda *_: False)
   assert tried == [5, 2, 3, 2]
 
 
@@ -248,7 +261,7 @@ def test_a_group_that_is_out_of_memory_leaves_no_folder(tmp_path, monkeypatch):
 
 def test_a_group_that_is_an_error_trains_alone(tmp_path, monkeypatch, log_lines):
   alone = []
-  monkeypatch.setattr(sweep, "_run_alone", lambda trial: alone.append(trial.name))
+  monkeypatch.setattr(training, "_train_alone", lambda trial, _: alone.append(trial.name))
   # Images that are streamed serve one seed at a time.
   config = small_runs.config(tmp_path / "data", data__resident_bytes=0, **SMOOTH)
   sweep.run_sweep(sweep.parse("seed=0,1 at_once=2"), config, tmp_path / "out")

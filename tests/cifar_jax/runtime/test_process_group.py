@@ -83,7 +83,7 @@ MPI = {
 def test_a_cluster_describes_the_group_if_it_started_several(environment, variables, group):
   environment(**variables)
   assert resolve_process_group(None, None, None) == group
-  assert resolve_process_group(None, None, None, ask_cluster=False) is None
+  assert resolve_process_group(None, 1, None) is None
 
 
 def test_an_mpi_that_jax_does_not_know(environment):
@@ -103,7 +103,7 @@ def test_a_lone_worker_of_a_tpu_pod_is_refused(environment, monkeypatch):
   assert resolve_process_group(None, None, None) is None
   environment(JAX_PLATFORMS="tpu,cpu")
   assert resolve_process_group("h:1", 2, 1) == Group("h:1", 2, 1)
-  assert resolve_process_group(None, None, None, ask_cluster=False) is None
+  assert resolve_process_group(None, 1, None) is None
 
 
 def test_a_lone_pod_of_an_indexed_job_is_refused(environment, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_lone_pod_of_an_indexed_job_is_refused(environment, monkeypatch):
   environment(JOB_COMPLETION_INDEX="3")
   with pytest.raises(errors.UserError, match=r"^--coordinator_address: missing, .* is pod 3 of"):
     resolve_process_group(None, None, None)
-  assert resolve_process_group(None, None, None, ask_cluster=False) is None
+  assert resolve_process_group(None, 1, None) is None
 
 
 def test_private_parts_of_jax_exist():
