@@ -7,12 +7,9 @@ Override any field of the config with --config.field=value. These modes need --c
   --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
-<<<<<<< HEAD
   --mode=sweep      train the config with every choice of fields in --sweep
   --mode=verify     train a shortened config several times: where does it give the same bits?
-=======
   --mode=sweep      train the config with the choices of fields in --sweep, and rank them
->>>>>>> 0fb4f35 (Sweeps are Optuna studies that any number of workers share)
 
 These modes need only the --workdir of a run:
 
@@ -79,6 +76,13 @@ _OPTIONS = {
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "predict, check: print JSON."),
+  "test_set": flags.DEFINE_string(
+    "test_set",
+    "",
+    "evaluate: another test set instead: 'corruptions', CIFAR-10-C's or CIFAR-10.1's folder, a "
+    "folder of class folders, or 'images.npy,labels.npy'.",
+  ),
+  "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
   "picture": flags.DEFINE_string(
     "picture",
     "",

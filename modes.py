@@ -145,10 +145,15 @@ def _sweep(call: Call) -> None:
 
 
 def _evaluate(call: Call) -> None:
-  from analysis.evaluate import evaluate
+  from analysis.evaluate import evaluate, evaluate_test_set
 
   (workdir,) = call.workdirs
-  _print_lines(evaluate.evaluate(workdir, call.options["seed"], call.options["tta"])["text"])
+  test_set, seed, tta = (call.options[name] for name in ("test_set", "seed", "tta"))
+  if test_set:
+    output = evaluate_test_set.evaluate_test_set(workdir, test_set, seed, tta)
+  else:
+    output = evaluate.evaluate(workdir, seed, tta)
+  _print_lines(output["text"])
 
 
 def _predict(call: Call) -> int:

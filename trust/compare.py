@@ -88,6 +88,8 @@ def compare(
   """
   from trust import compare_page
 
+  if split not in SPLITS:
+    raise errors.UserError(f"--split: {split!r} is not one of {', '.join(SPLITS)}")
   with run_folder.reading(", ".join(arguments)):
     sides = _make_sides(arguments, split)
     _record_test_uses(sides, split)

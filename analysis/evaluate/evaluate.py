@@ -35,7 +35,7 @@ from analysis.evaluate.measures import Predictions
 from analysis.evaluate.predictions import Labelled, map_images, predict_examples
 from analysis.run import Run, load_run
 from cifar_jax import errors
-from cifar_jax.augment.test_time import KINDS
+from cifar_jax.augment import test_time
 from cifar_jax.data import datasets
 from cifar_jax.data.splits import Splits
 from cifar_jax.optim import optimizers
@@ -58,8 +58,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
     UserError: the folder holds no trained run, its dataset is unavailable, or a file cannot be
       written.
   """
-  if tta and tta not in KINDS:
-    raise errors.UserError(f"tta: there is no {tta!r}; use one of: {', '.join(KINDS)}")
+  test_time.check_kind(tta)
   run = load_run(workdir, seed)
   dataset, splits = run.load_data()
   folder = run.path / "evaluation"
@@ -74,6 +73,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
   # The test split holds all of its images in their official order.
   test = Predictions(dataset.test.images, *predictions["test"])
   evaluation = _describe(run, split_measures, test, tta)
+  evaluation["temperature_scaling"] = _scale(run, predictions)
   counts = measures.count_confusions(test.labels, test.classes, len(run.class_names))
   class_report = measures.report_classes(test.labels, test.classes, run.class_names)
   files = _write_files(folder, run, test, predictions, evaluation, counts, class_report)
@@ -105,6 +105,24 @@ def _measure_splits(
   return split_measures, predictions
 
 
+def _scale(run: Run, predictions: dict[str, Labelled]) -> Row | None:
+  """Return what temperature scaling does to the test figures; None without validation images."""
+  if "validation" not in predictions or run.config.data.validation == "test":
+    return None
+  labels, logits = predictions["validation"]
+  temperature = measures.fit_temperature(logits, labels)
+  if temperature is None:
+    return None
+  labels, logits = predictions["test"]
+  scaled = logits / temperature
+  return {
+    "temperature": temperature,
+    "fitted_on": len(predictions["validation"].labels),
+    "loss": measures.measure(scaled, labels)["loss"],
+    "calibration": measures.measure_calibration(measures.softmax(scaled), labels),
+  }
+
+
 def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: str) -> Row:
   """Return the content of evaluation.json."""
   probabilities, most = test.probabilities(), evaluation_plots.GRID**2
@@ -131,7 +149,7 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
 
 def _measure_augmented(run: Run, kind: str, test: Predictions, plain: Row) -> Row:
   """Return the test measures with test-time augmentation, and their gain over `plain`."""
-  num_views = KINDS[kind].num_views
+  num_views = test_time.KINDS[kind].num_views
   logits = map_images(
     functools.partial(run.logits, tta=kind),
     test.images,

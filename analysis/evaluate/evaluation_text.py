@@ -63,12 +63,19 @@ def _format_splits(splits: dict[str, Row]) -> str:
 
 
 def _format_calibration(evaluation: Row) -> str:
-  calibration = evaluation["calibration"]
-  return (
+  calibration, test = evaluation["calibration"], evaluation["splits"]["test"]
+  text = (
     f"Calibration: expected calibration error {calibration['ece']:.2%} "
     f"({len(calibration['bins'])} bins); mean probability {calibration['confidence']:.2%}, "
-    f"accuracy {evaluation['splits']['test']['accuracy']:.2%}"
+    f"accuracy {test['accuracy']:.2%}"
   )
+  if scaling := evaluation["temperature_scaling"]:
+    text += (
+      f"\nWith the temperature {scaling['temperature']:.3f}, fitted on {scaling['fitted_on']:,} "
+      f"validation images: expected calibration error {calibration['ece']:.2%} → "
+      f"{scaling['calibration']['ece']:.2%}, test loss {test['loss']:.4f} → {scaling['loss']:.4f}"
+    )
+  return text
 
 
 def _format_augmented(augmented: Row) -> str:

@@ -37,6 +37,7 @@ def make_sections(run: RunRecord) -> dict[str, list[Html]]:
     "Classes": _make_classes(run, folder),
     "Mistakes": _make_mistakes(run, folder),
     "Calibration": _make_calibration(run),
+    "Other test sets": _make_test_sets(run, folder),
   }
 
 
@@ -203,13 +204,48 @@ def _make_calibration(run: RunRecord) -> list[Html]:
     "of its bar; the dots of a calibrated network lie on the dashed line. The line of the "
     "histogram is the mean probability."
   )
+  scaled = None
+  if scaling := run.evaluation.get("temperature_scaling"):
+    scaled = (
+      f"T = {scaling['temperature']:.3f}, fitted on {scaling['fitted_on']:,} validation images: "
+      f"expected calibration error {scaling['calibration']['ece']:.2%}, test loss "
+      f"{scaling['loss']:.4f} instead of {run.evaluation['splits']['test']['loss']:.4f}"
+    )
   return [
     page.facts(
       [
         ("Expected calibration error", f"{calibration['ece']:.2%} ({len(bins)} bins)"),
         ("Mean probability", f"{confidence:.2%}; the accuracy is {accuracy:.2%}"),
+        ("Temperature scaling", scaled),
       ]
     ),
     tag("div", charts, class_="charts"),
     tag("p", notes, class_="soft"),
   ]
+
+
+def _make_test_sets(run: RunRecord, folder: epath.Path) -> list[Html]:
+  """Return the figures of each evaluation on another test set; [] if there is none."""
+  content: list[Html] = []
+  for file in sorted(folder.glob("test_set_*.json")):
+    record = read_json_if_present(file)
+    by_name: dict[str, list[Row]] = {}
+    for part in record["parts"]:
+      by_name.setdefault(part["corruption"], []).append(part)
+    rows = [
+      [
+        text_cell(name or record["test_set"]),
+        number_cell(sum(part["examples"] for part in parts)),
+        *(
+          percent_cell(float(np.mean([part[key] for part in parts]))) for key in ("accuracy", "ece")
+        ),
+      ]
+      for name, parts in by_name.items()
+    ]
+    header = ["images", "number", "accuracy", "expected calibration error"]
+    content += [tag("h3", record["test_set"]), page.table(header, rows)]
+    if (error := record.get("mean_corruption_error")) is not None:
+      count = len(record["counted_corruptions"])
+      note = f"Mean corruption error {error:.2%}, over {count} corruptions and 5 severities."
+      content.append(tag("p", note, class_="soft"))
+  return content

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.types import Row
 from configs import default
 from models import pretrained
+from trust import compare
 
 _RUN_FILES = ("config.json", "dataset.json", "metrics.jsonl", "results.json")
 _CLASSES = ("cat", "dog", "cow")
@@ -51,6 +53,13 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
     analysis_images.choose_decoding(run)
     run.normalize(np.zeros((1, *run.image_shape), np.uint8))
 
+  other = folder.with_name("other")
+  shutil.copytree(folder, other)
+
+  def compare_sides() -> None:
+    with charts_without_pixels():
+      compare.compare([str(folder), str(other)], output=folder / "compare.html")
+
   def target(purpose: str, files: dict[str, bytes], read: Callable[[], None]) -> Target:
     def read_file(file: tuple[str, bytes]) -> None:
       name, content = file
@@ -65,6 +74,7 @@ def run_targets(folder: pathlib.Path) -> list[Target]:
     target("resume", run_files, resume),
     target("report", run_files | evaluation_files, write_reports),
     target("load", run_files, load),
+    target("compare", run_files, compare_sides),
   ]
 
 

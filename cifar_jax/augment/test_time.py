@@ -18,6 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cifar_jax import errors
+
 
 class Kind(NamedTuple):
   """Shifts in pixels (down, right) with a weight each; every shift has a mirrored view too."""
@@ -65,6 +67,12 @@ def make_views(images: jax.Array, kind: str) -> Iterator[jax.Array]:
     view = padded[:, top : top + height, left : left + width]
     yield view
     yield view[:, :, ::-1]
+
+
+def check_kind(kind: str) -> None:
+  """Raise UserError unless `kind` is '' or a name in KINDS."""
+  if kind and kind not in KINDS:
+    raise errors.UserError(f"tta: there is no {kind!r}; use one of: {', '.join(KINDS)}")
 
 
 def predict_logits(

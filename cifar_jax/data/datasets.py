@@ -42,6 +42,7 @@ __all__ = [
   "Form",
   "Split",
   "Unavailable",
+  "find_data_dir",
   "find_form",
   "list_names",
   "load",
@@ -200,6 +201,20 @@ def _look_up(name: str) -> Entry:
   return REGISTRY[name]
 
 
+def find_data_dir(data_dir: epath.PathLike | None = None) -> epath.Path:
+  """Return the data directory: the given one, or for None TFDS's (see the module's docstring).
+
+  Raises:
+    errors.UserError: it is not a local folder.
+  """
+  if data_dir is None:
+    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+  data_dir = os.fspath(data_dir)
+  if "://" in data_dir:
+    raise errors.UserError(f"data.dir: {data_dir} is not a local folder; name a local folder")
+  return epath.Path(data_dir).expanduser().resolve()
+
+
 def _locate(
   name: str,
   data_dir: epath.PathLike | None,
@@ -213,12 +228,7 @@ def _locate(
     decoded arrays.
   """
   entry = _look_up(name)
-  if data_dir is None:
-    data_dir = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-  data_dir = os.fspath(data_dir)
-  if "://" in data_dir:
-    raise errors.UserError(f"data.dir: {data_dir} is not a local folder; name a local folder")
-  home = epath.Path(data_dir).expanduser().resolve() / entry.folder
+  home = find_data_dir(data_dir) / entry.folder
   resolved_options = _resolve_options(name, entry, options or {})
   cache_name = f"decoded-{entry.version}"
   recipe = (entry.fingerprint(home, source), resolved_options)

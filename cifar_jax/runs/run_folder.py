@@ -179,7 +179,7 @@ class RunFolder:
 
   def write_metrics(self, rows: list[Row]) -> None:
     """Replace the content of metrics.jsonl with `rows`."""
-    self._write("metrics.jsonl", "".join(json.dumps(_finite(row)) + "\n" for row in rows))
+    self._write("metrics.jsonl", "".join(json.dumps(finite(row)) + "\n" for row in rows))
 
   def write_scalars(self, rows: list[Row]) -> None:
     """Add the numbers of new rows to the TensorBoard events; folders in buckets have none."""
@@ -219,7 +219,7 @@ class RunFolder:
     self._events.close()
 
   def _write_json(self, name: str, value: Row) -> None:
-    self._write(name, json.dumps(_finite(value), indent=2) + "\n")
+    self._write(name, json.dumps(finite(value), indent=2) + "\n")
 
   def _write(self, name: str, text: str) -> None:
     if not self.writer:
@@ -258,12 +258,12 @@ def reading(path: epath.PathLike | str) -> Iterator[None]:
     ) from error
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
   """Return `value` with None for NaN and infinity, which JSON lacks."""
   if isinstance(value, dict):
-    return {key: _finite(item) for key, item in value.items()}
+    return {key: finite(item) for key, item in value.items()}
   if isinstance(value, list | tuple):
-    return [_finite(item) for item in value]
+    return [finite(item) for item in value]
   if isinstance(value, float) and not math.isfinite(value):
     return None
   return value

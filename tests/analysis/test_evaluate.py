@@ -154,6 +154,35 @@ def test_calibration_error_is_a_sum_over_images(seed, bins, classes, n):
   assert sum(b["count"] for b in calibration["bins"]) == n
 
 
+@pytest.mark.parametrize(("share", "gap"), [(0.9, 1.0), (0.7, 5.0), (0.51, 0.3)])
+def test_the_temperature_of_two_classes_is_known(share, gap):
+  """If all logits are the same, the calibrated probability is the share of correct ones."""
+  labels = (np.arange(1000) >= 1000 * share).astype(int)
+  logits = np.tile(np.array([gap, 0.0], np.float32), (1000, 1))
+  expected = gap / np.log(share / (1 - share))
+  assert measures.fit_temperature(logits, labels) == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_temperature_has_the_lowest_cross_entropy():
+  """At the optimum the mean of the true class's logit is the mean under the probabilities."""
+  logits, labels = logits_and_labels(n=2000)
+  logits *= 3
+  temperature = measures.fit_temperature(logits, labels)
+  p = measures.softmax(logits / temperature)
+  of_label = logits[np.arange(len(labels)), labels].mean()
+  assert (p * logits).sum(1).mean() == pytest.approx(of_label, rel=1e-3)
+  best = metrics.log_loss(labels, p)
+  for factor in (0.9, 1.1):
+    worse = measures.softmax(logits / (temperature * factor))
+    assert metrics.log_loss(labels, worse) > best
+  before = measures.measure_calibration(measures.softmax(logits), labels)["ece"]
+  assert measures.measure_calibration(p, labels)["ece"] < before / 3
+
+
+def test_undefined_logits_have_no_temperature():
+  assert measures.fit_temperature(np.array([[1.0, np.nan]]), np.array([0])) is None
+
+
 # --- Whole evaluations ---------------------------------------------------------------------------
 
 
@@ -237,6 +266,21 @@ def test_the_report_is_scikit_learns_on_the_saved_predictions(workdir, evaluated
   ]
 
 
+def test_the_temperature_is_fitted_on_validation_and_judged_on_test(workdir, evaluated):
+  with np.load(workdir / "evaluation" / "predictions.npz", allow_pickle=False) as saved:
+    logits, labels = saved["logits"], saved["labels"]
+    fitted = measures.fit_temperature(saved["validation_logits"], saved["validation_labels"])
+    assert len(saved["validation_labels"]) == 144
+  scaling = evaluated["evaluation"]["temperature_scaling"]
+  assert (scaling["temperature"], scaling["fitted_on"]) == (fitted, 144)
+  p = scipy.special.softmax(logits.astype(np.float64) / fitted, axis=1)
+  assert scaling["loss"] == pytest.approx(metrics.log_loss(labels, p), rel=1e-5)
+  ece = measures.measure_calibration(p, labels)["ece"]
+  assert scaling["calibration"]["ece"] == pytest.approx(ece, abs=1e-5)
+  assert f"With the temperature {fitted:.3f}, fitted on 144 validation im" in evaluated["text"]
+  assert f"→ {ece:.2%}" in evaluated["text"]
+
+
 def test_classes_that_are_missing_have_their_rows():
   labels, predicted = np.array([0, 0, 2]), np.array([0, 2, 2])
   class_report = measures.report_classes(labels, predicted, ["a", "b", "c"])
@@ -301,6 +345,7 @@ def test_selection_on_the_test_set_is_noted(workdir, evaluated, tmp_path):
   assert "NOTE: selected on the test set, so the test figures are optimistic" in output["text"]
   splits = output["evaluation"]["splits"]
   assert splits["validation"] == splits["test"]
+  assert output["evaluation"]["temperature_scaling"] is None  # nothing to fit it on honestly
   assert evaluated["evaluation"]["selected_on"] == "validation" and "NOTE" not in evaluated["text"]
 
 
@@ -309,6 +354,7 @@ def test_an_empty_split_is_skipped_and_an_unfinished_run_evaluated(workdir, tmp_
   output = evaluate.evaluate(path)
   assert list(output["evaluation"]["splits"]) == ["train", "test"]
   assert output["evaluation"]["recorded"] is None
+  assert output["evaluation"]["temperature_scaling"] is None
   assert "validation  " not in output["text"] and "results.json" not in output["text"]
 
 

@@ -11,7 +11,7 @@ from cifar_jax.runtime import console
 NAMES = [
   *("image in a data set", "image to predict", "archive", "archive, damaged before gzip"),
   *("decoded cache", "run folder, to resume", "run folder, to report", "run folder, to load"),
-  *("checkpoint", "pretrained weights", "sweep", "augmentation"),
+  *("run folder, to compare", "checkpoint", "pretrained weights", "sweep", "augmentation"),
   *("config, to check", "config, to train", "flags"),
 ]
 # Orbax leaves reads of a damaged checkpoint behind, which end after their event loop.
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
   r"ignore:(.|\n)*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
 )
 SLOW = {  # number of inputs
-  **dict.fromkeys(("run folder, to report", "run folder, to load", "checkpoint"), 15),
+  **dict.fromkeys((*NAMES[6:9], "checkpoint"), 15),
   **dict.fromkeys(("config, to train", "flags"), 8),
 }
 
