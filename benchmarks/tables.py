@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks import records
 from cifar_jax import config
+from cifar_jax.runs import test_uses
 from cifar_jax.runs.run_folder import HISTORY
 from configs import default
 
@@ -138,6 +139,8 @@ def _value_text(value: object) -> str:
 def _accuracies(results: dict[str, Any]) -> str:
   parts = []
   splits = {"test": "test", "test_tta": f"test with {results.get('tta')}", "val": "validation"}
+  if "test_uses" in results:  # records from before uses were counted lack it
+    splits["test"] += f" ({test_uses.describe(results['test_uses'], 'images')})"
   for split, label in splits.items():
     if results.get(f"{split}_accuracy") is not None:
       text = f"{100 * results[f'{split}_accuracy']:.1f}"

@@ -293,6 +293,12 @@ def _list_cautions(runs: Sequence[RunRecord], sides: Sequence[Side], split: str)
   repeated = [side.name for side in sides if side.group.repeated_seeds]
   if repeated:
     cautions.append(f"{', '.join(repeated)}: of runs with the same seed only the first counts")
+  relatives = [side.name for side in sides if _have_one_parent(side)]
+  if relatives:
+    cautions.append(
+      f"{', '.join(relatives)}: runs that began with the same run are not independent, so their "
+      "spread is smaller than that of seeds"
+    )
   if any(uses_test_images(side, split) for side in sides):
     cautions.append(
       "this used the test images, which test_uses.jsonl of every run records; a choice made by "
@@ -306,6 +312,13 @@ def _list_cautions(runs: Sequence[RunRecord], sides: Sequence[Side], split: str)
   if any(commit != commits[0] for commit in commits):
     cautions.append("the sides were trained by different commits of the code")
   return cautions
+
+
+def _have_one_parent(side: Side) -> bool:
+  """Return whether two runs of a side are forks of the same run."""
+  lineages = [entry.run.results.get("lineage") for entry in side.group.entries]
+  parents = [lineage[-1]["run"] for lineage in lineages if lineage]
+  return len(set(parents)) < len(parents)
 
 
 def _images(run: RunRecord, split: str) -> tuple[str, int] | None:

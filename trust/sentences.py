@@ -1,8 +1,15 @@
 """Verdicts on differences, as sentences."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from trust.statistics import Difference, ImageDifference, SeedDifference, Verdict
+from trust.statistics import (
+  Difference,
+  ImageDifference,
+  SeedDifference,
+  Verdict,
+  distinguishable,
+)
 
 
 class Measure(NamedTuple):
@@ -46,6 +53,25 @@ def describe(verdict: Verdict, a: str, b: str, measure: Measure = ACCURACY) -> s
   better, worse = (b, a) if is_better else (a, b)
   sign = 1 if mean > 0 else -1
   return f"{better} is better than {worse} by {_show_interval(verdict, measure, sign)} {evidence}"
+
+
+def describe_lead(
+  first: Mapping[int, float], second: Mapping[int, float], measure: Measure = ACCURACY
+) -> str:
+  """Return a sentence on whether the best of a ranking really is better than the second.
+
+  Args:
+    first, second: their figures by seed.
+  """
+  verdict = distinguishable(first, second)
+  if verdict is not None:
+    return describe(verdict, "the second", "the best", measure)
+  means = [sum(side.values()) / len(side) for side in (first, second)]
+  gap = f"{measure.scale * abs(means[0] - means[1]):{measure.style}}{measure.unit}"
+  return (
+    f"whether the best and the second are distinguishable is unknown: they differ by {gap}, and "
+    "one seed has no spread; add seeds, such as seed=0,1,2"
+  )
 
 
 def describe_p(p: float) -> str:

@@ -23,10 +23,12 @@ def make_sections(run: RunRecord) -> dict[str, list[Html]]:
   evaluation, folder = run.evaluation, run.path / "evaluation"
   path = shlex.quote(str(run.path))
   command = tag("code", f"python main.py --mode=evaluate --workdir={path}")
+  other_test_sets = {"Other test sets": _make_test_sets(run, folder)}
   if not evaluation:
     missing = "Not evaluated yet. For the confusion matrix, the figures by class, the mistakes and "
     then = " and make the report again."
-    return {"Evaluation": [tag("p", missing, "the calibration, run ", command, then)]}
+    hint = tag("p", missing, "the calibration, run ", command, then)
+    return {"Evaluation": [hint], **other_test_sets}
   notices = []
   if evaluation["evaluated"] < run.results.get("finished", ""):
     reason = "Evaluated before the run finished, so perhaps with other weights: run "
@@ -37,7 +39,7 @@ def make_sections(run: RunRecord) -> dict[str, list[Html]]:
     "Classes": _make_classes(run, folder),
     "Mistakes": _make_mistakes(run, folder),
     "Calibration": _make_calibration(run),
-    "Other test sets": _make_test_sets(run, folder),
+    **other_test_sets,
   }
 
 

@@ -7,6 +7,7 @@ import io
 import pathlib
 import struct
 import tarfile
+import types
 import zipfile
 from typing import Any, Literal
 
@@ -15,9 +16,11 @@ from etils import epath
 from PIL import Image
 
 from analysis import images as analysis_images
+from analysis.evaluate import test_sets
 from benchmarks.robustness.fuzz_damage import Target, damaged, damaged_files, damaged_json, replaced
 from cifar_jax import errors
 from cifar_jax.data import cache, fetch, image_folder, mnist
+from configs import default
 
 
 def image_targets(folder: pathlib.Path) -> list[Target]:
@@ -169,3 +172,35 @@ def cache_target(folder: pathlib.Path) -> Target:
 
   damaged_cache = damaged_files(arrays) | damaged_json(index)
   return Target("decoded cache", damaged_cache, list(files.items()), read)
+
+
+def test_set_target(folder: pathlib.Path) -> Target:
+  """Return the target for test sets of arrays, in CIFAR-10-C's and in CIFAR-10.1's layout."""
+  rng = np.random.default_rng(0)
+  labels = np.arange(3)
+  arrays = {
+    "c/fog.npy": rng.integers(0, 256, (15, 4, 4, 3), np.uint8),
+    "c/labels.npy": np.tile(labels, 5),
+    "pair/v6_data.npy": rng.integers(0, 256, (3, 4, 4, 3), np.uint8),
+    "pair/v6_labels.npy": labels,
+  }
+  for name, array in arrays.items():
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    np.save(folder / name, array)
+  files = {name: (folder / name).read_bytes() for name in arrays}
+  run: Any = types.SimpleNamespace(  # what test_sets needs to know of a run
+    name="x",
+    image_shape=(4, 4, 3),
+    class_names=["a", "b", "c"],
+    description={"name": "x"},
+    config=default.get_config(),
+  )
+
+  def read(file: tuple[str, bytes]) -> None:
+    name, content = file
+    with replaced(folder / name, content):
+      for part in test_sets.open_test_set(run, str((folder / name).parent)).parts():
+        assert len(part.images) == len(part.labels) and np.isin(part.labels, labels).all()
+        part.images.sum()
+
+  return Target("test set", damaged_files(files), list(files.items()), read)

@@ -22,6 +22,7 @@ def make(folder: pathlib.Path) -> list[Target]:
     *fuzz_data.image_targets(folder / "images"),
     *fuzz_data.archive_targets(folder / "archives"),
     fuzz_data.cache_target(folder / "decoded"),
+    fuzz_data.test_set_target(folder / "test_sets"),
     *fuzz_runs.run_targets(folder / "run"),
     fuzz_runs.checkpoint_target(folder / "checkpoints"),
     fuzz_runs.weights_target(folder / "weights"),

@@ -175,7 +175,7 @@ def test_a_run_is_evaluated_on_corrupted_test_images(workdir, monkeypatch):
   assert test_uses.count(workdir) == content["test_uses"] == uses + 1
   lines = content["text"].splitlines()
   assert lines[2].split()[-5:] == ["4", "5", "mean", "calibration", "error"]
-  assert lines[6].split()[:2] == ["saturate*", f"{corrupted[5]['accuracy']:.1%}"]
+  assert lines[5].split()[:2] == ["saturate*", f"{corrupted[5]['accuracy']:.1%}"]
   assert f"mean corruption error {error:.2%}, over 2 of the benchmark's 15" in content["text"]
   file = workdir / "evaluation" / "test_set_corruptions.json"
   assert lines[-1] == f"wrote {file}"

@@ -10,8 +10,9 @@ from cifar_jax.runtime import console
 
 NAMES = [
   *("image in a data set", "image to predict", "archive", "archive, damaged before gzip"),
-  *("decoded cache", "run folder, to resume", "run folder, to report", "run folder, to load"),
-  *("run folder, to compare", "checkpoint", "pretrained weights", "sweep", "augmentation"),
+  *("decoded cache", "test set", "run folder, to resume", "run folder, to report"),
+  *("run folder, to load", "run folder, to compare"),
+  *("checkpoint", "pretrained weights", "sweep", "augmentation"),
   *("config, to check", "config, to train", "flags"),
 ]
 # Orbax leaves reads of a damaged checkpoint behind, which end after their event loop.
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
   r"ignore:(.|\n)*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
 )
 SLOW = {  # number of inputs
-  **dict.fromkeys((*NAMES[6:9], "checkpoint"), 15),
+  **dict.fromkeys((*NAMES[7:10], "checkpoint"), 15),
   **dict.fromkeys(("config, to train", "flags"), 8),
 }
 

@@ -56,3 +56,10 @@ def test_a_record_of_another_config_says_so(change, note, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "get_config", lambda: longer)
   row = next(line for line in tables.accuracy().splitlines() if "[airbench94]" in line)
   assert f"| 93.4 % test, 94.2 % test with multicrop{note} |" in row
+
+
+def test_the_uses_of_test_images_stand_beside_the_accuracy():
+  record = {"test_accuracy": 0.941, "test_tta_accuracy": 0.945, "tta": "flip"}
+  assert tables._accuracies(record) == "94.1 % test, 94.5 % test with flip"
+  counted = tables._accuracies(record | {"test_uses": 3})
+  assert counted == "94.1 % test (images used 3 times), 94.5 % test with flip"

@@ -120,6 +120,8 @@ def test_three_configs_are_corrected_and_the_cautions_given(tmp_path):
     write_run(tmp_path / "a2", {0: 0.1}),
   ]
   edit(runs[1], "results.json", diverged_seeds=[3])
+  for path in (runs[0], runs[3]):
+    edit(path, "results.json", lineage=[{"run": "/x/parent", "step": 3}])
   output = compare.compare(runs, output=tmp_path / "compare.html")
   assert [(c.a.name, c.b.name) for c in output["comparisons"]] == [
     ("A", "B"),
@@ -133,6 +135,7 @@ def test_three_configs_are_corrected_and_the_cautions_given(tmp_path):
     "b: seeds that diverged are left out",
     "A: of runs with the same seed only the first counts",
     "the sides validate on different images",
+    "A: runs that began with the same run are not independent",
   ):
     assert text in output["text"], text
   assert output["sides"][1].accuracies.keys() == {0, 1, 2}

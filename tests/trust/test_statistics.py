@@ -218,3 +218,15 @@ def test_sentences_about_images():
   assert "several seeds of each are needed" in sentences.describe(similar, "A", "B")
   (same,) = statistics.judge([ImageDifference(1000, 0, 0)])
   assert "both are right about the same of the 1,000 images" in sentences.describe(same, "A", "B")
+
+
+def test_sentences_about_the_lead_of_a_ranking():
+  best, second = by_seed([0.91, 0.92, 0.915]), by_seed([0.90, 0.909, 0.906])
+  assert sentences.describe_lead(best, second).startswith(
+    "the best is better than the second by 1.00 ±"
+  )
+  losses = by_seed([0.31, 0.30, 0.32]), by_seed([0.41, 0.40, 0.421])
+  lead = sentences.describe_lead(*losses, sentences.LOSS)
+  assert lead.startswith("the best is better than the second by 0.1003 ±")
+  single = sentences.describe_lead({0: 0.91}, {0: 0.9025})
+  assert "they differ by 0.75 points" in single and "seed=0,1,2" in single
