@@ -82,7 +82,6 @@ _OPTIONS = {
     "evaluate: another test set instead: 'corruptions', CIFAR-10-C's or CIFAR-10.1's folder, a "
     "folder of class folders, or 'images.npy,labels.npy'.",
   ),
-  "json": flags.DEFINE_bool("json", False, "predict: print JSON."),
   "picture": flags.DEFINE_string(
     "picture",
     "",
