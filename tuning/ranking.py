@@ -14,6 +14,7 @@ from cifar_jax.config import changed_fields, flatten
 from cifar_jax.runs.run_folder import RunFolder
 from cifar_jax.types import Row
 from configs.sweeps import RANK_BY
+from trust import sentences
 from tuning import table
 from tuning.trials import Trial, name_of
 
@@ -61,11 +62,13 @@ def summarize(
     "trials": [_describe_trial(trial, state) for trial, state in zip(trials, states, strict=True)],
     "ranking": entries,
     "best": None,
+    "lead": None,
   }
   if not (entries and entries[0]["rank"]):
     return summary, None
   best = [i for i, trial in enumerate(trials) if trial.name in entries[0]["trials"]]
   summary["best"] = entries[0]
+  summary["lead"] = _describe_lead(entries, trials, states, rank_by)
   return summary, _config_file(summary, trials[best[0]], base)
 
 
@@ -105,6 +108,7 @@ def describe(summary: Mapping[str, Any]) -> str:
   lines = [table.ranking_table(summary)]
   if best := summary["best"]:
     lines.append(f"best: {best['name']}: {table.named_metric(summary['rank_by'], best)}")
+    lines += [summary["lead"]] if summary["lead"] else []
   lines += [
     f"failed: {trial['name']}: {trial['error']}"
     for trial in summary["trials"]
@@ -160,6 +164,26 @@ def _seed_results(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) 
     for run in results.get("per_seed", [results | {"seed": trial.config.seed}]):
       by_seed.setdefault(run["seed"], run)
   return list(by_seed.values())
+
+
+def _describe_lead(
+  entries: Sequence[Row],
+  trials: Sequence[Trial],
+  states: Sequence[Mapping[str, Any]],
+  rank_by: str,
+) -> str | None:
+  """Return whether the best configuration is distinguishable from the second, if there is one."""
+  if len(entries) < 2 or entries[1]["rank"] is None:
+    return None
+  figures = []
+  for entry in entries[:2]:
+    members = [i for i, trial in enumerate(trials) if trial.name in entry["trials"]]
+    runs = _seed_results([trials[i] for i in members], [states[i] for i in members])
+    if any(run[rank_by] is None for run in runs):  # a metric that became NaN
+      return None
+    figures.append({run["seed"]: run[rank_by] for run in runs})
+  measure = sentences.ACCURACY if rank_by == "val_accuracy" else sentences.LOSS
+  return sentences.describe_lead(*figures, measure)
 
 
 def _describe_trial(trial: Trial, state: Mapping[str, Any]) -> Row:

@@ -71,6 +71,29 @@ def test_ranking_by_accuracy(training, tmp_path):
   assert written == {name: value for name, value in summary.items() if name != "text"}
   assert "best: learning_rate=0.3: validation accuracy 60.00%" in summary["text"]
   assert "4 of 4 trials finished" in summary["text"]
+  assert (
+    "the best and the second are distinguishable is unknown: they differ by 0.00 points"
+    in (summary["lead"])
+  )
+
+
+def test_the_ranking_says_whether_the_best_is_distinguishable_from_the_second(training, tmp_path):
+  for seed, (accuracy, other, worst) in enumerate([(0.61, 0.6, 0.3), (0.63, 0.62, 0.5)]):
+    training.results |= {
+      f"learning_rate=0.1__seed={seed}": {"val_accuracy": other},
+      f"learning_rate=0.2__seed={seed}": {"val_accuracy": accuracy, "val_loss": None},
+      f"learning_rate=0.3__seed={seed}": {"val_accuracy": worst},
+    }
+  text = "optimizer.learning_rate=0.1,0.2,0.3 seed=0,1"
+  best, lead = run_sweep(tmp_path, text)["text"].splitlines()[4:6]
+  assert best.startswith("best: learning_rate=0.2: validation accuracy 62.00% ±")
+  assert lead.startswith(
+    "the second and the best are not distinguishable: the best − the second is"
+  )
+  assert "2 pairs of seeds" in lead
+  assert run_sweep(tmp_path, f"{text} rank_by=val_loss")["lead"].startswith(
+    "the second and the best are not distinguishable: each of the 2 seeds has the same figure"
+  )
 
 
 def test_rank_by_loss(training, tmp_path):
