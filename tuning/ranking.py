@@ -175,7 +175,7 @@ def _describe_lead(
   """Return whether the best configuration is distinguishable from the second, if there is one."""
   if len(entries) < 2 or entries[1]["rank"] is None:
     return None
-  figures = []
+  figures: list[dict[int, float]] = []
   for entry in entries[:2]:
     members = [i for i, trial in enumerate(trials) if trial.name in entry["trials"]]
     runs = _seed_results([trials[i] for i in members], [states[i] for i in members])
@@ -183,7 +183,8 @@ def _describe_lead(
       return None
     figures.append({run["seed"]: run[rank_by] for run in runs})
   measure = sentences.ACCURACY if rank_by == "val_accuracy" else sentences.LOSS
-  return sentences.describe_lead(*figures, measure)
+  first, second = figures
+  return sentences.describe_lead(first, second, measure)
 
 
 def _describe_trial(trial: Trial, state: Mapping[str, Any]) -> Row:
