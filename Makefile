@@ -1,6 +1,7 @@
 # make quickstart   set everything up and train a small network on real CIFAR-10
 # make test         set everything up and run the tests
 # make lint         check style, format and types
+# make docs         build the documentation site into docs/_build
 
 # The first Python of at least 3.11 that can make environments; PYTHON=... names another.
 PYTHON := $(or $(PYTHON),$(shell for p in python3 python3.12 python3.13 python3.11; do \
@@ -11,7 +12,7 @@ ACCELERATOR := $(shell bash launch/find_accelerator.sh)
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
 
-.PHONY: quickstart test lint peers clean-venv
+.PHONY: quickstart test lint docs peers clean-venv
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -25,6 +26,9 @@ lint: .venv/installed-test
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+docs: .venv/installed-docs
+	.venv/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build
+
 .venv/installed: pyproject.toml $(wildcard constraints/*.txt)
 	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer with venv is needed; install it (on Ubuntu: apt install python3.11-venv), or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi
 	@echo "Setting up .venv with $$($(PYTHON) --version), jax for $(or $(ACCELERATOR),CPU)"
@@ -35,6 +39,10 @@ lint: .venv/installed-test
 
 .venv/installed-test: .venv/installed
 	$(call install,test)
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(call install,docs)
 	@touch $@
 
 # Tested versions are pinned for the Pythons that have a file in constraints/.

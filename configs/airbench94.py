@@ -6,8 +6,8 @@ Source: Jordan 2024 (arXiv:2404.00498), legacy/airbench94.py of KellerJordan/cif
 
 Expected: 94.01 % test accuracy with test-time augmentation is published, the mean of 1,000 runs;
 3.83 seconds on an A100 (PyTorch in float16). Ours, one seed: 94.09 %, in 545 seconds of training on
-two CPU cores in bfloat16 (benchmarks/results/airbench94); in float32, before the CPU kernels, 94.24 %
-in 4,301 seconds. Twenty seeds: not run.
+two CPU cores in bfloat16 (benchmarks/results/airbench94); in float32, before the CPU kernels,
+94.24 % in 4,301 seconds. Twenty seeds: not run.
 
 Protocol: all 50,000 training images, no validation. The last weights are tested once, with and
 without test-time augmentation (`test_tta_accuracy` and `test_accuracy` in results.json). A step has

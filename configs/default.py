@@ -26,12 +26,12 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
 
-  # Seed of initialisation, order, augmentation and dropout. `num_seeds` independent runs (seed,
-  # seed + 1, ...) train together in one program. Results hold each run, and their mean.
-  config.seed = 0
+  config.seed = 0  # decides initialisation, order, augmentation and dropout
+  # Independent runs (seed, seed + 1, ...) that train together in one program. Results hold each
+  # run, and their mean.
   config.num_seeds = 1
 
-  config.num_epochs = 10
+  config.num_epochs = 10  # passes over the training examples
   config.last_epoch = 1.0  # fraction of the last epoch to train: 10 and 0.9 make 9.9 epochs
   config.batch_size = 128  # examples of a step, over all devices and processes
   config.eval_batch_size = 1000  # the same in evaluation; it does not change the results
@@ -80,14 +80,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.eval_transform = ""
 
   config.loss = ml_collections.ConfigDict()
-  config.loss.label_smoothing = 0.0
+  config.loss.label_smoothing = 0.0  # this share of each label is spread over all classes
   # ((pattern, coefficient), ...): add coefficient * sum(w ** 2) for each parameter, as Keras'
   # kernel_regularizer does. PyTorch's SGD(weight_decay=d) is (('', d / 2),).
   config.loss.l2 = ()
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "sgd"  # cifar_jax/optim/optimizers.py lists the names
-  config.optimizer.learning_rate = 0.1
+  config.optimizer.learning_rate = 0.1  # the schedule's highest, or first
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
   config.optimizer.freeze = ()  # patterns of parameters that never change
   config.optimizer.lr_multipliers = ()  # ((pattern, factor), ...) of the learning rate

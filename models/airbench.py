@@ -17,7 +17,7 @@ The table counts all parameters. The recipes never train the 288 of the whitenin
 
 Initialisation: the whitening kernel is computed from the images that `init` receives, which must be
 normalised training images (`INIT_IMAGES` of them, as published). The first outputs of a group's
-convolution, one for each input, copy the inputs (PyTorch's dirac_). The other outputs, and the
+convolution, one for each input, copy the inputs (PyTorch's `dirac_`). The other outputs, and the
 dense layer, are drawn from PyTorch's default, U(±1/√fan-in).
 
 Differences from the published code: the moving variance is the biased one, not PyTorch's unbiased

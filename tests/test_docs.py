@@ -8,10 +8,12 @@ import small_runs
 
 import models
 import modes
+from cifar_jax import config
 from cifar_jax.augment import chain, test_time
 from cifar_jax.data import datasets
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import results
+from configs import default
 
 ROOT = small_runs.ROOT
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -101,6 +103,26 @@ def section(heading):
 def test_the_catalogue_lists_every_name(heading, registry):
   names = set(re.findall(r"`(\w+)`", section(heading)))
   assert set(registry) <= names
+
+
+def test_the_reference_has_every_field_and_its_meaning(monkeypatch):
+  monkeypatch.syspath_prepend(str(ROOT / "docs"))
+  import reference
+
+  sections = reference.config_sections()
+  names = [name for section in sections for name, *_ in section.fields]
+  defaults = config.flatten(default.get_config())
+  assert {name for name in defaults if not name.startswith("proxy.model.")} <= {*names}
+  for section in sections:
+    for name, value, meaning in section.fields:
+      assert meaning or section.text, name
+      if name in defaults:
+        assert repr(defaults[name]) == value.replace('"', "'") or eval(value) == defaults[name]
+
+
+def test_every_page_is_in_the_table_of_contents_of_the_site():
+  contents = set(re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
+  assert {page.stem for page in ROOT.glob("docs/*.md")} - {"index"} <= contents
 
 
 def test_readme_lists_every_mode():

@@ -61,15 +61,18 @@ def warp(
 ) -> jax.Array:
   """Return images, float [batch, height, width, channels], sampled under matrices [batch, 3, 3].
 
+  `fill_mode` says what lies beyond the border, by the names of scipy.ndimage:
+
+    'nearest'        a a a | a b c d | d d d
+    'reflect'        c b a | a b c d | d c b
+    'grid-wrap'      b c d | a b c d | a b c
+    'grid-constant'  k k k | a b c d | k k k, where k is fill_value; samples between a border pixel
+                     and the fill are blended
+    'wrap'           like grid-wrap, but with a and d in one place: the period is a pixel shorter
+    'constant'       fill_value wherever a coordinate is outside [0, size - 1], never blended
+
   Args:
-    fill_mode: what lies beyond the border, by the names of scipy.ndimage:
-      'nearest'        a a a | a b c d | d d d
-      'reflect'        c b a | a b c d | d c b
-      'grid-wrap'      b c d | a b c d | a b c
-      'grid-constant'  k k k | a b c d | k k k, where k is fill_value; samples between a border
-                       pixel and the fill are blended
-      'wrap'           like grid-wrap, but with a and d in one place: the period is a pixel shorter
-      'constant'       fill_value wherever a coordinate is outside [0, size - 1], never blended
+    fill_mode: one of these.
     fill_value: used by the constant modes.
     interpolation: 'bilinear' (order 1), or 'nearest' (order 0, halves rounded away from zero).
   """

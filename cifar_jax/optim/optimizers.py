@@ -54,20 +54,21 @@ class _CommonFields(NamedTuple):
 def create(
   config_optimizer: Mapping[str, Any], schedule: Schedule, steps_per_epoch: float = 1
 ) -> optax.GradientTransformationExtraArgs:
-  """Return the optimizer that a config describes.
+  """Return the optimizer that a config describes, by these fields:
+
+    name            one of `METHODS`; the method's arguments are fields too
+    clip_norm       the global norm that larger gradients are scaled down to; 0 does not clip
+    weight_decay    decoupled (Loshchilov & Hutter 2019): w -= lr * weight_decay * w, apart from the
+                    gradient and its moments, on kernels only, never on biases or normalisation
+                    scales. PyTorch's SGD(weight_decay=d) is `l2_penalty` with d / 2
+    freeze          patterns (re.search) of the paths of parameters that never change
+    freeze_after    (pattern, epochs) rules; parameters stop changing after that many epochs
+    lr_multipliers  (pattern, multiplier) rules of the learning rate, which also scale the decoupled
+                    weight decay. `l2_penalty` says how rules match
+    learning_rate   ignored, because `schedule` has it
 
   Args:
-    config_optimizer: the fields below; None is the default of each.
-      `name`: one of `METHODS`; the method's arguments are fields too.
-      `clip_norm`: the global norm that larger gradients are scaled down to; 0 does not clip.
-      `weight_decay`: decoupled (Loshchilov & Hutter 2019): w -= lr * weight_decay * w, apart from
-        the gradient and its moments, on kernels only, never on biases or normalisation scales.
-        PyTorch's SGD(weight_decay=d) is `l2_penalty` with the coefficient d / 2.
-      `freeze`: patterns (re.search) of the paths of parameters that never change.
-      `freeze_after`: (pattern, epochs) rules; parameters stop changing after that many epochs.
-      `lr_multipliers`: (pattern, multiplier) rules of the learning rate, which also scale the
-        decoupled weight decay. `l2_penalty` says how rules match.
-      `learning_rate`: ignored, because `schedule` has it.
+    config_optimizer: the fields; None is the default of each.
     schedule: from the step to the learning rate.
     steps_per_epoch: updates in one epoch, for `freeze_after`.
 
