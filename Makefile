@@ -12,7 +12,7 @@ ACCELERATOR := $(shell bash launch/find_accelerator.sh)
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
 
-.PHONY: quickstart test lint docs peers clean-venv
+.PHONY: quickstart test lint docs peers export-env clean-venv
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -60,5 +60,13 @@ peers: .venv-peers/installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
+# What converts networks to ONNX, in an environment of its own: jax2onnx needs an older Orbax.
+export-env: .venv-export/installed
+
+.venv-export/installed: analysis/onnx_requirements.txt
+	@$(PYTHON) -m venv .venv-export
+	.venv-export/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 clean-venv:
-	rm -rf .venv .venv-peers
+	rm -rf .venv .venv-peers .venv-export

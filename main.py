@@ -19,7 +19,7 @@ These modes need only the --workdir of a run:
   --mode=visualize  draw what the network has learnt and how it sees the images that follow
   --mode=report     write report.html; several --workdir give a comparison
   --mode=compare    say whether the configs of the run folders that follow really differ
-  --mode=export     write the weights as safetensors and the network as StableHLO
+  --mode=export     write the weights as safetensors and the network by jax.export, or as ONNX
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
 
 These modes need the folders that follow:
@@ -112,6 +112,12 @@ _OPTIONS = {
   "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
   "high": flags.DEFINE_float("high", 10.0, "lr_range: last learning rate."),
   "steps": flags.DEFINE_integer("steps", 300, "lr_range: training steps."),
+  "format": flags.DEFINE_enum(
+    "format", "", ["", "onnx"], "export: the format (default: safetensors and jax.export)."
+  ),
+  "model": flags.DEFINE_multi_string(
+    "model", [], "predict: a file of --mode=export to use, instead of a run or with it."
+  ),
   "license": flags.DEFINE_string(
     "license", "", "push: the licence that the model card names, such as apache-2.0."
   ),
@@ -158,7 +164,7 @@ def main(argv: list[str]) -> int | None:
     raise errors.UserError(f"{paths[0]}: not understood; write options as --name=value")
   if mode.needs_config and flags.FLAGS.config is None:
     raise errors.UserError("--config: missing; name an experiment, such as configs/resnet18.py")
-  if mode.workdirs and not _WORKDIR.value:
+  if mode.workdirs and not _WORKDIR.value and not (mode.reads_hub and _OPTIONS["model"].value):
     raise errors.UserError("--workdir: missing; pass the run folder (it is created if needed)")
   if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes only one; pass one run folder")

@@ -162,7 +162,7 @@ def _predict(call: Call) -> int:
   if not call.paths:
     raise errors.UserError("--mode=predict: no images; name the files or folders after the options")
   text, code = predict.predict(
-    call.workdirs,
+    [*call.workdirs, *call.options["model"]],
     call.paths,
     as_json=call.options["json"],
     seed=call.options["seed"],
@@ -200,10 +200,12 @@ def _compare(call: Call) -> None:
 
 
 def _export(call: Call) -> None:
-  from analysis import export
+  from analysis import export, onnx_export
   from analysis.run import load_run
 
-  for path in export.export(load_run(call.workdirs[0], call.options["seed"])):
+  run = load_run(call.workdirs[0], call.options["seed"])
+  is_onnx = call.options["format"] == "onnx"
+  for path in onnx_export.export_onnx(run) if is_onnx else export.export(run):
     print(f"wrote {errors.printable(path)}")
 
 

@@ -1,14 +1,17 @@
-"""A trained network for use elsewhere, as safetensors and StableHLO: `--mode=export`.
+"""A trained network for use elsewhere, as safetensors and by jax.export: `--mode=export`.
 
 <run>/export/weights.safetensors   every array by its path, such as params.stem_conv.kernel, with
                                    config and classes: `load_run` needs no other file
                                    (cifar_jax/runs/weights_file.py)
-<run>/export/inference.stablehlo   a function from uint8 images [n, height, width, channels] to
+<run>/export/inference.jax_export  a function from uint8 images [n, height, width, channels] to
                                    logits [n, classes], with weights, normalisation and evaluation
-                                   transform, for any n, in float32, on CPU, CUDA or TPU; load it
-                                   with `jax.export.deserialize`
+                                   transform, for any n, in float32, on CPU, CUDA or TPU: what
+                                   `jax.export` serialises (StableHLO and its calling convention);
+                                   load it with `jax.export.deserialize`
+<run>/export/inference.json        the function's classes, image shape, mean, std and config
 """
 
+import json
 from collections.abc import Callable
 
 import jax
@@ -28,7 +31,7 @@ _TOLERANCE = 1e-4  # of logits, relative to the largest
 
 
 def export(run: Run) -> list[epath.Path]:
-  """Write both files, then load the function and compare its logits with the run's.
+  """Write the files, then load the function and compare its logits with the run's.
 
   Returns:
     The paths of the files.
@@ -37,11 +40,14 @@ def export(run: Run) -> list[epath.Path]:
     UserError: a file cannot be written, or the logits of the loaded function differ.
   """
   run, folder = run.in_float32(), run.path / "export"
-  weights, function = folder / "weights.safetensors", folder / "inference.stablehlo"
+  weights, function = folder / weights_file.NAME, folder / "inference.jax_export"
+  description = function.with_suffix(".json")
   try:
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(weights, serialize_weights(run))
     write_whole(function, _serialize_function(run))
+    text = json.dumps(weights_file.describe(content_of(run)), indent=2)
+    write_whole(description, f"{text}\n".encode())
   except OSError as error:
     raise errors.UserError(
       f"{folder}: cannot be written ({error.strerror or error}); fix this, then export again"
@@ -56,7 +62,7 @@ def export(run: Run) -> list[epath.Path]:
       f"{function}: the logits of the loaded function differ by {difference:.2g} from the run's; "
       "do not use the file, and report this"
     )
-  return [weights, function]
+  return [weights, function, description]
 
 
 def load_function(path: epath.PathLike) -> Callable[[np.ndarray], np.ndarray]:
@@ -71,10 +77,13 @@ def load_function(path: epath.PathLike) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def serialize_weights(run: Run) -> bytes:
+  """Return weights.safetensors of a run."""
+  return weights_file.serialize(content_of(run))
+
+
+def content_of(run: Run) -> weights_file.WeightsFile:
   config = shared_run.portable_config(as_json(run.config))
-  return weights_file.serialize(
-    weights_file.WeightsFile(config, run.description, run.seed, run.step, run.variables)
-  )
+  return weights_file.WeightsFile(config, run.description, run.seed, run.step, run.variables)
 
 
 def _serialize_function(run: Run) -> bytes:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from analysis.exported import ExportedNetwork
 from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.data import datasets, image_files
@@ -138,7 +139,7 @@ def _decode_opaque(
   return image if opaque is None else image_files.decode(opaque, size, interpolation, crop)
 
 
-def choose_decoding(run: Run) -> Decoding:
+def choose_decoding(run: Run | ExportedNetwork) -> Decoding:
   """Return how to decode files for a network.
 
   Interpolation and crop are those of the training photos; bilinear and none if the training images

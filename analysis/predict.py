@@ -16,7 +16,8 @@ import numpy as np
 from etils import epath
 
 from analysis import images, prediction_picture, run_record
-from analysis.run import Run, load_run
+from analysis.exported import ExportedNetwork, load_network
+from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.runs import hub
 from cifar_jax.runtime.console import log, progress
@@ -39,10 +40,10 @@ class Thresholds(NamedTuple):
 
 
 class _Network(NamedTuple):
-  """A loaded run, its distinct name, and how it takes files."""
+  """A loaded run or exported file, its distinct name, and how it takes files."""
 
   name: str
-  run: Run
+  run: Run | ExportedNetwork
   decoding: images.Decoding
 
 
@@ -58,7 +59,8 @@ def predict(
   """Classify image files with one or several networks.
 
   Args:
-    workdirs: the run folders, or what else `load_run` takes; each is a column of the table.
+    workdirs: the run folders, or what else `load_run` takes, or files of --mode=export; each is a
+      column of the table.
     paths: image files, and folders to search for image files.
     as_json: return JSON instead of a table.
     seed: the seed whose weights to use, for runs of several; None for the first.
@@ -81,7 +83,7 @@ def predict(
     )
   if not workdirs:
     raise errors.UserError("workdir: missing; name the folder of a trained run")
-  runs = [load_run(workdir, seed) for workdir in workdirs]
+  runs = [load_network(workdir, seed) for workdir in workdirs]
   names = run_record.distinct_names(
     [
       epath.Path(hub.parse(str(workdir))[0]) if hub.is_address(workdir) else run.path

@@ -210,7 +210,7 @@ def _load(
   seed: int | None,
   step: int | None,
 ) -> Run:
-  if not _is_valid_description(description, config.data.normalize == "standardize"):
+  if not is_valid_description(description, config.data.normalize == "standardize"):
     raise errors.UserError(
       f"{folder / 'dataset.json'}: name, class_names, image_shape, mean or std is invalid; restore "
       "the file"
@@ -238,7 +238,7 @@ def _load_shared(shared: shared_run.SharedRun, seed: int | None, step: int | Non
     raise errors.UserError(f"step: {folder} has the weights of step {content.step}, not {step}")
   with run_folder.reading(folder):
     config = shared_run.check_config(content.config)
-    if not _is_valid_description(content.description, config.data.normalize == "standardize"):
+    if not is_valid_description(content.description, config.data.normalize == "standardize"):
       raise errors.UserError(f"{folder}: the description of the dataset is invalid")
     return _create(
       folder, config, content.description, content.seed, content.step, content.variables
@@ -260,7 +260,7 @@ def _create(
   return Run(folder, config, description, seed, step, variables, model)
 
 
-def _is_valid_description(description: Row, standardized: bool) -> bool:
+def is_valid_description(description: Row, standardized: bool) -> bool:
   """Return whether images can be prepared as dataset.json describes them."""
   class_names, shape = description["class_names"], description["image_shape"]
   if not isinstance(class_names, list) or not class_names:

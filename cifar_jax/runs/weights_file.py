@@ -50,28 +50,30 @@ def serialize(content: WeightsFile) -> bytes:
   """Return the bytes of the file."""
   from safetensors.numpy import save
 
-  config, description = json.dumps(content.config), content.description
   arrays = {
     path: np.array(leaf, order="C")
     for path, leaf in traverse_util.flatten_dict(dict(content.variables), sep=".").items()
     if leaf is not None
   }
-  mean, std = effective_moments(content.config, description)
-  texts: dict[str, object] = {
-    "class_names": description["class_names"],
-    "image_shape": description["image_shape"],
+  metadata = {name: json.dumps(value) for name, value in describe(content).items()}
+  metadata["config_sha256"] = hashlib.sha256(metadata["config"].encode()).hexdigest()
+  metadata["arrays_sha256"] = checkpoint_arrays.digest(arrays)
+  return save(arrays, metadata)
+
+
+def describe(content: WeightsFile) -> Row:
+  """Return what another program needs to know to use the network, without its arrays."""
+  mean, std = effective_moments(content.config, content.description)
+  return {
+    "class_names": content.description["class_names"],
+    "image_shape": content.description["image_shape"],
     "mean": mean,
     "std": std,
-    "dataset": description,
+    "step": content.step,
+    "seed": content.seed,
+    "dataset": content.description,
+    "config": content.config,
   }
-  metadata = {name: json.dumps(value) for name, value in texts.items()} | {
-    "config": config,
-    "step": str(content.step),
-    "seed": str(content.seed),
-    "config_sha256": hashlib.sha256(config.encode()).hexdigest(),
-    "arrays_sha256": checkpoint_arrays.digest(arrays),
-  }
-  return save(arrays, metadata)
 
 
 def effective_moments(config: Row, description: Row) -> tuple[list[float], list[float]]:

@@ -145,7 +145,7 @@ def test_invalid_dataset_json_is_rejected(workdir, tmp_path, field):
 
 
 def test_loading_the_exported_files_gives_the_same_network(run):
-  weights, function = export.export(run)
+  weights, function, _ = export.export(run)
   images = run.load_data()[0].test.images[:5]
   np.testing.assert_allclose(
     export.load_function(function)(images), run.logits(images), rtol=1e-4, atol=1e-5

@@ -1,0 +1,129 @@
+"""Networks in exported files, which answer as the run does: `--mode=predict --model=FILE`.
+
+network.onnx           run by onnxruntime, which `pip install onnxruntime` adds
+inference.jax_export   run by JAX, with inference.json beside it
+weights.safetensors    loaded as a run (analysis/run.py)
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+
+import ml_collections
+import numpy as np
+from etils import epath
+
+from analysis import export, run_record, shared_run
+from analysis.run import BATCH_SIZE, Run, is_valid_description, load_run
+from cifar_jax import errors
+from cifar_jax.runs import run_folder
+from cifar_jax.types import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportedNetwork:
+  """A network from a file of --mode=export; attributes as those of `Run`."""
+
+  path: epath.Path
+  config: ml_collections.ConfigDict
+  description: Row
+  seed: int
+  step: int
+  apply: Callable[[np.ndarray], np.ndarray]
+  batch_size: int
+
+  @property
+  def name(self) -> str:
+    """The file's name."""
+    return self.path.name
+
+  @property
+  def class_names(self) -> list[str]:
+    return self.description["class_names"]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of the images."""
+    height, width, channels = self.description["image_shape"]
+    return height, width, channels
+
+  def logits(self, images: np.ndarray) -> np.ndarray:
+    """Return the logits [n, classes] float32 of uint8 images [n, height, width, channels]."""
+    batches = [np.zeros((0, len(self.class_names)), np.float32)]
+    for start in range(0, len(images), self.batch_size):
+      batches.append(self.apply(images[start : start + self.batch_size]))
+    return np.concatenate(batches)
+
+  def predict(self, images: np.ndarray) -> np.ndarray:
+    """Return probabilities [n, classes] float32 of uint8 images [n, height, width, channels]."""
+    logits = self.logits(images)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | ExportedNetwork:
+  """Load an exported file, or whatever `load_run` takes.
+
+  Raises:
+    UserError: the file is missing or unreadable, or what runs it is not installed.
+  """
+  path = epath.Path(source)
+  readers = {".onnx": _read_onnx, ".jax_export": _read_jax_export}
+  if path.suffix not in readers:
+    return load_run(source, seed)
+  path = path.expanduser()
+  if not path.exists():
+    raise errors.UserError(f"--model: {path}: no such file; name one that --mode=export wrote")
+  metadata, apply, batch_size = readers[path.suffix](path)
+  with run_folder.reading(path):
+    content: dict[str, Row] = {name: json.loads(metadata[name]) for name in ("config", "dataset")}
+    config = shared_run.check_config(content["config"])
+    if not is_valid_description(content["dataset"], config.data.normalize == "standardize"):
+      raise ValueError("the description of the dataset is invalid")
+    step, own_seed = int(metadata["step"]), int(metadata["seed"])
+  if seed not in (None, own_seed):
+    raise errors.UserError(f"seed: {path} has the weights of seed {own_seed}, not {seed}")
+  return ExportedNetwork(path, config, content["dataset"], own_seed, step, apply, batch_size)
+
+
+_Reader = tuple[Mapping[str, str], Callable[[np.ndarray], np.ndarray], int]
+
+
+def _read_onnx(path: epath.Path) -> _Reader:
+  try:
+    import onnxruntime
+  except ImportError:
+    raise errors.UserError(
+      f"--model: {path} needs onnxruntime; run `pip install onnxruntime`"
+    ) from None
+  try:
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    (image_input,) = session.get_inputs()
+    size = image_input.shape[0]
+  except Exception as error:  # onnxruntime has an exception for each of its states
+    raise errors.UserError(
+      f"--model: {path}: not a network that onnxruntime can run ({_first_line(error)}); export it "
+      "again"
+    ) from error
+
+  def apply(images: np.ndarray) -> np.ndarray:
+    return session.run(None, {image_input.name: images})[0]
+
+  metadata = session.get_modelmeta().custom_metadata_map
+  return metadata, apply, size if isinstance(size, int) else BATCH_SIZE
+
+
+def _read_jax_export(path: epath.Path) -> _Reader:
+  description = run_record.read_json_if_present(path.with_suffix(".json"))
+  metadata = {name: json.dumps(value) for name, value in description.items()}
+  try:
+    return metadata, export.load_function(path), BATCH_SIZE
+  except Exception as error:  # a damaged flatbuffer fails in many ways
+    raise errors.UserError(
+      f"--model: {path}: not a network that JAX can run ({_first_line(error)}); export it again"
+    ) from error
+
+
+def _first_line(error: Exception) -> str:
+  return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:200]
