@@ -153,8 +153,8 @@ def _read_record(path: str) -> RunRecord:
   lineage = run_folder.RunFolder(folder, writer=False).lineage() or record.results.get("lineage")
   if lineage:
     raise errors.UserError(
-      f"{folder}: a fork of {lineage[-1].get('run')}, whose config alone does not repeat it; repeat "
-      "that run, and fork the repetition"
+      f"{folder}: a fork of {lineage[-1].get('run')}, whose config alone does not repeat it; "
+      "repeat that run, and fork the repetition"
     )
   return record
 

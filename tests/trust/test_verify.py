@@ -1,5 +1,7 @@
 """--mode=verify, with trainings that only write what real ones would leave."""
 
+import functools
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -17,7 +19,28 @@ WEIGHTS = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
 NOISE = np.random.default_rng(1).normal(size=(20, 10)).astype(np.float32) * np.float32(1e-6)
 
 
-def outcome(tmp_path, changes, kills=(True, True, True), config=None):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+  """Run folders that were written before, by their content."""
+  return tmp_path_factory.mktemp("written"), {}
+
+
+@pytest.fixture
+def outcome(tmp_path, written):
+  return functools.partial(verify_changed, tmp_path, written)
+
+
+def write_run(written, path, weights, losses):
+  """Write a run folder, or copy one that was written before."""
+  root, folders = written
+  key = (weights.tobytes(), repr(losses))
+  if key not in folders:
+    folders[key] = root / str(len(folders))
+    written_runs.write_run(folders[key], weights, losses)
+  shutil.copytree(folders[key], path)
+
+
+def verify_changed(tmp_path, written, changes, kills=(True, True, True), config=None):
   """Return what verify makes of trainings whose weights differ by `changes`, by name of the job."""
 
   def finish(job):
@@ -33,7 +56,7 @@ def outcome(tmp_path, changes, kills=(True, True, True), config=None):
       weights, losses = np.stack([weights] * 2), ([2.0, 2.0], [1.0, 1.0])
     if not (weights == WEIGHTS).all():
       losses = (2.0, 1.5)
-    written_runs.write_run(job.workdir, weights, losses)
+    write_run(written, job.workdir, weights, losses)
 
   kills = list(kills)
   return verify.verify(
@@ -48,31 +71,31 @@ def verdicts(result):
   return [line.verdict for line in result["lines"]]
 
 
-def test_the_same_bits_everywhere(tmp_path):
-  result = outcome(tmp_path, {})
+def test_the_same_bits_everywhere(outcome):
+  result = outcome({})
   assert verdicts(result) == ["same bits"] * 5
   assert result["holds"]
   assert "everything promised holds" in result["text"]
   assert "stopped 3 times and resumed" in result["text"]
 
 
-def test_a_run_that_ends_before_the_kill_is_counted_right(tmp_path):
-  assert "stopped 1 times" in outcome(tmp_path, {}, kills=(True, False))["text"]
+def test_a_run_that_ends_before_the_kill_is_counted_right(outcome):
+  assert "stopped 1 times" in outcome({}, kills=(True, False))["text"]
 
 
 @pytest.mark.parametrize("job", ["again", "resumed"])
-def test_one_bit_breaks_a_promise(tmp_path, job):
+def test_one_bit_breaks_a_promise(outcome, job):
   """One weight differs by one unit in the last place, as another rounding makes it."""
   change = np.zeros_like(WEIGHTS)
   change[3, 4] = np.spacing(WEIGHTS[3, 4])
-  result = outcome(tmp_path, {job: change, f"{job}_short": change, "perturbed": NOISE})
+  result = outcome({job: change, f"{job}_short": change, "perturbed": NOISE})
   assert not result["holds"]
   assert verdicts(result).count("same to rounding") == 1
   assert "same to rounding (!)" in result["text"]
 
 
-def test_other_devices_may_round_differently(tmp_path):
-  result = outcome(tmp_path, {"devices": NOISE, "devices_short": 5 * NOISE})
+def test_other_devices_may_round_differently(outcome):
+  result = outcome({"devices": NOISE, "devices_short": 5 * NOISE})
   assert verdicts(result)[2] == "same to rounding"
   assert result["holds"]
   norm = np.linalg.norm(NOISE) / np.linalg.norm(WEIGHTS)
@@ -80,37 +103,37 @@ def test_other_devices_may_round_differently(tmp_path):
   assert result["lines"][2].difference.epoch == 2
 
 
-def test_another_computation_on_other_devices_is_not_rounding(tmp_path):
-  result = outcome(tmp_path, {"devices": NOISE, "devices_short": 20 * NOISE})
+def test_another_computation_on_other_devices_is_not_rounding(outcome):
+  result = outcome({"devices": NOISE, "devices_short": 20 * NOISE})
   assert verdicts(result)[2] == "different"
   assert not result["holds"]
   assert "NOT as promised (!): 2 devices instead of 1" in result["text"]
 
 
-def test_a_seed_that_differs_in_company_is_found(tmp_path):
-  result = outcome(tmp_path, {"seed_1": NOISE, "seed_1_short": 20 * NOISE})
+def test_a_seed_that_differs_in_company_is_found(outcome):
+  result = outcome({"seed_1": NOISE, "seed_1_short": 20 * NOISE})
   assert verdicts(result) == ["same bits"] * 4 + ["different"]
 
 
-def test_flags_of_the_platform_are_tried_and_their_cost_is_shown(tmp_path, monkeypatch):
+def test_flags_of_the_platform_are_tried_and_their_cost_is_shown(outcome, monkeypatch):
   monkeypatch.setitem(verify.FLAGS, "cpu", ("--xla_sum_in_order",))
-  result = outcome(tmp_path, {"again": NOISE, "again_short": NOISE}, kills=[True] * 6)
+  result = outcome({"again": NOISE, "again_short": NOISE}, kills=[True] * 6)
   assert result["holds"]
   assert verdicts(result)[0] == "same to rounding"
   assert verdicts(result)[5:] == ["same bits"] * 2
   assert "--xla_sum_in_order: 1.00 times the speed" in result["text"]
 
 
-def test_flags_that_do_not_help_leave_the_promise_broken(tmp_path, monkeypatch):
+def test_flags_that_do_not_help_leave_the_promise_broken(outcome, monkeypatch):
   monkeypatch.setitem(verify.FLAGS, "cpu", ("--xla_sum_in_order",))
   names = ("again", "again_short", "flags_again", "flags_again_short")
-  assert not outcome(tmp_path, dict.fromkeys(names, NOISE), kills=[True] * 6)["holds"]
+  assert not outcome(dict.fromkeys(names, NOISE), kills=[True] * 6)["holds"]
 
 
-def test_a_batch_that_does_not_divide_is_not_tried_on_two_devices(tmp_path):
+def test_a_batch_that_does_not_divide_is_not_tried_on_two_devices(outcome):
   config = default.get_config()
   config.batch_size = 125
-  result = outcome(tmp_path, {}, config=config)
+  result = outcome({}, config=config)
   assert "the batch does not divide over 2 devices" in result["text"]
   assert result["holds"]
 
