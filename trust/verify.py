@@ -32,8 +32,10 @@ from typing import TypeAlias
 
 import ml_collections
 
+import input_pipeline
 from cifar_jax import errors
 from cifar_jax.config import check_config
+from cifar_jax.data.cache import Dataset
 from cifar_jax.runs import run_folder
 from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
@@ -41,6 +43,7 @@ from configs import default
 from trust import differences, processes, verdicts
 from trust.differences import Side
 from trust.processes import Job
+from trust.short_config import shorten
 from trust.verdicts import DIFFERENT, ROUNDING, SAME, Line
 
 # The XLA flags that ask for the same bits, by platform; a CPU needs none. docs/determinism.md.
@@ -48,26 +51,11 @@ FLAGS = {"gpu": ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0
 _FACTOR = 10.0
 _SHORT = 2  # steps
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
-_MAX_VALIDATION = 1000  # examples
+_TRAININGS = 10  # roughly, after the first
 
 
 # A training, and the index of the seed to look at; None for its only one.
 _Training: TypeAlias = tuple[Job, int | None]
-
-
-def shorten(
-  config: ml_collections.ConfigDict, epochs: int, batches: int
-) -> ml_collections.ConfigDict:
-  """Return the config for a few epochs of a few batches, with at most 1,000 validation examples."""
-  config = config.copy_and_resolve_references()
-  config.num_epochs, config.last_epoch = epochs, 1.0
-  config.data.file_by_file, config.data.epoch_examples = False, 0
-  config.data.train_examples = batches * config.batch_size
-  if isinstance(config.data.validation, int | float) and config.data.validation:
-    del config.data.validation  # else its type, float, would make a fraction of the count
-    config.data.validation = _MAX_VALIDATION
-  config.checkpoint_every = 1
-  return config
 
 
 def verify(
@@ -95,7 +83,9 @@ def verify(
   check_config(config, default.get_config())
   if folder.exists() and any(folder.iterdir()):
     raise errors.UserError(f"workdir: {folder} is not empty; pass another folder")
-  return _Verification(shorten(config, epochs, batches), folder, finish, interrupt).run()
+  dataset = input_pipeline.load(config)
+  short = shorten(config, epochs, batches, dataset)
+  return _Verification(short, folder, dataset, finish, interrupt).run()
 
 
 class _Verification:
@@ -105,10 +95,11 @@ class _Verification:
     self,
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
+    dataset: Dataset,
     finish: Callable[[Job], None],
     interrupt: Callable[..., bool],
   ):
-    self._config, self._folder = config, folder
+    self._config, self._folder, self._dataset = config, folder, dataset
     self._finish, self._interrupt = finish, interrupt
     self._first = Job(config, folder / "first")
     self._short: dict[str, Job] = {}  # short trainings by the name of their run folder
@@ -118,7 +109,8 @@ class _Verification:
     started = time.monotonic()
     self._train(self._first)
     seconds = time.monotonic() - started
-    log.info("the first training took %.0f s; about ten more of its kind follow", seconds)
+    minutes = _TRAININGS * seconds / 60
+    log.info("this took %.0f s; the other trainings take about %.1f minutes", seconds, minutes)
     self._device = _results(self._first)["device"]
     lines = [self._again(), self._resumed(), self._devices(), *self._seeds()]
     flags_text = ""
@@ -238,7 +230,7 @@ class _Verification:
     """Return a training, after it has run, that ends after a few steps of `job`."""
     name = f"{job.workdir.name}_short"
     if name not in self._short:
-      config = shorten(job.config, 1, _SHORT)
+      config = shorten(job.config, 1, _SHORT, self._dataset)
       config.dtype = "float32"
       # Weights must move from the first step: no warm-up, and no slow weights.
       config.schedule = ml_collections.ConfigDict({"name": "constant"})
@@ -259,10 +251,10 @@ class _Verification:
   def _describe(self, lines: list[Line], flags_text: str) -> str:
     """Return the table and what follows from it."""
     config, device = self._config, self._device
+    steps = differences.metrics(Side(self._first.workdir))[0]["step"]
     title = (
       f"{config.model.name}, {_results(self._first)['dtype']}, {config.num_epochs} epochs of "
-      f"{config.data.train_examples // config.batch_size} batches of {config.batch_size}, on "
-      f"{device['count']} × {device['kind']}"
+      f"{steps} batches of {config.batch_size}, on {device['count']} × {device['kind']}"
     )
     notes = []
     if self._short:

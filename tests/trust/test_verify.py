@@ -7,12 +7,13 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_runs
 import written_runs
 
 from cifar_jax import errors
 from configs import default, quickstart
 from experiment import Experiment
-from trust import perturbed, verify
+from trust import perturbed, short_config, verify
 from trust.processes import virtual_devices
 
 WEIGHTS = np.random.default_rng(0).normal(size=(20, 10)).astype(np.float32)
@@ -26,8 +27,10 @@ def written(tmp_path_factory):
 
 
 @pytest.fixture
-def outcome(tmp_path, written):
-  return functools.partial(verify_changed, tmp_path, written)
+def outcome(tmp_path, written, data_dir):
+  """verify_changed for the small run on digits."""
+  config = small_runs.config(data_dir, batch_size=80)
+  return functools.partial(verify_changed, tmp_path, written, config)
 
 
 def write_run(written, path, weights, losses):
@@ -40,7 +43,7 @@ def write_run(written, path, weights, losses):
   shutil.copytree(folders[key], path)
 
 
-def verify_changed(tmp_path, written, changes, kills=(True, True, True), config=None):
+def verify_changed(tmp_path, written, config, changes, kills=(True, True, True)):
   """Return what verify makes of trainings whose weights differ by `changes`, by name of the job."""
 
   def finish(job):
@@ -60,7 +63,7 @@ def verify_changed(tmp_path, written, changes, kills=(True, True, True), config=
 
   kills = list(kills)
   return verify.verify(
-    config or default.get_config(),
+    config,
     tmp_path / "verify",
     finish=finish,
     interrupt=lambda job, number, is_time: kills.pop(0),
@@ -130,10 +133,9 @@ def test_flags_that_do_not_help_leave_the_promise_broken(outcome, monkeypatch):
   assert not outcome(dict.fromkeys(names, NOISE), kills=[True] * 6)["holds"]
 
 
-def test_a_batch_that_does_not_divide_is_not_tried_on_two_devices(outcome):
-  config = default.get_config()
-  config.batch_size = 125
-  result = outcome({}, config=config)
+def test_a_batch_that_does_not_divide_is_not_tried_on_two_devices(tmp_path, written, data_dir):
+  config = small_runs.config(data_dir, batch_size=125)
+  result = verify_changed(tmp_path, written, config, {})
   assert "the batch does not divide over 2 devices" in result["text"]
   assert result["holds"]
 
@@ -144,16 +146,26 @@ def test_a_folder_with_files_is_refused(tmp_path):
     verify.verify(default.get_config(), tmp_path)
 
 
+def dataset(num_images: int) -> types.SimpleNamespace:
+  split = types.SimpleNamespace(labels=np.arange(num_images) % 10)
+  return types.SimpleNamespace(name="cifar10", train=split, test=split)
+
+
 def test_shorten_keeps_network_batch_and_augmentation():
   config = quickstart.get_config()
   config.data.file_by_file = True
-  short = verify.shorten(config, 2, 8)
+  short = short_config.shorten(config, 2, 8, dataset(50_000))
   assert (short.num_epochs, short.data.train_examples) == (2, 8 * 512)
   assert (short.data.epoch_examples, short.data.file_by_file) == (0, False)
   assert repr(short.data.validation) == "1000"  # a count, not a fraction
   assert (short.model, short.augment, short.batch_size) == (config.model, config.augment, 512)
-  config.data.validation = "test"
-  assert verify.shorten(config, 2, 8).data.validation == "test"
+  config.data.validation = "last:0.2"
+  assert short_config.shorten(config, 2, 8, dataset(50_000)).data.validation == "last:0.2"
+
+
+def test_shorten_takes_all_of_a_small_dataset():
+  short = short_config.shorten(quickstart.get_config(), 2, 8, dataset(2_000))
+  assert (short.data.train_examples, short.data.validation) == (0, 0.1)
 
 
 def test_the_yardstick_changes_the_last_bit_of_images_in_every_step(monkeypatch):
