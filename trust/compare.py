@@ -145,7 +145,7 @@ def _join(entries: list[Entry]) -> Group:
   """Return the runs of a side that was named with commas; raise unless they have one config."""
   groups = group_entries(entries)
   if len(groups) > 1:
-    fields = ", ".join(find_differing([group.fields for group in groups])) or "the dataset"
+    fields = ", ".join(differing_fields(groups)) or "the dataset"
     raise errors.UserError(
       f"compare: {', '.join(entry.name for entry in entries)} are no runs of one config, they "
       f"differ in {fields}; name the runs of one config, or each folder separately"
@@ -169,9 +169,9 @@ def _accuracies(group: Group, split: str) -> dict[int, float]:
   return accuracies
 
 
-def differing_fields(sides: Sequence[Side]) -> list[str]:
+def differing_fields(groups: Sequence[Group]) -> list[str]:
   """Return the fields of the config in which sides differ."""
-  names = find_differing([side.group.fields for side in sides])
+  names = find_differing([group.fields for group in groups])
   return [name for name in names if name not in SEED_FIELDS + SOURCE_FIELDS]
 
 
@@ -226,7 +226,7 @@ def _classify(side: Side, seed: int, split: str) -> np.ndarray:
 
 def _format_sides(sides: Sequence[Side], split: str) -> str:
   """Return a table with a line for each side."""
-  fields = differing_fields(sides)
+  fields = differing_fields([side.group for side in sides])
   columns = fields if len(fields) <= _MAX_FIELD_COLUMNS else []
   has_uses = any(uses_test_images(side, split) for side in sides)
   rows = [

@@ -54,7 +54,7 @@ def _make_verdicts(comparisons: Sequence[compare.Comparison], notes: Sequence[st
 
 
 def _make_sides(sides: Sequence[compare.Side], split: str) -> list[Html]:
-  fields = compare.differing_fields(sides)
+  fields = compare.differing_fields([side.group for side in sides])
   has_uses = any(compare.uses_test_images(side, split) for side in sides)
   rows = []
   for side in sides:

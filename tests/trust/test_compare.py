@@ -2,8 +2,11 @@
 
 import json
 import pathlib
+import shutil
 
 import flax.linen as nn
+import jax
+import ml_collections
 import numpy as np
 import pytest
 import small_runs
@@ -11,9 +14,11 @@ import small_runs
 import models
 import modes
 import train
-from analysis.evaluate import evaluate, predictions
+from analysis.evaluate import predictions
 from analysis.report import page
+from analysis.run import load_run
 from cifar_jax import errors
+from cifar_jax.config import flatten
 from cifar_jax.runs import test_uses
 from configs import default
 from trust import compare
@@ -171,7 +176,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   for arguments, message in (
     ([a], "compare: only one side"),
     ([a, unfinished], "unfinished: unfinished, 1 of 1 epochs; finish the run"),
-    ([a, f"{a},{b}"], "compare: a, b are no runs of one config, they differ in batch_size"),
+    ([a, f"{a},{b}"], "compare: a, b are no runs of one config, they differ in batch_size; name"),
     ([a, no_validation], "--split: no_validation recorded no validation accuracy"),
     ([a, str(tmp_path / "nothing")], "nothing: not a run folder"),
     ([one, other], "compare: one, other have one seed and other validation images|one and other"),
@@ -226,14 +231,38 @@ def test_single_seeds_are_compared_image_by_image(single_runs, tmp_path):
 def test_recorded_predictions_are_used_if_they_are_of_the_same_weights(
   single_runs, tmp_path, monkeypatch
 ):
-  computed = [predictions.find_correct(path, 0, "validation", "") for path in single_runs]
-  evaluate.evaluate(single_runs[0])
+  """test_evaluate.py checks that an evaluation writes these arrays."""
+  path = tmp_path / "run"
+  shutil.copytree(single_runs[0], path)
+  step = load_run(path).step
+  (path / "evaluation").mkdir()
+  (path / "evaluation" / "evaluation.json").write_text(json.dumps({"seed": 0, "step": step}))
+  logits = {"logits": np.eye(10, dtype=np.float32), "validation_logits": np.eye(10)[::-1]}
+  labels = {"labels": np.arange(10), "validation_labels": np.array([9, 8, 0, 0, 0, 0, 0, 0, 0, 0])}
+  np.savez(path / "evaluation" / "predictions.npz", **logits, **labels)
   monkeypatch.setattr(predictions, "predict_examples", lambda *_: pytest.fail("computed"))
-  recorded = predictions.find_correct(single_runs[0], 0, "validation", "")
-  np.testing.assert_array_equal(recorded, computed[0])
-  test_accuracy = predictions.find_correct(single_runs[0], 0, "test", "").mean()
-  results = json.loads((pathlib.Path(single_runs[0]) / "results.json").read_text())
-  assert test_accuracy == pytest.approx(results["test_accuracy"])
-  edit(f"{single_runs[0]}/evaluation", "evaluation.json", step=999)
+  assert predictions.find_correct(path, 0, "test", "").all()
+  assert np.flatnonzero(predictions.find_correct(path, 0, "validation", "")).tolist() == [0, 1, 9]
+  edit(f"{path}/evaluation", "evaluation.json", step=step + 1)
   with pytest.raises(pytest.fail.Exception, match="computed"):
-    predictions.find_correct(single_runs[0], 0, "validation", "")
+    predictions.find_correct(path, 0, "validation", "")
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_a_seed_gives_layers_that_both_networks_have_the_same_weights():
+  """What makes pairs of seeds more alike than other runs, besides order and augmentation."""
+
+  def init(dense):
+    section = ml_collections.ConfigDict({"name": "simple_cnn", "widths": (2,), "dense": dense})
+    model = models.create(section, 10, dtype=np.float32)
+    images = np.zeros((1, 4, 4, 3), np.float32)
+    return jax.jit(lambda key: model.init(key, images, train=False)["params"])
+
+  small, large = init((4,)), init((5,))
+  a, b, other = (flatten(f(jax.random.key(s))) for f, s in ((small, 3), (large, 3), (small, 4)))
+  shared = [name for name in a if name in b and a[name].shape == b[name].shape]
+  kernels = [name for name in shared if name.endswith("kernel")]
+  assert len(kernels) == 2  # the convolutions; the dense layers have other shapes
+  for name in kernels:
+    np.testing.assert_array_equal(a[name], b[name])
+    assert not np.array_equal(a[name], other[name])
