@@ -4,7 +4,8 @@ jax2onnx needs an older Orbax than this program, so `make export-env` gives it a
 analysis/onnx_export.py writes FOLDER/weights.safetensors, and FOLDER/expected.npz with images and
 the logits of the run. This program writes FOLDER/network.onnx and FOLDER/outcome.json: 'batch'
 ('any', or a number), the greatest 'difference' of logits, relative to the largest; or 'reason', if
-the network cannot be converted.
+the network cannot be converted. Packages that only this environment has are imported when they are
+used, so that the documentation can import this module.
 """
 
 import json
@@ -16,10 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import onnx
-import onnxruntime
 from flax import traverse_util
-from jax2onnx import to_onnx
 from safetensors import safe_open
 
 import models
@@ -81,6 +79,9 @@ def convert(
   metadata: dict[str, str],
 ) -> bytes:
   """Return the ONNX file of a network, with the metadata."""
+  import onnx
+  from jax2onnx import to_onnx
+
   size = jax.export.symbolic_shape("n")[0] if batch == "any" else batch
   images = jax.ShapeDtypeStruct((size, *shape), np.uint8)
   network = to_onnx(infer, [images], input_names=[_INPUT], output_names=[_OUTPUT])
@@ -95,6 +96,8 @@ def compare(network: bytes, images: np.ndarray, expected: np.ndarray, size: int)
   Args:
     size: the images of a call. A network for any number also gets a single image.
   """
+  import onnxruntime
+
   session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
   batches = [images[start : start + size] for start in range(0, len(images), size)]
   logits = np.concatenate([session.run([_OUTPUT], {_INPUT: batch})[0] for batch in batches])
