@@ -20,6 +20,7 @@ These modes need only the --workdir of a run:
   --mode=report     write report.html; several --workdir give a comparison
   --mode=compare    say whether the configs of the run folders that follow really differ
   --mode=export     write the weights as safetensors and the network by jax.export, or as ONNX
+  --mode=sync       send the run to the tracker --to, with --follow while it trains
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
 
 These modes need the folders that follow:
@@ -118,6 +119,16 @@ _OPTIONS = {
   "model": flags.DEFINE_multi_string(
     "model", [], "predict: a file of --mode=export to use, instead of a run or with it."
   ),
+  "to": flags.DEFINE_enum(
+    "to", None, ["wandb", "mlflow", "trackio", "tensorboard"], "sync: the tracker."
+  ),
+  "destination": flags.DEFINE_string(
+    "destination",
+    "",
+    "sync: the project of wandb or trackio, the experiment of mlflow, or the folder of tensorboard "
+    "(gs:// too).",
+  ),
+  "follow": flags.DEFINE_bool("follow", False, "sync: go on until the run is finished."),
   "license": flags.DEFINE_string(
     "license", "", "push: the licence that the model card names, such as apache-2.0."
   ),

@@ -268,6 +268,17 @@ def _rerun(call: Call) -> int:
   return code
 
 
+def _sync(call: Call) -> None:
+  from analysis import sync
+
+  if call.options["to"] is None:
+    raise errors.UserError("--to: missing; name a tracker: wandb, mlflow, trackio or tensorboard")
+  to, destination, follow = (call.options[name] for name in ("to", "destination", "follow"))
+  run_id, state = sync.sync(call.workdirs[0], to, destination, follow)
+  done = "finished" if state["finished"] else "so far"
+  print(f"{to} has {state['rows']} epochs of the run ({done}), as {errors.printable(run_id)}")
+
+
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
@@ -281,6 +292,7 @@ MODES = {
   "report": Mode(_report, needs_config=False, workdirs=2, needs_jax=False),
   "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
   "export": Mode(_export, needs_config=False, workdirs=1),
+  "sync": Mode(_sync, needs_config=False, workdirs=1, needs_jax=False),
   "push": Mode(_push, needs_config=False, workdirs=1, takes_paths=True),
   "verify": Mode(_verify, needs_config=True, workdirs=0, needs_jax=False),
   "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, needs_jax=False),

@@ -30,6 +30,7 @@ CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
     (["--mode=predict", "--workdir=x"], "error: --mode=predict: no images"),
     (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, it has no config.json"),
     (["--mode=sweep", "--workdir=x"], "error: --sweep: missing"),
+    (["--mode=sync", "--workdir=x"], "error: --to: missing; name a tracker"),
     (["--mode=push", "--workdir=x"], "error: --mode=push: name one repository after the options"),
     (["--mode=evaluate", "--workdir=hf://a/b"], "error: --workdir: --mode=evaluate needs a folder"),
     ([CONFIG, "--mode=lr_range", "--workdir=x", "--low=3", "--high=2"], "error: low, high: 3 to 2"),

@@ -50,6 +50,28 @@ class EventWriter:
       ) from error
     self._num_rows = len(rows)
 
+  def add_text(self, step: int, name: str, text: str) -> None:
+    """Add a text, in Markdown; raise OSError if it cannot be written. Call `write` before."""
+    from tensorboardX import summary
+
+    self._add(step, summary.text(name, text))
+
+  def add_picture(self, step: int, name: str, png: bytes) -> None:
+    """Add a picture; raise OSError if it cannot be written. Call `write` before."""
+    from tensorboardX.proto import summary_pb2
+
+    picture = summary_pb2.Summary.Image(encoded_image_string=png)
+    value = summary_pb2.Summary.Value(tag=name, image=picture)
+    self._add(step, summary_pb2.Summary(value=[value]))
+
+  def _add(self, step: int, content: Any) -> None:
+    from tensorboardX.proto import event_pb2
+
+    event = event_pb2.Event(wall_time=time.time(), step=step)
+    event.summary.CopyFrom(content)
+    self._file.write_event(event)
+    self._file.flush()
+
   def close(self) -> None:
     """Close the file, if there is one."""
     if self._file is not None:
@@ -60,7 +82,7 @@ class EventWriter:
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto import event_pb2
 
-    self._folder.mkdir(exist_ok=True)
+    self._folder.mkdir(parents=True, exist_ok=True)
     self._file = EventsWriter(str(self._folder / "events"))
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)  # drops older events
     self._file.write_event(event_pb2.Event(wall_time=time.time(), step=step, session_log=start))
