@@ -147,7 +147,7 @@ class _Worker:
     def summarize(study: "Study") -> str:
       nonlocal summary
       if num_elsewhere := study.num_elsewhere():
-        log.info("Other workers still train %d trials", num_elsewhere)
+        log.info("Other workers still train %d of the trials", num_elsewhere)
       summary = self._update_summary(study, with_picture=True)
       entries = summary["trials"]
       if not entries or any(entry["status"] != "failed" for entry in entries):
