@@ -1,7 +1,7 @@
 # make quickstart   set everything up and train a small network on real CIFAR-10
 # make test         set everything up and run the tests
 # make lint         check style, format and types
-# make docs         build the documentation site into docs/_build
+# make docs         run the tour's notebook in small, build the documentation site in docs/_build
 
 # The first Python of at least 3.11 that can make environments; PYTHON=... names another.
 PYTHON := $(or $(PYTHON),$(shell for p in python3 python3.12 python3.13 python3.11; do \
@@ -27,7 +27,8 @@ lint: .venv/installed-test
 	.venv/bin/mypy
 
 docs: .venv/installed-docs
-	.venv/bin/python -m sphinx -q -W --keep-going -b html docs docs/_build
+	$(RUN) docs/execute.py --quick
+	$(RUN) -m sphinx -q -W --keep-going -b html docs docs/_build
 
 .venv/installed: pyproject.toml $(wildcard constraints/*.txt)
 	@if [ -z "$(PYTHON)" ]; then echo "error: Python 3.11 or newer with venv is needed; install it (on Ubuntu: apt install python3.11-venv), or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)"; exit 1; fi

@@ -1,15 +1,15 @@
 """The command line: python main.py --config=configs/resnet18.py --workdir=/tmp/run
 
-Override any field of the config with --config.field=value. These modes need --config:
+Override any field of the config with --config.field=value. A mode may also be written as the first
+word: python main.py evaluate --workdir=/tmp/run. These modes need --config:
 
   --mode=train      train, or resume the run in --workdir; this is the default
   --mode=prepare    fetch and prepare the dataset only
   --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
-  --mode=sweep      train the config with every choice of fields in --sweep
-  --mode=verify     train a shortened config several times: where does it give the same bits?
   --mode=sweep      train the config with the choices of fields in --sweep, and rank them
+  --mode=verify     train a shortened config several times: where does it give the same bits?
 
 These modes need only the --workdir of a run:
 
@@ -27,6 +27,10 @@ These modes need the folders that follow:
 
   --mode=rerun      repeat a recorded run in --workdir: are the results the same?
   --mode=check      verify every hash of run folders and data directories
+
+This mode needs nothing:
+
+  --mode=completion print what completes this command in bash and zsh
 """
 
 import sys
@@ -172,7 +176,10 @@ def main(argv: list[str]) -> int | None:
   mode = modes.MODES[_MODE.value]
   paths = argv[1:]
   if paths and not mode.takes_paths:
-    raise errors.UserError(f"{paths[0]}: not understood; write options as --name=value")
+    raise errors.UserError(
+      f"{paths[0]}: not understood; write options as --name=value, after one of the modes "
+      f"{', '.join(modes.MODES)}"
+    )
   if mode.needs_config and flags.FLAGS.config is None:
     raise errors.UserError("--config: missing; name an experiment, such as configs/resnet18.py")
   if mode.workdirs and not _WORKDIR.value and not (mode.reads_hub and _OPTIONS["model"].value):
@@ -216,6 +223,8 @@ def run() -> None:
 
 
 def _parse(argv: list[str]) -> list[str]:
+  if len(argv) > 1 and argv[1] in modes.MODES:
+    argv = [argv[0], f"--mode={argv[1]}", *argv[2:]]
   try:
     paths = flags.FLAGS(argv)
     getattr(flags.FLAGS.config, "seed", None)  # raises the error of reading the config file

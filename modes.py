@@ -279,6 +279,19 @@ def _sync(call: Call) -> None:
   print(f"{to} has {state['rows']} epochs of the run ({done}), as {errors.printable(run_id)}")
 
 
+def _completion(call: Call) -> None:
+  from absl import flags
+
+  from cifar_jax.config import flatten
+  from cifar_jax.runtime import completion
+  from configs import default
+
+  names = ["config", "workdir", "mode", *call.options]
+  words = [f"--{name}" + "=" * (not flags.FLAGS[name].boolean) for name in names]
+  words += ["--debug", "--norestart", "--help"]
+  print(completion.script(list(MODES), words, list(flatten(default.get_config()))), end="")
+
+
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
@@ -297,4 +310,5 @@ MODES = {
   "verify": Mode(_verify, needs_config=True, workdirs=0, needs_jax=False),
   "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, needs_jax=False),
   "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, needs_jax=False),
+  "completion": Mode(_completion, needs_config=False, workdirs=0, needs_jax=False),
 }

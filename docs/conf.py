@@ -19,7 +19,7 @@ from sphinx.application import Sphinx  # noqa: E402
 project = "cifar-jax"
 copyright = "the cifar-jax maintainers"
 extensions = [
-  "myst_parser",
+  "myst_nb",  # Markdown and notebooks
   "sphinx.ext.autodoc",
   "sphinx.ext.napoleon",
   "sphinx.ext.viewcode",
@@ -29,7 +29,8 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = "cifar-jax"
 html_static_path: list[str] = []
-myst_enable_extensions = ["colon_fence"]
+nb_execution_mode = "off"  # the tour keeps its output, see execute.py
+nb_merge_streams = True
 myst_heading_anchors = 3
 default_role = "literal"
 highlight_language = "none"

@@ -25,6 +25,7 @@ CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
     ([CONFIG, "--workdir=x", "--config.num_epoch=3"], "error: num_epoch: no such config field"),
     ([CONFIG, "--workdir=x", "--config.num_epochs=many"], "flag --config.num_epochs=many"),
     ([CONFIG, "--workdir=x", "stray"], "error: stray: not understood"),
+    (["evaluate"], "error: --workdir: missing"),
     ([CONFIG, "--workdir=x", "--workdir=y"], "error: --workdir: --mode=train takes only one"),
     (["--mode=evaluate"], "error: --workdir: missing"),
     (["--mode=predict", "--workdir=x"], "error: --mode=predict: no images"),
