@@ -147,6 +147,8 @@ def _read_record(path: str) -> RunRecord:
   folder = pathlib.Path(path).expanduser()
   if folder.name == "results.json":
     folder = folder.parent
+  if not (folder / "config.json").exists():
+    raise errors.UserError(f"{path}: no config.json there; name a run folder or its results.json")
   record = run_record.read_record(folder)
   if not record.rows:
     raise errors.UserError(f"{folder}: metrics.jsonl has no epoch; name a run that has trained")

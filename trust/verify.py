@@ -139,7 +139,7 @@ class _Verification:
       log.info("%s: training, with %s after %.1f s", job.workdir.name, number.name, delay)
       if not self._interrupt(job, number, _after(delay)):
         break
-      kills.append(f"{number.name} after {job.num_epochs} epochs")
+      kills.append(f"{number.name} in epoch {min(job.num_epochs + 1, job.config.num_epochs)}")
     self._train(job)
     return kills
 

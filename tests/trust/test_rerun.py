@@ -166,6 +166,11 @@ def test_other_data_are_refused(repeat, record):
     repeat()
 
 
+def test_a_folder_without_a_run_is_refused(tmp_path):
+  with pytest.raises(errors.UserError, match=r"no config\.json there; name a run folder or its"):
+    rerun.rerun(str(tmp_path / "results.json"), tmp_path / "again")
+
+
 def test_a_fork_is_refused(repeat, record):
   results = json.loads((record / "results.json").read_text())
   results["lineage"] = [{"run": "base", "step": 16}]
