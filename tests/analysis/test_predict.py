@@ -8,61 +8,19 @@ import io
 import json
 import os
 import struct
+import warnings
 import zlib
 
-import jax
-import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
-from flax import linen as nn
+from corner_network import CORNERS, draw_corner, make_run
 from PIL import Image
 
-import models
 from analysis import images, load_run, predict, prediction_picture
 from cifar_jax import errors
 from cifar_jax.data import image_files
-from cifar_jax.runs import checkpoints
-from configs import default
 
-CORNERS = ["top_left", "top_right", "bottom_left", "bottom_right"]
 FLAG = "none of these?"
-
-
-class BrightestCorner(nn.Module):
-  """Logits in proportion to the mean brightness of each quarter of the image, in [0, 1]."""
-
-  @nn.compact
-  def __call__(self, x, train):
-    scale = self.param("scale", nn.initializers.constant(20.0), ())
-    half = x.shape[1] // 2
-    quarters = [x[:, :half, :half], x[:, :half, half:], x[:, half:, :half], x[:, half:, half:]]
-    return scale * jnp.stack([quarter.mean((1, 2, 3)) for quarter in quarters], -1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def brightest_corner():
-  models.register("brightest_corner")(lambda **common: BrightestCorner())
-
-
-def make_run(path, shape=(32, 32, 3), data="cifar10", scale=20.0, options=None, seeds=1):
-  """Write the files of a run folder that load_run reads."""
-  config = default.get_config()
-  config.model = ml_collections.ConfigDict({"name": "brightest_corner"})
-  config.data.name, config.data.normalize, config.dtype = data, "unit", "float32"
-  config.data.options = options or {}
-  config.num_seeds = seeds
-  path.mkdir(parents=True)
-  (path / "config.json").write_text(json.dumps(config.to_dict()))
-  description = {"name": data, "image_shape": shape, "class_names": CORNERS}
-  (path / "dataset.json").write_text(json.dumps(description))
-  variables = {"params": {"scale": np.float32(scale)}, "batch_stats": {}}
-  if seeds > 1:
-    variables = jax.tree.map(lambda leaf: leaf * np.arange(1, seeds + 1, dtype="f4"), variables)
-  store = checkpoints.Checkpoints(path)
-  store.save_best([7], variables)
-  store.close()
-  return path
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +33,6 @@ def grey_workdir(tmp_path_factory):
   return make_run(tmp_path_factory.mktemp("runs") / "grey", shape=(28, 28, 1), data="mnist")
 
 
-def corner(which: str, bright=255, dark=0, size=64, dtype=np.uint8) -> np.ndarray:
-  """Return pixels [size, size], `bright` in one corner."""
-  half, i = size // 2, CORNERS.index(which)
-  pixels = np.full((size, size), dark, dtype)
-  pixels[i // 2 * half :, i % 2 * half :][:half, :half] = bright
-  return pixels
-
-
 def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **arguments) -> bytes:
   if isinstance(image, np.ndarray):
     image = Image.fromarray(image)
@@ -92,7 +42,7 @@ def encoded(image: np.ndarray | Image.Image, kind: str = "PNG", **arguments) -> 
 
 
 def rgb(which: str, **arguments) -> Image.Image:
-  return Image.fromarray(corner(which, **arguments)).convert("RGB")
+  return Image.fromarray(draw_corner(which, **arguments)).convert("RGB")
 
 
 def predict_json(workdirs, paths, **arguments):
@@ -109,11 +59,11 @@ def images_of_every_kind() -> dict[str, bytes]:
   which = "top_right"
   photo = rgb(which)
   # Black everywhere, and bright only where transparency lets the white ground show through.
-  alpha = 255 - corner(which)
+  alpha = 255 - draw_corner(which)
   hidden = Image.fromarray(np.dstack([np.zeros((64, 64, 3), np.uint8), alpha]))
-  palette = Image.fromarray((corner(which) > 0).astype(np.uint8))
+  palette = Image.fromarray((draw_corner(which) > 0).astype(np.uint8))
   palette.putpalette([0, 0, 0, 10, 10, 10])
-  colour_key = Image.fromarray(np.dstack([corner(which, 7, 0)] * 3))
+  colour_key = Image.fromarray(np.dstack([draw_corner(which, 7, 0)] * 3))
   exif = Image.Exif()
   exif[0x0112] = 6  # row 0 is the right side: viewers turn the image clockwise by a quarter
   turned = photo.transpose(Image.Transpose.ROTATE_90)
@@ -121,14 +71,14 @@ def images_of_every_kind() -> dict[str, bytes]:
   return {
     "rgb.png": encoded(photo),
     "jpeg.jpg": encoded(photo, "JPEG"),
-    "grey.png": encoded(corner(which)),
-    "grey.jpg": encoded(corner(which), "JPEG"),
+    "grey.png": encoded(draw_corner(which)),
+    "grey.jpg": encoded(draw_corner(which), "JPEG"),
     "one bit.png": encoded(photo.convert("1")),
     "palette.png": encoded(photo.quantize(5)),
     "cmyk.jpg": encoded(photo.convert("CMYK"), "JPEG"),
     "cmyk.tif": encoded(photo.convert("CMYK"), "TIFF"),
-    "16 bit.png": encoded(corner(which, 0xF000, 0x00FF, dtype=np.uint16)),
-    "16 bit.tif": encoded(corner(which, 0xF000, 0x00FF, dtype=np.uint16), "TIFF"),
+    "16 bit.png": encoded(draw_corner(which, 0xF000, 0x00FF, dtype=np.uint16)),
+    "16 bit.tif": encoded(draw_corner(which, 0xF000, 0x00FF, dtype=np.uint16), "TIFF"),
     "rgba.png": encoded(hidden),
     "rgba.webp": encoded(hidden, "WEBP", lossless=True, exact=True),
     "grey and alpha.png": encoded(hidden.convert("LA")),
@@ -231,6 +181,14 @@ def one_bit_bomb(side: int) -> bytes:
 
 def test_a_small_bomb_is_a_valid_image():
   assert images.decode(one_bit_bomb(2000), (4, 4, 3), "bilinear").max() == 0
+
+
+def test_pixels_are_limited_whatever_other_threads_do_to_the_filters_of_warnings(monkeypatch):
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    monkeypatch.setattr(warnings, "simplefilter", lambda *_, **__: None)
+    with pytest.raises(ValueError, match="100000000 pixels"):
+      image_files.decode(one_bit_bomb(10_000), 4, "bilinear")
 
 
 def bad_files(folder) -> dict[str, str]:
@@ -474,7 +432,7 @@ def test_many_files_are_read_in_chunks(workdir, tmp_path, monkeypatch):
 
 
 def test_a_loaded_run_predicts_arrays(workdir):
-  pixels = np.dstack([corner("top_right", size=32)] * 3)[None]
+  pixels = np.dstack([draw_corner("top_right", size=32)] * 3)[None]
   probabilities = load_run(workdir).predict(pixels)
   assert CORNERS[probabilities[0].argmax()] == "top_right"
 
