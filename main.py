@@ -22,6 +22,8 @@ These modes need only the --workdir of a run:
   --mode=export     write the weights as safetensors and the network by jax.export, or as ONNX
   --mode=sync       send the run to the tracker --to, with --follow while it trains
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
+  --mode=serve      show the runs below each --workdir on a page while they train, and classify
+                    photos there and for programs
 
 These modes need the folders that follow:
 
@@ -53,7 +55,7 @@ config_flags.DEFINE_config_file(
   accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_multi_string(
-  "workdir", [], "The run folder; created if needed. predict and report take several."
+  "workdir", [], "The run folder; created if needed. predict, report and serve take several."
 )
 _MODE = flags.DEFINE_enum("mode", "train", list(modes.MODES), "What to do.")
 _OPTIONS = {
@@ -150,6 +152,10 @@ _OPTIONS = {
   "repair": flags.DEFINE_bool(
     "repair", False, "check: restore what can be restored; damaged files are set aside."
   ),
+  "host": flags.DEFINE_string(
+    "host", "127.0.0.1", "serve: the address to listen on; others than loopback need a token."
+  ),
+  "port": flags.DEFINE_integer("port", 8000, "serve: the port; 0 for any that is free."),
 }
 flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
 flags.DEFINE_bool(

@@ -292,6 +292,19 @@ def _completion(call: Call) -> None:
   print(completion.script(list(MODES), words, list(flatten(default.get_config()))), end="")
 
 
+def _serve(call: Call) -> None:
+  try:
+    from serve import server
+  except ModuleNotFoundError as error:
+    if error.name not in ("python_multipart", "starlette", "uvicorn"):
+      raise
+    raise errors.UserError(
+      f"--mode=serve: {error.name} is not installed; run: pip install -e '.[serve]'"
+    ) from error
+
+  server.serve(call.workdirs, call.options["host"], call.options["port"])
+
+
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
@@ -310,5 +323,6 @@ MODES = {
   "verify": Mode(_verify, needs_config=True, workdirs=0, needs_jax=False),
   "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, needs_jax=False),
   "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, needs_jax=False),
+  "serve": Mode(_serve, needs_config=False, workdirs=2),
   "completion": Mode(_completion, needs_config=False, workdirs=0, needs_jax=False),
 }

@@ -39,7 +39,7 @@ class Thresholds(NamedTuple):
   max_entropy: float
 
 
-class _Network(NamedTuple):
+class Network(NamedTuple):
   """A loaded run or exported file, its distinct name, and how it takes files."""
 
   name: str
@@ -91,7 +91,7 @@ def predict(
     ]
   )
   networks = [
-    _Network(name, run, images.choose_decoding(run)) for name, run in zip(names, runs, strict=True)
+    Network(name, run, images.choose_decoding(run)) for name, run in zip(names, runs, strict=True)
   ]
   thresholds = Thresholds(min_probability, max_entropy)
 
@@ -107,7 +107,7 @@ def predict(
     _draw(rows, files, picture)
   code = (SOME_SKIPPED if rows else NONE_READ) if skipped else ALL_READ
   if as_json:
-    return _format_json(networks, rows, skipped, thresholds), code
+    return json.dumps(json_content(networks, rows, skipped, thresholds), indent=2), code
   return _format_text(names, rows, skipped, thresholds), code
 
 
@@ -121,7 +121,7 @@ def _draw(rows: list[Row], files: Sequence[pathlib.Path], picture: str | os.Path
 
 def _classify(
   files: Sequence[pathlib.Path],
-  networks: Sequence[_Network],
+  networks: Sequence[Network],
   thresholds: Thresholds,
   skipped: list[dict[str, str]],
 ) -> list[Row]:
@@ -144,14 +144,18 @@ def _classify(
   columns = []
   for network in networks:
     probabilities = network.run.predict(np.stack(decoded[network.decoding]))
-    columns.append([_describe_prediction(network, p, thresholds) for p in probabilities])
+    columns.append([describe_prediction(network, p, thresholds) for p in probabilities])
   return [
     {"file": name, "predictions": list(predictions)}
     for name, *predictions in zip(names, *columns, strict=True)
   ]
 
 
-def _describe_prediction(network: _Network, probabilities: np.ndarray, limits: Thresholds) -> Row:
+def describe_prediction(network: Network, probabilities: np.ndarray, limits: Thresholds) -> Row:
+  """Return what the JSON says of one image and one network.
+
+  probabilities: of all classes, [classes].
+  """
   p = probabilities.astype(np.float64)
   ranking = np.argsort(-p, kind="stable")[:_NUM_RANKS]
   entropy = float(-np.sum(p * np.log(np.where(p > 0, p, 1.0))) / np.log(len(p)))
@@ -168,15 +172,15 @@ def _describe_prediction(network: _Network, probabilities: np.ndarray, limits: T
   }
 
 
-def _format_json(
-  networks: Sequence[_Network], rows: list[Row], skipped: list[dict[str, str]], limits: Thresholds
-) -> str:
+def json_content(
+  networks: Sequence[Network], rows: list[Row], skipped: list[dict[str, str]], limits: Thresholds
+) -> Row:
+  """Return the content of the JSON that --mode=predict prints and --mode=serve answers."""
   runs = [
     {"name": name, "path": str(run.path), "seed": run.seed, "step": run.step}
     for name, run, _ in networks
   ]
-  content = {"runs": runs, "thresholds": limits._asdict(), "images": rows, "skipped": skipped}
-  return json.dumps(content, indent=2)
+  return {"runs": runs, "thresholds": limits._asdict(), "images": rows, "skipped": skipped}
 
 
 def _format_text(

@@ -275,6 +275,18 @@ def _record_rows(benchmark: str) -> list[dict[str, Any]]:
   return json.loads((_RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
 
 
+def serving() -> str:
+  """Return the table of the server's speed, with the network and the processor."""
+  record = json.loads((_RECORDS / "speed" / "serve.json").read_text())
+  columns = ("side", "clients", "load", "requests/s", "p50 ms", "p95 ms", "p99 ms", "refused")
+  environment, rows = record["environment"], record["rows"]
+  return (
+    f"JPEGs of 320 × 240 pixels for {rows[0]['model']} on {environment['cores']} CPU cores "
+    f"({environment['processor']}), which the clients share:\n\n"
+    f"{columns_of('serve', *columns)()}"
+  )
+
+
 # --- Documents -----------------------------------------------------------------------------------
 
 # The tables of each file, in order.
@@ -290,6 +302,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "convolutions": convolutions,
     "costs": costs,
   },
+  "docs/serve.md": {"serving": serving},
   "benchmarks/README.md": {
     "soak": columns_of("soak", "fault", "times", "equal", "kept"),
     "fuzz": columns_of("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),

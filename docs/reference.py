@@ -19,6 +19,7 @@ PACKAGES = {
   "analysis": "what uses a trained network",
   "tuning": "searches that train",
   "trust": "what can be believed of a run",
+  "serve": "the live page and its endpoints",
 }
 
 

@@ -64,7 +64,8 @@ def test_paths_of_the_repository_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_name_files_of_the_repository(page):
   text = page.read_text()
-  modules = re.findall(r"python -m ((?:benchmarks|analysis|trust|tuning|cifar_jax)[\w.]*)", text)
+  packages = "benchmarks|analysis|serve|trust|tuning|cifar_jax"
+  modules = re.findall(rf"python -m ((?:{packages})[\w.]*)", text)
   files = [module.replace(".", "/") + ".py" for module in modules]
   files += re.findall(r"(?:python |--config=|--sweep=)([\w/]+\.py)", text)
   new = re.findall(r"^New file `(.*)`", text, re.MULTILINE)
@@ -73,7 +74,7 @@ def test_commands_name_files_of_the_repository(page):
 
 def test_the_map_names_every_module():
   text = (ROOT / "WORKSPACE.md").read_text()
-  folders = ("analysis", "cifar_jax", "trust", "tuning")
+  folders = ("analysis", "cifar_jax", "serve", "trust", "tuning")
   files = [*ROOT.glob("*.py"), *(file for f in folders for file in (ROOT / f).glob("**/*.py"))]
   assert len(files) > 50
   missing = [

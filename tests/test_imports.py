@@ -13,6 +13,7 @@ ORDER = (
   ("experiment",),
   ("train",),
   ("analysis", "trust", "tuning"),
+  ("serve",),
   ("modes",),
   ("main",),
   ("launch",),

@@ -6,7 +6,10 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-FOLDERS = ("analysis", "benchmarks", "cifar_jax", "configs", "launch", "models", "trust", "tuning")
+FOLDERS = (
+  *("analysis", "benchmarks", "cifar_jax", "configs", "launch", "models", "serve", "trust"),
+  "tuning",
+)
 FILES = sorted(
   path
   for path in (*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py")))

@@ -45,7 +45,7 @@ _CHART_STYLE: Any = {  # a dict, for whose keys matplotlib's types have a litera
   "axes.facecolor": "none",
   "savefig.dpi": 200,
 }
-_SORT = """
+SORT = """
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells], body = table.tBodies[0];
   heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
@@ -286,8 +286,8 @@ def write_page(path: epath.Path, title: str, body: Sequence[Html]) -> None:
   page = string.Template(_TEMPLATE.read_text("utf-8")).substitute(
     title=html.escape(title),
     body="\n".join(body),
-    script=_SORT,
-    script_hash=base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode(),
+    script=SORT,
+    script_hash=base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode(),
   )
   # File names may hold bytes that are not UTF-8, which Python represents as lone surrogates.
   write_whole(path, page.encode("utf-8", "backslashreplace"))

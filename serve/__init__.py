@@ -1,0 +1,1 @@
+"""The live page and the JSON endpoint of `--mode=serve`."""
