@@ -41,7 +41,8 @@ def resolve(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config = config.copy_and_resolve_references()
   if config.dtype == "auto":
     config.dtype = "bfloat16" if _has_bfloat16_units() else "float32"
-  for name, size in (("batch_size", config.batch_size), ("proxy.keep", config.proxy.keep)):
+  sizes = (config.batch_size, config.proxy.keep, config.microbatch)
+  for name, size in zip(("batch_size", "proxy.keep", "microbatch"), sizes, strict=True):
     if size % jax.device_count():
       raise errors.UserError(
         f"{name}: {size} does not divide over {jax.device_count()} devices; "
@@ -177,6 +178,7 @@ class Experiment:
       config.num_seeds,
       self.steps_per_epoch,
       self._has_varying_counts,
+      self._memory_remedies,
     )
 
   @functools.cached_property
@@ -201,6 +203,22 @@ class Experiment:
       for count in compiled_steps.list_dispatches(num_steps, self.steps_per_dispatch)
     }
     return len(counts) > 1 and isinstance(self.source, sources.ResidentSource)
+
+  @property
+  def _memory_remedies(self) -> dict[str, tuple[str, str]]:
+    """What to do if a program needs too much memory: a field and a remedy for each."""
+    config = self.config
+    remedies = []
+    if not config.remat and jax.default_backend() != "cpu":  # see gradients.py
+      remedies.append("set remat=True (residual networks)")
+    size = config.microbatch or config.proxy.keep or config.batch_size
+    if size % (2 * jax.device_count()) == 0:
+      remedies.append(f"set microbatch={size // 2}")
+    remedies.append("take a smaller batch_size or network")
+    return {
+      "train": ("batch_size", ", or ".join(remedies)),
+      "evaluate": ("eval_batch_size", "take a smaller one, which changes no result"),
+    }
 
   @property
   def _is_single(self) -> bool:

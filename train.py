@@ -36,6 +36,7 @@ from cifar_jax.training import (
   continuing,
   fork_parent,
   forking,
+  gradients,
 )
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.types import Row, Variables
@@ -248,6 +249,16 @@ class Trainer:
       jax.devices()[0].device_kind,
       config.dtype,
     )
+    if (num_passes := gradients.num_passes(config)) > 1:
+      norm = ", by whose statistics batch norm normalises" if experiment.parameters[1] else ""
+      log.info(
+        "microbatch: the mean gradient of %d passes of %d examples%s",
+        num_passes,
+        config.microbatch,
+        norm,
+      )
+    if config.remat and jax.default_backend() == "cpu":
+      log.warning("remat: saves no memory on CPU, and takes longer; set microbatch instead")
     if keep_every := config.keep_every:
       tree = self._checkpoint(np.zeros(2))
       size, count = checkpoint_arrays.num_bytes(tree) / 1e6, config.num_epochs // keep_every

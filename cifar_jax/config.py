@@ -54,6 +54,7 @@ _AT_LEAST = {
   "stop_on_spike.epochs": 1,
   "checkpoint_every": 1,
   "keep_every": 0,
+  "microbatch": 0,
   "steps_per_dispatch": 0,
 }
 _AT_MOST = {  # other whole numbers are int32 on devices
@@ -136,6 +137,13 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
       f"proxy.keep: {config.proxy.keep} is more than the {config.batch_size} examples of a batch; "
       "lower it"
     )
+  if config.microbatch:
+    num_rows = config.proxy.keep or config.batch_size
+    if num_rows % config.microbatch:
+      raise errors.UserError(
+        f"microbatch: {config.microbatch} does not divide the {num_rows} examples of a step; take "
+        "a divisor"
+      )
   _check_validation(config.data.validation)
   for name in ("loss.l2", "optimizer.lr_multipliers", "optimizer.freeze_after"):
     _check_rules(name, fields[name])

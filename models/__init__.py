@@ -17,6 +17,9 @@ in the model's `dtype`.
 `init` needs only the shape of the images, with one exception: a class with the attribute
 `INIT_IMAGES`, a number, computes parameters from the images. A run passes `init` that many of its
 training images.
+
+Modules with the attribute `RECOMPUTED = True` are the blocks that `config.remat` computes again in
+the backward pass. Their calls take arrays only.
 """
 
 import importlib

@@ -101,6 +101,8 @@ class Group(nn.Module):
   The two convolutions of a residual group have a shortcut around them.
   """
 
+  RECOMPUTED = True  # see models/__init__.py
+
   width: int
   residual: bool
   conv: Callable

@@ -81,6 +81,8 @@ class EluBlock(nn.Module):
     gate_bias: initial bias of the gate of kind 'highway'.
   """
 
+  RECOMPUTED = True  # see models/__init__.py
+
   width: int
   stride: int
   projection: bool

@@ -11,6 +11,7 @@ from jax import lax
 
 from cifar_jax.errors import UserError
 from cifar_jax.kernels import pooling
+from cifar_jax.training import rng
 from models.convolution import Conv
 from models.normalization import BatchNorm
 
@@ -207,9 +208,7 @@ class Dropout(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     if self.deterministic or self.rate == 0 or self.is_initializing():
       return x
-    rows = jnp.arange(x.shape[0])
-    if self.axis_name is not None:
-      rows += lax.axis_index(self.axis_name) * x.shape[0]
+    rows = rng.row_numbers(x.shape[0], self.axis_name)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
     shape = [1 if axis in self.broadcast_dims else size for axis, size in enumerate(x.shape)][1:]
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)

@@ -33,6 +33,8 @@ class PointwiseBlock(nn.Module):
     projection: the shortcut is a 1×1 convolution with batch norm, not the identity.
   """
 
+  RECOMPUTED = True  # see models/__init__.py
+
   width: int
   stride: int
   projection: bool

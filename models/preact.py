@@ -31,6 +31,8 @@ class PreActBlock(nn.Module):
     is_first: whether the block is the first of its stage.
   """
 
+  RECOMPUTED = True  # see models/__init__.py
+
   width: int
   stride: int
   is_first: bool
@@ -54,6 +56,8 @@ class PreActBottleneck(nn.Module):
 
   The 3×3 convolution strides; the last one has four times the width.
   """
+
+  RECOMPUTED = True  # see models/__init__.py
 
   width: int
   stride: int

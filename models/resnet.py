@@ -40,6 +40,8 @@ class BasicBlock(nn.Module):
     last_scale: the initialiser of the last batch norm's scale.
   """
 
+  RECOMPUTED = True  # see models/__init__.py
+
   width: int
   stride: int
   shortcut: str
@@ -61,6 +63,8 @@ class Bottleneck(nn.Module):
 
   The 3×3 convolution strides, as in Torch's and PyTorch's ResNets.
   """
+
+  RECOMPUTED = True  # see models/__init__.py
 
   width: int
   stride: int

@@ -114,6 +114,8 @@ def collect(
   if "test_tta" in metrics:
     content["tta"] = config.tta
   trainable, non_trainable = summary.parameters
+  if config.microbatch and non_trainable:
+    content["batch_norm_examples"] = config.microbatch
   content |= {
     "selected_on": selected_on(config),
     "seeds": list(seeds),
@@ -283,6 +285,9 @@ def summarize(results: Mapping[str, Any]) -> str:
   if diverged:
     names = ", ".join(map(str, diverged))
     lines.append(f"NOTE: the loss of seed {names} became NaN; the figures leave it out")
+  if "batch_norm_examples" in results:
+    count = results["batch_norm_examples"]
+    lines.append(f"NOTE: batch norm saw {count:,} examples at once, not the batch (microbatch)")
   if results["selected_on"] == "test":
     lines.append("NOTE: selected on the test set, so the test figures are optimistic")
   if data["name"] != data["requested"]:

@@ -64,8 +64,8 @@ def _message(error: BaseException) -> str | None:
     return errors.printable(f"{error.filename or 'I/O'}: {error.strerror or error}")
   if errors.is_out_of_memory(error):
     return (
-      f"batch_size: too little memory ({_first_line(error)}); take a smaller one, a smaller "
-      "network, or more devices"
+      f"batch_size: too little memory ({_first_line(error)}); set remat=True or "
+      "microbatch, or take a smaller one, a smaller network, or more devices"
     )
   if isinstance(error, KeyboardInterrupt):
     return "interrupted"

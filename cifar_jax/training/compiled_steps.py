@@ -5,7 +5,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cifar_jax.runtime import device_memory
 from cifar_jax.training.steps import EvalStep, TrainState, TrainStep
 from cifar_jax.types import Batch, EvalShard, PyTree, ResidentData, TrainShard, Variables
 
@@ -58,6 +59,8 @@ class CompiledSteps:
     has_varying_counts: the examples are resident, and dispatches differ in their numbers of steps;
       one program then takes any number. It is not used otherwise, because a loop of unknown length
       waits for the device before each step.
+    remedies: for 'train' and 'evaluate' the config field and what to do if the program needs more
+      memory than there is; None does not compare them.
 
   Attributes:
     compile_seconds: seconds spent compiling so far.
@@ -72,13 +75,15 @@ class CompiledSteps:
     num_seeds: int,
     steps_per_epoch: int,
     has_varying_counts: bool = False,
+    remedies: Mapping[str, tuple[str, str]] | None = None,
   ):
     self._train_step, self._eval_step = train_step, eval_step
     self._make_train_batch, self._make_eval_batch = make_train_batch, make_eval_batch
     self._num_seeds = num_seeds
     self._steps_per_epoch = steps_per_epoch
     self._has_varying_counts = has_varying_counts
-    self._compiled: dict[Hashable, Callable] = {}
+    self._remedies = remedies or {}
+    self._compiled: dict[tuple[Hashable, ...], Callable] = {}
     self.compile_seconds = 0.0
 
   def train(
@@ -128,12 +133,18 @@ class CompiledSteps:
       "top5": total["top5"] / total["examples"],
     }
 
-  def _call(self, name: Hashable, program: Callable, donate: bool, *arguments: Any) -> Any:
+  def _call(
+    self, name: tuple[Hashable, ...], program: Callable, donate: bool, *arguments: Any
+  ) -> Any:
     if name in self._compiled:
       return self._compiled[name](*arguments)
-    # Not lowered and compiled apart: over several processes only a call knows the global shapes.
     start = time.monotonic()
     self._compiled[name] = parallel(program, donate)
+    # Only a call knows the global shapes of several processes, so these are not compared.
+    if jax.process_count() == 1 and (remedy := self._remedies.get(str(name[0]))):
+      # The call reuses what is lowered and compiled here; a test watches that.
+      stats = self._compiled[name].lower(*arguments).compile().memory_analysis()  # type: ignore[attr-defined]
+      device_memory.check(stats, *remedy)
     result = self._compiled[name](*arguments)  # returns once compiled, before the work is done
     self.compile_seconds += time.monotonic() - start
     return result

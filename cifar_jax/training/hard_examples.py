@@ -28,7 +28,8 @@ from flax import struct
 from cifar_jax.optim import optimizers
 from cifar_jax.optim.schedules import Schedule
 from cifar_jax.training import rng
-from cifar_jax.training.steps import TrainState, apply_in_training, dropout_key
+from cifar_jax.training.gradients import apply_in_training
+from cifar_jax.training.steps import TrainState, dropout_key
 from cifar_jax.types import Batch, Params, PyTree
 
 

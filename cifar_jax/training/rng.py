@@ -4,8 +4,17 @@ The number is an epoch, a step, a position in the epoch or an example. So nothin
 continue a sequence of draws, and no draw depends on the number of devices.
 """
 
-import jax
+import contextlib
+import contextvars
+from collections.abc import Iterator
 
+import jax
+import jax.numpy as jnp
+
+# The number of the pass that is traced, of how many; see gradients.py.
+_PASS: contextvars.ContextVar[tuple[jax.typing.ArrayLike, int]] = contextvars.ContextVar(
+  "pass", default=(0, 1)
+)
 # The purposes that a seed's key is split into.
 INIT, ORDER, AUGMENT, MIX, DROPOUT, EXAMPLE = range(6)
 
@@ -18,3 +27,24 @@ def purpose_key(key: jax.Array, purpose: int, number: jax.typing.ArrayLike) -> j
 def number_keys(key: jax.Array, numbers: jax.typing.ArrayLike) -> jax.Array:
   """Return a key for each number, such as a position or an example's number: [n]."""
   return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+@contextlib.contextmanager
+def in_pass(number: jax.typing.ArrayLike, count: int) -> Iterator[None]:
+  """Within the context, let a device hold every `count`-th of its rows, from `number` on."""
+  token = _PASS.set((number, count))
+  try:
+    yield
+  finally:
+    _PASS.reset(token)
+
+
+def row_numbers(num_rows: int, axis_name: str | None) -> jax.Array:
+  """Return which rows of the global batch a device's `num_rows` rows are: [num_rows] int32.
+
+  Args:
+    axis_name: the axis over which the batch is divided, None for a single device.
+  """
+  number, count = _PASS.get()
+  rows = jnp.asarray(number) + count * jnp.arange(num_rows)
+  return rows if axis_name is None else rows + jax.lax.axis_index(axis_name) * num_rows * count

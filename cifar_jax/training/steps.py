@@ -16,8 +16,8 @@ import optax
 from flax import struct
 
 from cifar_jax.augment import test_time
-from cifar_jax.optim import averages, optimizers
-from cifar_jax.training import rng
+from cifar_jax.optim import averages
+from cifar_jax.training import gradients, rng
 from cifar_jax.types import Array, Batch, Metrics, Params, PyTree, Variables
 
 
@@ -116,20 +116,6 @@ def init_state(
   )
 
 
-def apply_in_training(
-  model: nn.Module, params: Params, batch_stats: Params, images: jax.Array, dropout_key: jax.Array
-) -> tuple[jax.Array, Params]:
-  """Return a network's logits [b, classes] on a training batch, and its new moving statistics."""
-  logits, updated = model.apply(
-    {"params": params, "batch_stats": batch_stats},
-    images,
-    train=True,
-    rngs={"dropout": dropout_key},
-    mutable=["batch_stats"],
-  )
-  return logits, updated.get("batch_stats", {})
-
-
 def dropout_key(state: TrainState) -> jax.Array:
   """Return the key of this step's dropout."""
   return rng.purpose_key(jax.random.wrap_key_data(state.key), rng.DROPOUT, state.step)
@@ -153,17 +139,12 @@ def make_train_step(
   None.
   """
 
+  differentiate = gradients.make_gradient(config, model)
+
   def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    key = dropout_key(state)
-
-    def objective(params: Params) -> tuple[jax.Array, Any]:
-      logits, batch_stats = apply_in_training(model, params, state.batch_stats, batch["image"], key)
-      target = optax.smooth_labels(batch["target"], config.loss.label_smoothing)
-      loss = optax.softmax_cross_entropy(logits, target).mean()
-      penalty = optimizers.l2_penalty(params, config.loss.l2)
-      return loss + penalty, (loss, penalty, logits, batch_stats)
-
-    grads, (loss, penalty, logits, batch_stats) = jax.grad(objective, has_aux=True)(state.params)
+    grads, (loss, penalty, logits, batch_stats) = differentiate(
+      state.params, state.batch_stats, batch, dropout_key(state)
+    )
     rank = rank_of_label(logits, batch["label"])
     counts = {
       "correct": jnp.sum(rank == 0).astype(jnp.float32),

@@ -1,0 +1,115 @@
+"""Whether a compiled program fits the memory of the devices, before it runs."""
+
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+
+from cifar_jax import errors
+from cifar_jax.runtime.console import log
+
+_CGROUPS = pathlib.Path("/sys/fs/cgroup")
+_CLOSE = 0.9  # the share of the free memory above which a program may fail
+
+
+class Room(NamedTuple):
+  """The memory of a device, or of the host for its CPU devices together, in bytes.
+
+  Attributes:
+    total: what a process can have at most.
+    free: what is unused now.
+    is_certain: whether a program that needs more than `free` fails. A CPU may swap, and other
+      processes may end.
+  """
+
+  total: int
+  free: int
+  is_certain: bool
+
+
+def check(stats: Any, field: str, remedy: str) -> None:
+  """Compare what a program adds to the memory in use with what is free.
+
+  Nothing is checked where the system does not report its memory.
+
+  Args:
+    stats: what `compiled.memory_analysis()` returns. Its arguments are in memory already.
+    field: the config field for the message.
+    remedy: what the user can do, for the message.
+
+  Raises:
+    UserError: the program cannot run.
+  """
+  room = find_room()
+  if room is None:
+    return
+  need = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+  where = "on each device"
+  if jax.default_backend() == "cpu":
+    need, where = need * jax.local_device_count(), "in memory"
+  text = (
+    f"{field}: the program needs {need / 2**30:.2f} GiB more {where}, where "
+    f"{room.free / 2**30:.2f} of {room.total / 2**30:.2f} GiB are free"
+  )
+  if need > (room.free if room.is_certain else room.total):
+    raise errors.UserError(f"{text}; {remedy}")
+  if need > _CLOSE * room.free:
+    log.warning("%s and it may fail; %s", text, remedy)
+
+
+def find_room() -> Room | None:
+  """Return the memory of the device with the least of it; None if the system does not report it."""
+  if jax.default_backend() == "cpu":
+    return _find_host_room()
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  if not all("bytes_limit" in s and "bytes_in_use" in s for s in stats):
+    return None
+  rooms = [Room(s["bytes_limit"], s["bytes_limit"] - s["bytes_in_use"], True) for s in stats]
+  return min(rooms, key=lambda room: room.free)
+
+
+def _find_host_room() -> Room | None:
+  try:
+    text = pathlib.Path("/proc/meminfo").read_text()
+    groups = pathlib.Path("/proc/self/cgroup").read_text()
+  except OSError:  # not Linux
+    return None
+  lines = re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+  sizes = {name: 1024 * int(kb) for name, kb in lines}
+  if not {"MemTotal", "MemAvailable"} <= sizes.keys():
+    return None
+  total, free = sizes["MemTotal"], sizes["MemAvailable"]
+  for limit, used in _list_limits(groups):
+    total, free = min(total, limit), min(free, max(limit - used, 0))
+  return Room(total + sizes.get("SwapTotal", 0), free, False)
+
+
+def _list_limits(groups: str) -> Iterator[tuple[int, int]]:
+  """Yield the limit and the use of this process's control groups, with all that hold them.
+
+  The use excludes files that the kernel can drop.
+
+  Args:
+    groups: the content of /proc/self/cgroup, with lines such as '0::/path' or '4:memory:/path'.
+  """
+  for line in groups.splitlines():
+    _, controllers, path = line.split(":", 2)
+    if controllers == "memory":  # version 1
+      root, names = _CGROUPS / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes")
+      inactive = "total_inactive_file"
+    elif not controllers:
+      root, names, inactive = _CGROUPS, ("memory.max", "memory.current"), "inactive_file"
+    else:
+      continue
+    relative = pathlib.PurePosixPath(path.lstrip("/"))
+    for part in (relative, *relative.parents):
+      try:
+        limit, used = ((root / part / name).read_text().strip() for name in names)
+        stat = (root / part / "memory.stat").read_text()
+      except OSError:  # a group of another namespace
+        continue
+      if limit.isdecimal():  # 'max' is none
+        match = re.search(rf"^{inactive} (\d+)$", stat, re.MULTILINE)
+        yield int(limit), int(used) - (int(match[1]) if match else 0)
