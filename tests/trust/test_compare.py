@@ -4,16 +4,14 @@ import json
 import pathlib
 import shutil
 
-import flax.linen as nn
 import jax
 import ml_collections
 import numpy as np
+import one_step_runs
 import pytest
-import small_runs
 
 import models
 import modes
-import train
 from analysis.evaluate import predictions
 from analysis.report import page
 from analysis.run import load_run
@@ -191,30 +189,28 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 # --- Image by image ------------------------------------------------------------------------------
 
 
-class Linear(nn.Module):
-  @nn.compact
-  def __call__(self, images, train):
-    del train
-    return nn.Dense(10, name="head")(images.reshape(len(images), -1))
-
-
 @pytest.fixture(scope="module")
 def single_runs(tmp_path_factory):
   """Two configs, trained with one seed each."""
-  models.register("linear_of_compare")(lambda **common: Linear())
-  fields = {
-    **{"augment": "", "batch_size": 1200, "eval_batch_size": 1800, "lookahead__every": 0},
-    **{"model__name": "linear_of_compare", "model__widths": None, "model__dense": None},
-    **{"tta": "", "num_epochs": 1},
-  }
   root = tmp_path_factory.mktemp("single")
-  paths = []
-  with small_runs.quick_compilation():
+  one_step_runs.register_model()
+  with one_step_runs.compiled_once(root / "programs"):
     for rate in (0.05, 0.01):
-      config = small_runs.config(root / "data", optimizer__learning_rate=rate, **fields)
-      paths.append(str(root / f"rate{rate}"))
-      train.train_and_evaluate(config, paths[-1])
-  return paths
+      path = root / f"rate{rate}"
+      one_step_runs.run(root / "data", path, 1, optimizer__learning_rate=rate)
+    yield [str(root / f"rate{rate}") for rate in (0.05, 0.01)]
+
+
+def test_a_test_that_is_repeated_after_a_crash_counts_again(single_runs, tmp_path):
+  path, data_dir = tmp_path / "run", pathlib.Path(single_runs[0]).parent / "data"
+  shutil.copytree(single_runs[0], path)
+  before = json.loads((path / "results.json").read_text())
+  (path / "results.json").unlink()  # as if the process had been killed before it was written
+  after = one_step_runs.run(data_dir, path, 1, optimizer__learning_rate=0.05)
+  assert (before["test_uses"], after["test_uses"]) == (1, 2)
+  assert after["test_accuracy"] == before["test_accuracy"]
+  one_step_runs.run(data_dir, path, 1, optimizer__learning_rate=0.05)  # finished: tests nothing
+  assert test_uses.count(path) == 2
 
 
 def test_single_seeds_are_compared_image_by_image(single_runs, tmp_path):
