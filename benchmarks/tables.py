@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+from analysis.model_card import wilson_interval
 from benchmarks import records
 from cifar_jax import config
 from cifar_jax.runs import test_uses
@@ -26,7 +27,7 @@ from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
-# Fields that depend on the machine and change no result.
+# Fields that change no result: the machine's, what else is evaluated, and the number of seeds.
 _MACHINE_FIELDS = (
   "checkpoint_every",
   "data.dir",
@@ -35,12 +36,15 @@ _MACHINE_FIELDS = (
   "data.workers",
   "dtype",  # in results.json
   "eval_batch_size",
+  "evaluate_train",
   "keep_every",
+  "num_seeds",
   "steps_per_dispatch",
 )
 _MOST_CHANGES = 4  # that a row lists
 _BEGIN, _END = "<!-- {} made by python -m benchmarks.tables -->", "<!-- end -->"
 
+_MEASURED = ("ours", "selected on", "seeds", "epochs", "dtype", "device")  # columns
 # The runs that README.md shows; docs/results.md has all.
 _HEADLINES = (
   "quickstart",
@@ -57,12 +61,11 @@ _HEADLINES = (
 def headlines() -> str:
   """Return the table of the most important runs, with links as seen from README.md."""
   rows = [[_config_link(name, ROOT), _published(name), *_result_cells(name)] for name in _HEADLINES]
-  return _table(["config", "published", "ours", "selected on", "seeds", "epochs", "device"], rows)
+  return _table(["config", "published", *_MEASURED], rows)
 
 
 def accuracy() -> str:
   """Return two tables: every recipe, then every reproduction beside its report."""
-  measured = ["ours", "selected on", "seeds", "epochs", "device"]
   tables = []
   for folder, published in (("configs", "published"), ("configs/reproductions", "report")):
     files = sorted((ROOT / folder).glob("*.py"))
@@ -70,7 +73,7 @@ def accuracy() -> str:
     rows = [
       [_config_link(name, ROOT / "docs"), _published(name), *_result_cells(name)] for name in names
     ]
-    tables.append(_table(["config", published, *measured], rows))
+    tables.append(_table(["config", published, *_MEASURED], rows))
   return "\n\n".join(tables)
 
 
@@ -94,10 +97,10 @@ def _published(name: str) -> str:
 
 
 def _result_cells(name: str) -> list[str]:
-  """Return the columns `ours` to `device` for one recorded run."""
+  """Return the columns `_MEASURED` for one recorded run."""
   file = _RECORDS / name / "results.json"
   if not file.exists():
-    return ["not run", "", "", "", ""]
+    return [_reason_not_run(name), *[""] * (len(_MEASURED) - 1)]
   results = json.loads(file.read_text())
   changed = _changed_fields(name)
   note = f", made with {', '.join(changed)}" if changed else ""
@@ -112,8 +115,19 @@ def _result_cells(name: str) -> list[str]:
     results["selected_on"],
     str(len(results["seeds"])),
     str(results["epochs_run"]),
+    results.get("dtype", "float32"),  # records without it are older than other types on CPU
     _device(results["device"]),
   ]
+
+
+def _reason_not_run(name: str) -> str:
+  """Return 'not run' with the reason, as far as the config tells."""
+  experiment = _module(name).get_config()
+  if experiment.data.name.startswith("cifar100"):
+    return "not run: CIFAR-100 could not be had"
+  if experiment.model.get("pretrained"):
+    return "not run: ImageNet's weights could not be had"
+  return "not run yet"
 
 
 def _changed_fields(name: str) -> list[str]:
@@ -138,14 +152,19 @@ def _value_text(value: object) -> str:
 
 def _accuracies(results: dict[str, Any]) -> str:
   parts = []
+  counts = {"test": "test_examples", "test_tta": "test_examples", "val": "validation_examples"}
   splits = {"test": "test", "test_tta": f"test with {results.get('tta')}", "val": "validation"}
   if "test_uses" in results:  # records from before uses were counted lack it
     splits["test"] += f" ({test_uses.describe(results['test_uses'], 'images')})"
   for split, label in splits.items():
     if results.get(f"{split}_accuracy") is not None:
-      text = f"{100 * results[f'{split}_accuracy']:.1f}"
+      accuracy = results[f"{split}_accuracy"]
+      text = f"{100 * accuracy:.1f}"
       if f"{split}_accuracy_standard_error" in results:
         text += f" ± {100 * results[f'{split}_accuracy_standard_error']:.1f}"
+      elif count := results.get("data", {}).get(counts[split]):
+        low, high = wilson_interval(accuracy, count)
+        text += f" ({100 * low:.1f}–{100 * high:.1f})"
       parts.append(f"{text} % {label}")
   return ", ".join(parts)
 

@@ -4,8 +4,8 @@ r"""Report 001, task 1: the basic CNN on photos of cats and dogs, 70.9 % test, 7
     --workdir=runs/report001_cats_vs_dogs --config.data.source=PHOTOS
 
 Reported: 70.9 % test (loss 1.116), 72.1 % validation and 100 % training accuracy.
-Ours, with 1,000 photos of each class in a split of 80, 10 and 10 %: 64.5 % test, 67.0 % validation
-and 100 % training accuracy (benchmarks/results/report001_cats_vs_dogs).
+Ours, with 1,000 photos of each class and three seeds: 72.3 ± 1.2 % test (loss 1.143), 70.8 ± 1.9 %
+validation and 100 % training accuracy (benchmarks/results/report001_cats_vs_dogs).
 
 PHOTOS is a folder with one folder of photos for each class. The network is three times convolution,
 ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and Adam at 1e-3
@@ -20,9 +20,12 @@ the report used. All four test accuracies of task 1 are possible with 798 or 800
 four validation accuracies with 798 or 799: a fifth of 4,000 photos each, less one or two that could
 not be opened. The report removed such files after its split, but prints no count.
 
-With 200 photos to test on, the standard error of our test accuracy is 3.4 points. A folder with
-fewer than 2,000 photos of a class is used unchanged, with a warning; results.json has the number of
-photos in each split.
+The report trains 75 steps an epoch. A folder with fewer than 2,000 photos of a class is used with a
+warning, and repeated until an epoch has as many steps, because batch norm needs them: its moving
+statistics keep 0.99 of themselves at each step. With 1,000 photos of each class and 37 steps an
+epoch the network of seed 0 reached 61.0 %, and those of the grid's other points 56.0, 53.5 and
+50.5 %, all with 100 % training accuracy while training. results.json has the number of photos in
+each split; of 400 test photos, the standard error of one seed's accuracy is 2.2 points.
 """
 
 import ml_collections
@@ -43,6 +46,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.options.per_class = 2000
   config.data.options.test_fraction = 0.2
   config.data.validation = 0.25  # of what is left: a fifth of all
+  config.data.epoch_examples = 2400  # as many steps with fewer photos
   config.data.normalize = "unit"
   config.num_epochs = 10
   config.batch_size = 32

@@ -3,8 +3,9 @@ r"""Report 001, task 1: the grid's point with widths of 32 and Adam at 1e-4.
   python main.py --config=configs/reproductions/report001_cats_vs_dogs_1e4.py \
     --workdir=runs/report001_cats_vs_dogs_1e4 --config.data.source=PHOTOS
 
-Reported: no figures (see report001_cats_vs_dogs_64). Ours, with 1,000 photos of each
-class: 63.0 % test, 66.0 % validation (benchmarks/results/report001_cats_vs_dogs_1e4).
+Reported: no figures (see report001_cats_vs_dogs_64). Ours, with 1,000 photos of each class and
+three seeds: 71.3 ± 1.2 % test, 70.4 ± 0.7 % validation
+(benchmarks/results/report001_cats_vs_dogs_1e4).
 """
 
 import ml_collections

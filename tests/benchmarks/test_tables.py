@@ -20,13 +20,13 @@ def test_a_config_without_a_record_is_not_run():
   row = next(
     line for line in tables.accuracy().splitlines() if "[report000_resnet_plateau]" in line
   )
-  assert row.endswith("| 91.5–93 % validation | not run |  |  |  |  |")
+  assert row.endswith("| 91.5–93 % validation | not run yet |  |  |  |  |  |")
 
 
 def test_a_recorded_run_has_its_figures_and_links_to_its_config():
   row = next(line for line in tables.accuracy().splitlines() if "[airbench94]" in line)
   assert "(../configs/airbench94.py)" in row
-  assert "93.4 % test, 94.2 % test with multicrop" in row
+  assert "93.4 (92.9–93.8) % test, 94.1 (93.6–94.5) % test with multicrop" in row
 
 
 def test_speed_names_the_peers_and_the_processor():
@@ -55,7 +55,7 @@ def test_a_record_of_another_config_says_so(change, note, tmp_path, monkeypatch)
     longer.num_epochs = 12
     monkeypatch.setattr(module, "get_config", lambda: longer)
   row = next(line for line in tables.accuracy().splitlines() if "[airbench94]" in line)
-  assert f"| 93.4 % test, 94.2 % test with multicrop{note} |" in row
+  assert f"| 93.4 (92.9–93.8) % test, 94.1 (93.6–94.5) % test with multicrop{note} |" in row
 
 
 def test_the_uses_of_test_images_stand_beside_the_accuracy():
