@@ -157,12 +157,11 @@ def get_config() -> ml_collections.ConfigDict:
   # One of resnet18 with momentum takes 134 MB.
   config.keep_every = 0
 
-  # Two ways to take less memory. `remat` computes the blocks of residual networks again in the
-  # backward pass instead of keeping what is within them: the same mathematics, in more time. It
-  # saves nothing on CPU.
-  # `microbatch` takes the gradient of a step as the mean over passes of so many examples (over all
-  # devices; 0 is the whole batch). Batch norm then normalises by the statistics of a pass.
+  # Less memory: compute the blocks of residual networks again in the backward pass instead of
+  # keeping what is within them: the same mathematics, in more time. It saves nothing on CPU.
   config.remat = False
+  # Less memory: take the gradient of a step as the mean over passes of so many examples (over all
+  # devices; 0 is the whole batch). Batch norm then normalises by the statistics of a pass.
   config.microbatch = 0
 
   # Steps in one compiled program. 0 is an epoch on accelerators and one step on CPU, where XLA runs

@@ -10,7 +10,6 @@
 # (`--mode=prepare`). Everything here also has a command, which is named beside it.
 
 # %%
-import json
 import os
 import pathlib
 import sys
@@ -42,7 +41,8 @@ if os.environ.get("TOUR_QUICK"):  # in seconds, to check this page
   config.data.name, config.data.fallback = "digits", ""
   config.model.widths, config.batch_size, config.num_epochs = (8, 16, 16), 128, 2
   config.data.validation = 200
-config
+print(f"{config.model.name}{config.model.widths} on {config.data.name}, {config.num_epochs} epochs")
+print(f"{config.optimizer.name} with {config.schedule.name}, images: {config.augment}")
 
 # %% [markdown]
 # ## The data
@@ -113,7 +113,7 @@ Image(filename=str(pictures["features.png"]), width=720)
 
 # %%
 config.augment = ""
-train.train_and_evaluate(config, str(workdir / "no_flips"), heartbeat=0)
+print(results.summarize(train.train_and_evaluate(config, str(workdir / "no_flips"), heartbeat=0)))
 
 # %% [markdown]
 # ## Is the difference real?
@@ -136,7 +136,3 @@ print(compare.compare(folders, output=workdir / "compare.html")["text"])
 # - [Train a network](training.md): resuming, several seeds, sweeps.
 # - [An experiment of your own](own_experiment.md): a model, a schedule, an augmentation, a dataset.
 # - [The five reports](reports.md), figure by figure.
-# - `results.json` of the first run:
-
-# %%
-print(json.dumps({k: v for k, v in metrics.items() if k != "versions"}, indent=1)[:800])

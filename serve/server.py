@@ -1,6 +1,7 @@
 """`--mode=serve`: listen on an address, print how to open the page, answer until interrupted."""
 
 import logging
+import os
 import secrets
 import socket
 from asyncio import Transport
@@ -18,6 +19,7 @@ from serve import app, guard
 _SECONDS_TO_ASK = 10.0  # from a connection to its first request
 _SECONDS_TO_END = 10  # for open requests, when the server is stopped
 _MAX_CONNECTIONS = 512
+_TOKEN_VARIABLE, _MIN_TOKEN_LENGTH = "CIFAR_JAX_TOKEN", 16
 
 
 class Listening(NamedTuple):
@@ -65,13 +67,14 @@ def listen(workdirs: Sequence[str], host: str, port: int) -> Listening:
 
   Args:
     workdirs: run folders, and folders of them.
-    host: the address. Others than loopback need a token, which is random.
+    host: the address. Others than loopback need a token, which is that of the environment
+      variable CIFAR_JAX_TOKEN, or random.
     port: 0 for any that is free.
 
   Raises:
-    UserError: the address cannot be used, or a folder does not exist.
+    UserError: the address cannot be used, the token is short, or a folder does not exist.
   """
-  token = None if guard.is_loopback(host) else secrets.token_urlsafe(24)
+  token = None if guard.is_loopback(host) else _token()
   application = app.create_app(workdirs, token)
   listener = _bind(host, port)
   config = uvicorn.Config(
@@ -87,6 +90,17 @@ def listen(workdirs: Sequence[str], host: str, port: int) -> Listening:
   )
   logging.getLogger("uvicorn").setLevel(logging.WARNING)
   return Listening(uvicorn.Server(config), listener, _address(listener, host, token))
+
+
+def _token() -> str:
+  """Return the token that the environment sets, or a random one."""
+  token = os.environ.get(_TOKEN_VARIABLE, "")
+  if token and (len(token) < _MIN_TOKEN_LENGTH or not (token.isascii() and token.isprintable())):
+    raise errors.UserError(
+      f"{_TOKEN_VARIABLE}: must have at least {_MIN_TOKEN_LENGTH} printable ASCII characters; "
+      "make one with: openssl rand -hex 16"
+    )
+  return token or secrets.token_urlsafe(24)
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,8 +1,12 @@
 """The Dockerfile: its files exist; it installs as the Makefile does, and for the JobSet."""
 
+import http.server
 import re
 import shlex
 import subprocess
+import sys
+import threading
+import tomllib
 
 import pytest
 import small_runs
@@ -59,7 +63,12 @@ def test_it_installs_as_the_makefile_does(instructions):
   # gcsfs requires the fsspec of its version.
   gcsfs = re.search(r"gcsfs==(\S+)", install).group(1)
   assert f"\nfsspec=={gcsfs}\n" in pins
-  assert f"\n{re.search(r'optuna==[^ ]+', install).group()}\n" in pins
+  assert f"-c constraints/python{version}.txt" in install
+  extras = re.search(r"-e '\.\[(.+)\]'", install).group(1).split(",")
+  wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+  for requirement in (text for extra in extras for text in wanted[extra]):
+    package = re.match(r"[\w-]+", requirement).group()
+    assert re.search(rf"^{package}==", pins, re.MULTILINE | re.IGNORECASE), package
 
 
 @pytest.mark.parametrize("name", ["jobset", "jobset_sweep"])
@@ -78,3 +87,40 @@ def test_the_jobset_runs_what_the_image_holds(instructions, name):
 def test_the_image_leaves_out_environments_and_results():
   ignored = (ROOT / ".dockerignore").read_text().splitlines()
   assert {".git", ".venv", ".venv-peers", "runs", "**/_build"} <= set(ignored)
+
+
+def test_compose_trains_and_serves_what_it_trains(instructions):
+  compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+  train, page = (compose["services"][name] for name in ("train", "page"))
+  assert train["image"] == page["image"] and train["build"]["context"] == "."
+  assert {"runs:/runs", "data:/data"} == set(train["volumes"])
+  owned = select(instructions, "RUN")[0].split()  # by the user who is not root
+  assert {"/runs", "/data"} <= set(owned) and "1000" in select(instructions, "USER")
+  config, workdir = train["command"]
+  assert (ROOT / config.removeprefix("--config=")).exists()
+  assert workdir.startswith("--workdir=/runs/") and "--workdir=/runs" in page["command"]
+  assert page["ports"] == ["127.0.0.1:8000:8000"]  # not on all of the host's addresses
+
+
+def test_the_health_check_of_the_page_asks_with_the_token(monkeypatch):
+  compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+  kind, python, *arguments = compose["services"]["page"]["healthcheck"]["test"]
+  assert (kind, python) == ("CMD", "python")
+  seen = []
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      seen.append((self.path, self.headers["Authorization"]))
+      self.send_response(200)
+      self.end_headers()
+
+    def log_message(self, *_):
+      pass
+
+  with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    port = server.server_port
+    arguments = [text.replace(":8000/", f":{port}/") for text in arguments]
+    monkeypatch.setenv("CIFAR_JAX_TOKEN", "a token of this test")
+    subprocess.run([sys.executable, *arguments], check=True, timeout=60)
+  assert seen == [("/runs", "Bearer a token of this test")]

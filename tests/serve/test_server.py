@@ -139,3 +139,12 @@ def test_a_missing_package_is_named(monkeypatch, corner_runs):
   call = modes.Call(None, [str(corner_runs)], [], {"host": "127.0.0.1", "port": 0})
   with pytest.raises(errors.UserError, match="uvicorn is not installed; run: pip install"):
     modes.MODES["serve"].run(call)
+
+
+def test_the_environment_may_set_the_token(monkeypatch, tmp_path):
+  monkeypatch.setenv("CIFAR_JAX_TOKEN", "short")
+  with pytest.raises(errors.UserError, match=r"^CIFAR_JAX_TOKEN: must have at least 16"):
+    server.listen([str(tmp_path)], "0.0.0.0", 0)
+  monkeypatch.setenv("CIFAR_JAX_TOKEN", "0123456789abcdef")
+  with server.listen([str(tmp_path)], "0.0.0.0", 0).socket as listener:
+    assert server._address(listener, "0.0.0.0", server._token()).endswith("?token=0123456789abcdef")
