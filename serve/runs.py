@@ -164,6 +164,7 @@ def _describe(name: str, path: pathlib.Path, record: RunRecord, held: set[int] |
     "val_accuracy": best[-1] if best else None,
     "best_val_accuracy": max(best, default=None),
     "test_accuracy": record.results.get("test_accuracy"),
+    "test_uses": record.num_test_uses,
     "parameters": (record.results.get("parameters") or {}).get("total"),
     "seconds": record.seconds,
     "can_predict": bool(record.dataset) and bool(newest_weights(path)),

@@ -23,7 +23,7 @@ export function showNetworks(runs) {
   for (const run of usable) if (!boxes.has(run.name)) addNetwork(run);
   if (!hasChosen && usable.length) {
     hasChosen = true;
-    const best = [...usable].sort((a, b) => (b.test_accuracy ?? b.val_accuracy ?? 0) - (a.test_accuracy ?? a.val_accuracy ?? 0));
+    const best = [...usable].sort((a, b) => (b.best_val_accuracy ?? 0) - (a.best_val_accuracy ?? 0));
     choose(best[0].name, true);
   }
 }

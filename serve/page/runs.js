@@ -34,7 +34,7 @@ export async function showRuns(runs) {
 
 /** Tick the runs that are training, or else those with the best results. */
 function chooseFirst() {
-  const score = run => (run.state === "training" && run.epochs ? 2 : 0) + (run.test_accuracy ?? run.val_accuracy ?? 0);
+  const score = run => (run.state === "training" && run.epochs ? 2 : 0) + (run.best_val_accuracy ?? 0);
   const best = summaries.filter(run => run.epochs).sort((a, b) => score(b) - score(a));
   for (const run of best.slice(0, MOST_AT_FIRST)) tick(run.name);
 }
@@ -133,7 +133,7 @@ function fillLine(line, run) {
   const figures = [
     ["Epochs", run.num_epochs === undefined ? "–" : run.epochs === run.num_epochs ? run.epochs : `${run.epochs} / ${run.num_epochs}`],
     ["Validation", percent(run.val_accuracy)],
-    ["Test", percent(run.test_accuracy)],
+    [`Test, used ${run.test_uses ?? 0} ×`, percent(run.test_accuracy)],
   ];
   line.figures.replaceChildren(...figures.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
 }

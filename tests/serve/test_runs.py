@@ -63,6 +63,7 @@ def test_a_finished_run(corner_runs):
   row = summary(corner_runs, "first")
   assert row["state"] == "finished"
   assert (row["epochs"], row["val_accuracy"], row["test_accuracy"]) == (3, 0.3, 0.5)
+  assert row["test_uses"] == 1
   assert row["can_predict"]
 
 
