@@ -83,7 +83,7 @@ def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | Ex
       raise ValueError("the description of the dataset is invalid")
     step, own_seed = int(metadata["step"]), int(metadata["seed"])
   if seed not in (None, own_seed):
-    raise errors.UserError(f"seed: {path} has the weights of seed {own_seed}, not {seed}")
+    raise errors.UserError(f"seed: {path} has the weights of seed {own_seed}, not {seed}; use that")
   return ExportedNetwork(path, config, content["dataset"], own_seed, step, apply, batch_size)
 
 

@@ -31,7 +31,7 @@ from cifar_jax import errors
 from cifar_jax.augment import evaluation, test_time, transforms
 from cifar_jax.data import datasets, splits
 from cifar_jax.kernels import convolution
-from cifar_jax.runs import checkpoints, run_folder
+from cifar_jax.runs import checkpoints, run_folder, weights_file
 from cifar_jax.types import Array, Row, Variables
 
 BATCH_SIZE = 250  # images of a call of the network
@@ -233,13 +233,19 @@ def _load_shared(shared: shared_run.SharedRun, seed: int | None, step: int | Non
   """Return a run from its weights file, whose config is checked as that of a new run is."""
   folder, content = shared
   if seed not in (None, content.seed):
-    raise errors.UserError(f"seed: {folder} has the weights of seed {content.seed}, not {seed}")
+    raise errors.UserError(
+      f"seed: {folder} has the weights of seed {content.seed}, not {seed}; use that"
+    )
   if step not in (None, content.step):
-    raise errors.UserError(f"step: {folder} has the weights of step {content.step}, not {step}")
+    raise errors.UserError(
+      f"step: {folder} has the weights of step {content.step}, not {step}; use that"
+    )
   with run_folder.reading(folder):
     config = shared_run.check_config(content.config)
     if not is_valid_description(content.description, config.data.normalize == "standardize"):
-      raise errors.UserError(f"{folder}: the description of the dataset is invalid")
+      raise errors.UserError(
+        f"{folder}: the dataset's description in {weights_file.NAME} is invalid; download it again"
+      )
     return _create(
       folder, config, content.description, content.seed, content.step, content.variables
     )

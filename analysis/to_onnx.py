@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +25,7 @@ import models
 from cifar_jax.augment import transforms
 from cifar_jax.kernels import convolution
 from models import convolution as model_convolution
+from models import resnet
 
 _INPUT, _OUTPUT = "images", "logits"
 _TOLERANCE = 1e-4  # of logits, relative to the largest
@@ -31,9 +33,11 @@ _TOLERANCE = 1e-4  # of logits, relative to the largest
 
 def main(folder: pathlib.Path) -> None:
   """Convert for any batch size; if that fails, for single images."""
-  # Operators that ONNX lacks: the C++ kernels, and a division that only hinders XLA.
+  # What jax2onnx lacks: the C++ kernels, pooling with numbers as padding, and a division that only
+  # hinders XLA.
   setattr(convolution, "instruction_set", lambda dtype: None)  # noqa: B010
   setattr(model_convolution, "_compute_once", lambda x, one: x)  # noqa: B010
+  setattr(resnet, "max_pool", max_pool)  # noqa: B010
   infer, metadata, shape = load(folder / "weights.safetensors")
   with np.load(folder / "expected.npz", allow_pickle=False) as file:
     images, expected = file["images"], file["logits"]
@@ -52,6 +56,17 @@ def main(folder: pathlib.Path) -> None:
     outcome = {"batch": batch, "difference": difference}
     break
   (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
+def max_pool(
+  x: jax.Array,
+  window: tuple[int, int],
+  strides: tuple[int, int],
+  padding: tuple[tuple[int, int], tuple[int, int]],
+) -> jax.Array:
+  """Return what flax.linen.max_pool returns, with the padding as an operator of its own."""
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
+  return nn.max_pool(padded, window_shape=window, strides=strides)
 
 
 def load(file: pathlib.Path) -> tuple[Callable[[jax.Array], jax.Array], dict[str, str], list[int]]:

@@ -34,6 +34,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool by one of fewer arguments
 
 from cifar_jax.errors import UserError
 from models import layers, register
@@ -62,7 +63,7 @@ class Inception(nn.Module):
       conv(x, 1, "conv1x1"),
       conv(conv(x, 1, "conv3x3_reduce"), 3, "conv3x3"),
       conv(conv(x, 1, "conv5x5_reduce"), 5, "conv5x5"),
-      conv(nn.max_pool(x, (2, 2), padding="SAME"), 1, "conv_pool"),
+      conv(max_pool(x, (2, 2), padding="SAME"), 1, "conv_pool"),
     ]
     return jnp.concatenate(parts, axis=-1)
 

@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool by one of fewer arguments
 
 from cifar_jax.errors import UserError
 from models import layers, register
@@ -124,7 +125,7 @@ class ResNet(nn.Module):
       x = conv(self.widths[0], 3, name="stem_conv")(x)
     x = norm(activation="relu", name="stem_norm")(x)
     if self.stem == "imagenet":
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+      x = max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
     for name, width, stride, _ in layers.place_blocks(self.stages, self.widths):
       x = self.block(width, stride, self.shortcut, last_scale, conv, norm, name=name)(x)
     return layers.pooled_logits(x, self.num_classes)

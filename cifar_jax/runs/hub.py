@@ -8,10 +8,12 @@ only up to a size, and they are read as data: a repository cannot make the progr
 import os
 import re
 from collections.abc import Mapping, Sequence
-
-from etils import epath
+from typing import TYPE_CHECKING
 
 from cifar_jax import errors
+
+if TYPE_CHECKING:
+  from etils import epath
 
 SCHEME = "hf://"
 # Files of a shared run, and the largest size of each in bytes.
@@ -41,7 +43,7 @@ def parse(source: str) -> tuple[str, str | None]:
   return match[1], match[2]
 
 
-def download(source: str, limits: Mapping[str, int] = RUN_FILES) -> epath.Path:
+def download(source: str, limits: Mapping[str, int] = RUN_FILES) -> "epath.Path":
   """Download the files of a repository that `limits` names, unless the cache has them.
 
   Args:
@@ -56,6 +58,7 @@ def download(source: str, limits: Mapping[str, int] = RUN_FILES) -> epath.Path:
     UserError: the repository is unavailable, has none of the files, or one that is too large.
   """
   import huggingface_hub
+  from etils import epath  # here, because main.py imports this module at every start
 
   repository, revision = parse(source)
   is_reachable = True

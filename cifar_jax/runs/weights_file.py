@@ -130,7 +130,9 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, np.n
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return dict(header.get("__metadata__", {})), load(content)
   except OSError as error:
-    raise errors.UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    raise errors.UserError(
+      f"{path}: cannot be read ({error.strerror or error}); correct this"
+    ) from error
   except (SafetensorError, ValueError, LookupError, AttributeError, RecursionError) as error:
     reason = " ".join(str(error).split())[:200]
     raise errors.UserError(f"{path}: not a safetensors file ({reason}); {_REMEDY}") from error

@@ -8,7 +8,7 @@ import pytest
 import small_hub
 import small_runs
 from huggingface_hub import ModelCard, constants
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 from scipy import stats
 
 from analysis import load_run, model_card, predict, push, run_record, shared_run
@@ -91,6 +91,21 @@ def test_only_known_files_are_downloaded(hub, files):
   folder = load_run(ADDRESS).path
   assert {path.name for path in folder.iterdir()} <= set(hub_module.RUN_FILES)
   assert not [request for request in hub.requests if "setup.py" in request or ".pkl" in request]
+
+
+def test_weights_of_other_programs_are_taken_by_their_names(hub):
+  """As timm's repositories have them, with a config.json that is not of this program."""
+  arrays = {"conv1.weight": np.zeros((4, 3, 3, 3), np.float32), "fc.bias": np.ones(2, np.float32)}
+  arrays["layer1.0.conv1.weight"] = np.zeros((4, 4, 3, 3), np.float32)
+  config = b'{"architecture": "resnet18"}'
+  hub.commit("timm/resnet18", {"model.safetensors": save(arrays), "config.json": config})
+  weights = transfer.load("hf://timm/resnet18")
+  np.testing.assert_array_equal(weights["params"]["head"]["bias"], [1, 1])
+  assert weights["params"]["stem_conv"]["kernel"].shape == (3, 3, 3, 4)
+  assert not [request for request in hub.requests if "config.json" in request]
+  hub.commit("timm/resnet18", {"model.safetensors": b"damaged"})
+  with pytest.raises(errors.UserError, match="not a safetensors file"):
+    transfer.load("hf://timm/resnet18")
 
 
 def test_a_file_that_is_too_large_is_not_downloaded(hub, files):
