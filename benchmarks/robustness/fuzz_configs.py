@@ -40,6 +40,7 @@ from cifar_jax.runs import plots
 from cifar_jax.training import callbacks
 from configs import default
 from experiment import Experiment
+from trust import processes
 from tuning import lr_range
 from tuning.trials import set_field
 
@@ -177,6 +178,8 @@ def _offline() -> Iterator[None]:
     mock.patch.object(fetch, "npm_pack", refuse),
     mock.patch.object(train, "Trainer", trace_trainer),
     mock.patch.object(lr_range, "_train", trace_trainer),
+    mock.patch.object(processes, "_started", stop),
+    mock.patch.object(processes, "describe_environment", stop),
     mock.patch.object(Run, "logits", stop),
     mock.patch.object(plots, "figure", stop),  # drawing takes seconds
   ):

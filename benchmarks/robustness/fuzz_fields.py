@@ -35,6 +35,10 @@ OPTIONS = {  # main.py's flags, with values that are valid in their modes
   "low": 1e-6,
   "high": 10.0,
   "steps": 300,
+  "epochs": None,
+  "batches": 8,
+  "other_seeds": 3,
+  "repair": False,
 }
 
 _NAMES: dict[str, Any] = {
@@ -158,10 +162,12 @@ def draw_calls(draw: st.DrawFn) -> dict[str, Any]:
   )
   changed: dict[str, Any] = {}
   for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=3, unique=True)):
-    if name in ("json", "as_report", "confirm_jump", "fresh_optimizer"):
+    if name in ("json", "as_report", "confirm_jump", "fresh_optimizer", "repair"):
       changed[name] = draw(st.booleans())
     elif name in ("low", "high", "heartbeat"):
       changed[name] = draw(st.floats() | st.floats(0, 10))
+    elif name in ("epochs", "batches", "other_seeds"):
+      changed[name] = draw(st.integers(1, 2**31))  # main.py refuses less
     else:
       changed[name] = draw(integers if name in ("seed", "steps") else texts)
   return {
