@@ -30,8 +30,10 @@ These modes need the folders that follow:
   --mode=rerun      repeat a recorded run in --workdir: are the results the same?
   --mode=check      verify every hash of run folders and data directories
 
-This mode needs nothing:
+These modes need nothing:
 
+  --mode=models     list the networks with parameters, FLOPs and recorded accuracy, or those whose
+                    names match the patterns that follow, such as '*resnet*'
   --mode=completion print what completes this command in bash and zsh
 """
 
@@ -82,7 +84,7 @@ _OPTIONS = {
   ),
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
-  "json": flags.DEFINE_bool("json", False, "predict, check: print JSON."),
+  "json": flags.DEFINE_bool("json", False, "models, predict, check: print JSON."),
   "test_set": flags.DEFINE_string(
     "test_set",
     "",

@@ -113,6 +113,12 @@ def _summary(call: Call) -> None:
   print(summary.describe(call.config))
 
 
+def _models(call: Call) -> None:
+  from analysis import model_list
+
+  print(model_list.describe(call.paths, call.options["json"]))
+
+
 def _lr_range(call: Call) -> None:
   from tuning import lr_range
 
@@ -310,6 +316,7 @@ MODES = {
   "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
   "dataset": Mode(_dataset, needs_config=True, workdirs=0),
   "summary": Mode(_summary, needs_config=True, workdirs=0),
+  "models": Mode(_models, needs_config=False, workdirs=0, takes_paths=True),
   "lr_range": Mode(_lr_range, needs_config=True, workdirs=1),
   "sweep": Mode(_sweep, needs_config=False, workdirs=1, in_parallel=True),
   "evaluate": Mode(_evaluate, needs_config=False, workdirs=1),

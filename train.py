@@ -261,8 +261,9 @@ class Trainer:
       log.warning("remat: saves no memory on CPU, and takes longer; set microbatch instead")
     if keep_every := config.keep_every:
       tree = self._checkpoint(np.zeros(2))
-      size, count = checkpoint_arrays.num_bytes(tree) / 1e6, config.num_epochs // keep_every
-      log.info("keep_every: %d checkpoints of %.1f MB, %.1f MB in all", count, size, count * size)
+      size = checkpoint_arrays.num_bytes(tree) / 1e6
+      count = config.num_epochs // keep_every - len(self._rows) // keep_every
+      log.info("keep_every: %d more checkpoints of %.1f MB, %.1f MB", count, size, count * size)
     self._folder.write_config(config)
     self._folder.write_dataset(experiment.describe_data())
     source = config.model.pretrained

@@ -21,7 +21,7 @@ _BYTES = 4  # of a value, in float32
 _HEADER = ("layer (type)", "output shape", "trainable", "non-trainable")
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
   """A call of a module: its path, its class, and its output's shape for one image."""
 
   path: tuple[str, ...]
@@ -40,7 +40,7 @@ def describe(config: ml_collections.ConfigDict) -> str:
   form = datasets.find_form(config.data.name, config.data.options) or _load_form(config)
   *image_shape, num_classes = form
   model = models.create(config.model, num_classes)
-  variables, calls = _trace(model, image_shape)
+  variables, calls = trace(model, image_shape)
   params = traverse_util.flatten_dict(variables["params"])
   batch_stats = traverse_util.flatten_dict(variables.get("batch_stats", {}))
   rows = [
@@ -79,7 +79,7 @@ def format_size(num_bytes: float) -> str:
   return f"{num_bytes:.2f} {unit}"
 
 
-def _count_outputs(calls: Sequence[_Call]) -> int:
+def _count_outputs(calls: Sequence[Call]) -> int:
   """Return the number of values that the layers put out for one image.
 
   Of modules within modules, only the innermost count.
@@ -88,13 +88,13 @@ def _count_outputs(calls: Sequence[_Call]) -> int:
   return sum(math.prod(call.shape) for call in calls if call.path not in outer)
 
 
-def _trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[_Call]]:
+def trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[Call]]:
   """Return the shapes of a model's variables, and its modules' calls as they return."""
-  calls: list[_Call] = []
+  calls: list[Call] = []
 
   def record(number: int, module: nn.Module, output: Any) -> Any:
     if module.path:
-      calls.append(_Call(module.path, type(module).__name__, output.shape[1:]))
+      calls.append(Call(module.path, type(module).__name__, output.shape[1:]))
     return output
 
   with intercept_outputs(record):

@@ -1,0 +1,78 @@
+"""Every network with its size, its cost and our recorded accuracy: `--mode=models`."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import models
+from analysis import summary
+from cifar_jax.runtime.text_table import format_table
+from cifar_jax.types import Row
+from models import creation
+
+RECORDS = pathlib.Path(__file__).parents[1] / "benchmarks" / "results"
+_FORM = ((32, 32, 3), 10)  # of CIFAR-10: the shape of an image, and the number of classes
+_HEADER = ("model", "parameters", "FLOPs per image", "CIFAR-10 test accuracy", "record")
+
+
+def collect(patterns: Sequence[str]) -> list[Row]:
+  """Return a row for each network whose name matches a pattern: all without one.
+
+  Each has 'name'; 'parameters', the trainable ones with default arguments for CIFAR-10; 'flops' of
+  one image's forward pass, two for each multiplication and addition of convolutions and dense
+  layers, counted from shapes; 'accuracy' and 'record', the best recorded test accuracy on CIFAR-10
+  without test-time augmentation and its folder, None without a record.
+
+  Raises:
+    UserError: a pattern matches none.
+  """
+  records = _read_records()
+  return [_describe(name, records.get(name, {})) for name in creation.search(*patterns)]
+
+
+def _describe(name: str, record: Row) -> Row:
+  image_shape, num_classes = _FORM
+  variables, calls = summary.trace(models.create({"name": name}, num_classes), list(image_shape))
+  trainable, _ = models.count_parameters(variables)
+  flops = 0
+  for call in calls:
+    leaves = variables["params"]
+    for part in call.path:
+      leaves = leaves.get(part, {})
+    if "kernel" in leaves and not isinstance(leaves["kernel"], dict):
+      kernel = leaves["kernel"].shape  # the last axis is the output's channels
+      flops += 2 * math.prod(kernel) * math.prod(call.shape) // kernel[-1]
+  row = {"name": name, "parameters": trainable, "flops": flops}
+  return row | {"accuracy": record.get("accuracy"), "record": record.get("record")}
+
+
+def _read_records() -> dict[str, Row]:
+  """Return the best record on CIFAR-10 of each network, by its name."""
+  best: dict[str, Row] = {}
+  for file in sorted(RECORDS.glob("*/results.json")):
+    results = json.loads(file.read_text())
+    accuracy = results.get("test_accuracy")
+    if accuracy is None or results["data"]["name"] != "cifar10":
+      continue
+    row = {"accuracy": accuracy, "record": file.parent.name}
+    best[results["model"]] = max(best.get(results["model"], row), row, key=lambda r: r["accuracy"])
+  return best
+
+
+def describe(patterns: Sequence[str], as_json: bool = False) -> str:
+  """Return the rows of `collect` as a table, or as JSON."""
+  rows = collect(patterns)
+  if as_json:
+    return json.dumps(rows, indent=2)
+  lines = [
+    (
+      row["name"],
+      f"{row['parameters']:,}",
+      f"{row['flops'] / 1e6:,.1f} M",
+      "" if row["accuracy"] is None else f"{row['accuracy']:.2%}",
+      row["record"] or "",
+    )
+    for row in rows
+  ]
+  return format_table(_HEADER, lines, right={1, 2, 3})
