@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from analysis.report.figures import select_figures
 from analysis.run_record import RunRecord
 from cifar_jax import errors
-from cifar_jax.runs import test_uses, weights_file
+from cifar_jax.runs import run_folder, test_uses, weights_file
 
 # Names on the hub of the datasets that it has.
 _HUB_DATASETS = {
@@ -186,7 +187,7 @@ def _list_training(run: RunRecord) -> list[str]:
     "optimizer": f"{config['optimizer']['name']}, learning rate "
     f"{config['optimizer']['learning_rate']}, schedule {config['schedule']['name']}",
     "augmentation": config["augment"] or "none",
-    "starts from": config["model"].get("pretrained") or "random weights",
+    "starts from": _describe_start(run),
     "type": results["dtype"],
     "device": run.device,
     "seconds": f"{run.seconds:,.0f}" if run.seconds else None,
@@ -198,6 +199,13 @@ def _list_training(run: RunRecord) -> list[str]:
     "",
     "`config.json` has every field, `metrics.jsonl` every epoch, `results.json` every figure.",
   ]
+
+
+def _describe_start(run: RunRecord) -> str:
+  """Return the weights that training began with, without this machine's paths."""
+  if lineage := run_folder.RunFolder(run.path, writer=False).lineage():
+    return f"step {lineage[-1]['step']} of the run {os.path.basename(lineage[-1]['run'])}"
+  return run.config["model"].get("pretrained") or "random weights"
 
 
 def _list_classes(names: Sequence[str]) -> str:

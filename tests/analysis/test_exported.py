@@ -4,11 +4,14 @@ import json
 import re
 import sys
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
 
-from analysis import export, exported, load_run, onnx_export, predict
+from analysis import export, exported, load_run, onnx_export, predict, to_onnx
 from cifar_jax import errors
 from cifar_jax.runs import weights_file
 
@@ -186,6 +189,19 @@ def test_onnx_is_kept_only_if_the_converter_says_so(
   with pytest.raises(errors.UserError, match=re.escape(message)):
     onnx_export.export_onnx(run)
   assert not file.exists()
+
+
+def test_the_converter_reads_the_same_network(run, images, files):
+  infer, metadata, shape = to_onnx.load(files[".safetensors"])
+  np.testing.assert_allclose(jax.jit(infer)(images), run.logits(images), rtol=1e-4, atol=1e-5)
+  assert tuple(shape) == run.image_shape and json.loads(metadata["class_names"]) == run.class_names
+
+
+def test_pooling_with_padding_as_an_operator_is_that_of_flax():
+  x = np.float32(np.random.RandomState(0).normal(size=(2, 7, 6, 3)))
+  expected = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 0)))
+  pooled = to_onnx.max_pool(jnp.asarray(x), (3, 3), (2, 2), ((1, 1), (1, 0)))
+  np.testing.assert_array_equal(pooled, expected)
 
 
 def test_a_transform_of_evaluated_images_is_refused(workdir, tmp_path, monkeypatch):

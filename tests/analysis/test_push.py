@@ -211,6 +211,15 @@ def test_the_card_of_several_seeds_says_which_is_shared(workdir):
   assert "that of seed 4, which has a test accuracy of 90.00%" in text
 
 
+def test_the_card_of_a_fork_names_its_parent_without_a_path(workdir, tmp_path):
+  for name in ("config.json", "dataset.json", "metrics.jsonl", "results.json"):
+    (tmp_path / name).write_bytes((workdir / name).read_bytes())
+  lineage = [{"run": "/home/me/parent", "step": 30}]
+  (tmp_path / "lineage.json").write_text(json.dumps({"lineage": lineage}))
+  text = model_card.write_card(run_record.read_record(tmp_path), ADDRESS, seed=0)
+  assert "- starts from: step 30 of the run parent\n" in text and "/home/me" not in text
+
+
 def test_texts_from_files_cannot_break_the_card(workdir):
   record = run_record.read_record(workdir)
   record.dataset["class_names"][0] = "a|b\n<script>*x*"
