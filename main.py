@@ -13,12 +13,11 @@ word: python main.py evaluate --workdir=/tmp/run. These modes need --config:
 
 These modes need only the --workdir of a run:
 
-  --mode=evaluate   evaluate the selected weights on every split
+  --mode=evaluate   evaluate the selected weights on every split, or on another --test_set
   --mode=predict    classify the image files and folders that follow; several --workdir give
                     several columns
   --mode=visualize  draw what the network has learnt and how it sees the images that follow
   --mode=report     write report.html; several --workdir give a comparison
-  --mode=compare    say whether the configs of the run folders that follow really differ
   --mode=export     write the weights as safetensors and the network by jax.export, or as ONNX
   --mode=sync       send the run to the tracker --to, with --follow while it trains
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
@@ -27,6 +26,7 @@ These modes need only the --workdir of a run:
 
 These modes need the folders that follow:
 
+  --mode=compare    do the configs of run folders really differ?
   --mode=rerun      repeat a recorded run in --workdir: are the results the same?
   --mode=check      verify every hash of run folders and data directories
 
