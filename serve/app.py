@@ -93,8 +93,8 @@ class _Routes:
     self._index, self._admission = index, Admission()
 
   async def list_runs(self, _: Request) -> Response:
-    summaries = await run_in_threadpool(self._index.summaries)
-    return JSONResponse({"folders": [root.name for root in self._index.roots], "runs": summaries})
+    rows = await run_in_threadpool(self._index.list_runs)
+    return JSONResponse({"folders": [root.name for root in self._index.roots], "runs": rows})
 
   async def show_run(self, request: Request) -> Response:
     with _unknown_is_404():
@@ -124,7 +124,7 @@ class _Routes:
   async def predict(self, request: Request) -> Response:
     async with self._admission.receive(request) as upload, _time_limit():
       with _unknown_is_404():
-        served = await self.networks.load(self._names(upload))
+        served = await self.networks.load(await self._names(upload))
       return JSONResponse(await self.networks.classify(served, upload.photos))
 
   async def explain(self, request: Request) -> Response:
@@ -132,16 +132,16 @@ class _Routes:
       if len(upload.photos) > 1:
         raise HTTPException(400, "images: more than one; send one photo for each picture")
       with _unknown_is_404():
-        served = await self.networks.load(self._names(upload)[:1])
+        served = await self.networks.load((await self._names(upload))[:1])
       class_name = upload.fields.get("class", [""])[0]
       picture = await self.networks.explain(served[0], upload.photos[0], class_name)
     return Response(picture, media_type="image/png")
 
-  def _names(self, upload: Upload) -> list[str]:
+  async def _names(self, upload: Upload) -> list[str]:
     """Return the names of the runs that a request asks for, each once."""
     names = list(dict.fromkeys(upload.fields.get("runs", ())))
     if not names:
-      known = list(self._index.paths())
+      known = list(await run_in_threadpool(self._index.paths))
       if len(known) != 1:
         raise HTTPException(400, "runs: missing; send the name of at least one run of /runs")
       names = known

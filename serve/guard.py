@@ -122,7 +122,7 @@ def _is_same_origin(headers: Headers) -> bool:
   origin = headers.get("origin")
   if origin is None:
     return True
-  return urllib.parse.urlsplit(origin).netloc == headers.get("host")
+  return origin in (f"{scheme}://{headers.get('host')}" for scheme in ("http", "https"))
 
 
 def _query_token(scope: Scope) -> str:

@@ -19,7 +19,7 @@ from analysis.visualize import drawings, gradients, pictures
 from cifar_jax import errors
 from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
-from serve import batching, runs
+from serve import batching, runs, summaries
 
 MAX_NETWORKS = 8  # in memory, and of one request
 _HEAT_SIDE = 320  # pixels of a Grad-CAM picture
@@ -109,8 +109,8 @@ class Networks:
     return await self._run(self._compute, lambda: _explain(served, content, class_name))
 
   async def _get(self, name: str) -> Served:
-    path = self._index.path(name)
-    step = runs.newest_weights(path)
+    path = await asyncio.to_thread(self._index.path, name)  # which may search folders
+    step = await asyncio.to_thread(summaries.newest_weights, path)
     if step is None:
       raise errors.UserError(f"runs: {name} holds no selected weights yet; wait, or take another")
     entry = self._entries.get(name)

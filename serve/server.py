@@ -119,6 +119,7 @@ def _bind(host: str, port: int) -> socket.socket:
   listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
   try:
     listener.bind(address)
+    listener.listen()  # clients may connect from now on, and wait
   except OSError as error:
     listener.close()
     raise errors.UserError(

@@ -114,7 +114,7 @@ function draw(photo) {
 function drawAnswer(photo, name, colour) {
   const answer = photo.answers.get(name);
   const title = h("h3", {}, h("i", {class: "swatch", colour}), name);
-  if (!answer) return h("section", {class: "verdict", "aria-busy": "true"}, title, h("p", {class: "soft"}, "…"));
+  if (!answer) return h("section", {class: "verdict", "aria-busy": "true"}, title, h("p", {class: "soft"}, "waiting for the network …"));
   const isShown = photo.heat?.name === name;
   return h("section", {class: "verdict"}, title,
     h("p", {class: "answer"}, h("strong", {}, answer.class), " ", percent(answer.probability, 1),

@@ -11,7 +11,7 @@ const STATES = {training: "training", finished: "finished", stopped: "stopped", 
 const colours = new Map();  // of the ticked runs, by name
 const rowsOf = new Map();  // rows of metrics by name of the run
 const lines = new Map();  // elements of the list by name
-let summaries = [], hasChosen = false;
+let summaries = [], isUntouched = true;  // until the reader ticks a run
 
 const CHARTS = [
   {chart: new Chart({title: "Accuracy", format: asPercent, bottom: 0, top: 1}), metric: "accuracy"},
@@ -25,18 +25,21 @@ byId("filter").addEventListener("input", () => list());
 /** Show the runs as the server lists them, and fetch the new epochs of those that are ticked. */
 export async function showRuns(runs) {
   summaries = runs;
-  if (!hasChosen && runs.length) chooseFirst();
+  const isNew = isUntouched && chooseFirst();
   for (const name of colours.keys()) if (!runs.some(run => run.name === name)) colours.delete(name);
   list();
-  if ((await Promise.all([...colours.keys()].map(fetchRows))).some(Boolean) || !hasChosen) drawCharts();
-  hasChosen = runs.length > 0;
+  const isLonger = await Promise.all([...colours.keys()].map(fetchRows));
+  if (isNew || isLonger.some(Boolean)) drawCharts();
 }
 
-/** Tick the runs that are training, or else those with the best results. */
+/** Tick a few runs: those that are training, or else those with the best results. */
 function chooseFirst() {
   const score = run => (run.state === "training" && run.epochs ? 2 : 0) + (run.best_val_accuracy ?? 0);
   const best = summaries.filter(run => run.epochs).sort((a, b) => score(b) - score(a));
-  for (const run of best.slice(0, MOST_AT_FIRST)) tick(run.name);
+  const added = best.slice(0, MOST_AT_FIRST).filter(run => !colours.has(run.name));
+  const wanted = colours.size === 0 ? added : added.filter(run => run.state === "training");
+  for (const run of wanted) tick(run.name);
+  return wanted.length > 0;
 }
 
 function tick(name) {
@@ -65,6 +68,7 @@ function drawCharts() {
 }
 
 async function toggle(name, isOn) {
+  isUntouched = false;
   if (isOn) tick(name);
   else colours.delete(name);
   list();

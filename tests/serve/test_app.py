@@ -308,6 +308,7 @@ def test_names_of_loopback_are_accepted(client, host):
     {"origin": "http://evil.example"},
     {"origin": "http://127.0.0.1:9000"},
     {"origin": "null"},
+    {"origin": "http://[::1"},
     {"sec-fetch-site": "cross-site"},
     {"sec-fetch-site": "same-site"},
   ],

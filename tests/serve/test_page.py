@@ -3,7 +3,9 @@
 import shutil
 
 import pytest
-from corner_network import photo_of, write_rows
+from corner_network import make_run, photo_of, write_rows
+
+from cifar_jax.runs.run_folder import RunFolder
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
@@ -74,6 +76,17 @@ def test_a_curve_grows_while_the_run_trains(opened, folder):
   page.locator("summary", has_text="Table").first.click()
   page.locator("tbody tr", has_text="60.00 %").wait_for()  # of the sixth epoch
   assert (before, curve.get_attribute("d").count("L")) == (2, 5)
+
+
+def test_a_run_that_starts_later_appears_with_its_curve(opened, folder):
+  _, page = opened
+  page.locator(".curve").first.wait_for()
+  make_run(folder / "later")
+  write_rows(folder / "later", 4)
+  with RunFolder(folder / "later").locked():
+    page.locator(".run", has_text="later").locator(".chip.training").wait_for()
+    page.locator(".plot svg[aria-label*='later, validation: 40.00 % after 4 epochs']").wait_for()
+  page.locator(".run", has_text="later").locator(".chip.stopped").wait_for()
 
 
 def test_dropped_photos_are_answered_by_each_chosen_network(opened):

@@ -10,7 +10,7 @@ from corner_network import make_run, write_rows
 
 from cifar_jax import errors
 from cifar_jax.runs.run_folder import RunFolder
-from serve import runs
+from serve import runs, summaries
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def folder(tmp_path, corner_runs) -> pathlib.Path:
 
 
 def summary(folder, name):
-  (row,) = [row for row in runs.RunIndex([folder]).summaries() if row["name"] == name]
+  (row,) = [row for row in runs.RunIndex([folder]).list_runs() if row["name"] == name]
   return row
 
 
@@ -72,10 +72,10 @@ def test_an_unfinished_run_is_live_while_a_process_holds_its_lock(folder, monkey
   path = folder / "first"
   (path / "results.json").unlink()
   write_rows(path, 3)
-  if has_table and not runs._LOCK_TABLE.exists():
+  if has_table and not summaries._LOCK_TABLE.exists():
     pytest.skip("this system does not list locks")
   if not has_table:
-    monkeypatch.setattr(runs, "_LOCK_TABLE", folder / "missing")
+    monkeypatch.setattr(summaries, "_LOCK_TABLE", folder / "missing")
   with RunFolder(path).locked():
     row = summary(folder, "first")
     assert row["state"] == "training"
@@ -94,6 +94,7 @@ def test_an_unfinished_run_is_live_while_a_process_holds_its_lock(folder, monkey
     ("metrics.jsonl", "not JSON\n"),
     ("metrics.jsonl", '{"epoch": 1, "val_accuracy": "high"}\n'),
     ("results.json", "[]"),
+    ("results.json", '{"test_accuracy": NaN}'),
     ("config.json", '{"num_epochs": "many", "data": 3}'),
   ],
 )
@@ -112,6 +113,32 @@ def test_metrics_grow_with_the_run(folder):
   write_rows(folder / "first", 5)
   assert [row["epoch"] for row in index.metrics("first", 3)] == [4, 5]
   assert index.metrics("nested/second", 0) == []
+
+
+@pytest.mark.parametrize(
+  ("file", "content"),
+  [
+    ("metrics.jsonl", '{"epoch": 1, "val_loss": NaN}\n'),
+    ("results.json", '{"test_accuracy": Infinity}'),
+    ("config.json", '{"num_epochs": 3, "data": {}}'),
+  ],
+)
+def test_damage_is_not_mistaken_for_an_unknown_name(folder, file, content):
+  (folder / "first" / file).write_text(content)
+  index = runs.RunIndex([folder])
+  with pytest.raises(errors.UserError, match="first: corrupt"):
+    index.details("first"), index.metrics("first", 0)
+
+
+def test_known_runs_are_not_read_again_to_find_them(folder, monkeypatch):
+  monkeypatch.setattr(runs, "_SECONDS_BETWEEN_SCANS", -1.0)
+  index = runs.RunIndex([folder])
+  assert len(index.paths()) == 2
+  read = []
+  monkeypatch.setattr(runs.run_record, "read_config", lambda path: read.append(path.name))
+  shutil.copytree(folder / "first", folder / "third")
+  assert len(index.paths()) == 3
+  assert read == ["third"]
 
 
 def test_seeds_are_left_out_of_the_metrics(tmp_path):
