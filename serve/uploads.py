@@ -14,8 +14,8 @@ from serve.networks import Photo
 
 MAX_BYTES = 64 << 20  # of a request
 MAX_PHOTOS = 32  # of a request
-MAX_REQUESTS = 128  # that are received or answered at the same time
-MAX_TOTAL_BYTES = 1 << 30  # of these requests together
+MAX_REQUESTS = 128  # that have arrived and wait for their answers
+MAX_TOTAL_BYTES = 1 << 30  # of all requests, those that are still arriving included
 MAX_SECONDS = 60.0  # until a request has arrived completely
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 4096
@@ -42,16 +42,24 @@ class Admission:
       HTTPException: the request is no form, too large or too slow, or there is no room for it.
     """
     size = _declared_size(request)
-    if self._num_requests >= MAX_REQUESTS or self._num_bytes + size > MAX_TOTAL_BYTES:
-      raise busy("server: too many requests at the same time; try again")
-    self._num_requests += 1
+    self._raise_if_full(size)
     self._num_bytes += size
     try:
       async with contextlib.AsyncExitStack() as stack:
-        yield await _parse(request, stack)
+        upload = await _parse(request, stack)
+        self._raise_if_full(0)  # others have arrived meanwhile
+        self._num_requests += 1  # from now on, so that slow clients take no room from others
+        stack.callback(self._end_request)
+        yield upload
     finally:
-      self._num_requests -= 1
       self._num_bytes -= size
+
+  def _raise_if_full(self, size: int) -> None:
+    if self._num_requests >= MAX_REQUESTS or self._num_bytes + size > MAX_TOTAL_BYTES:
+      raise busy("server: too many requests at the same time; try again")
+
+  def _end_request(self) -> None:
+    self._num_requests -= 1
 
 
 def busy(message: str, seconds: int = 1) -> HTTPException:

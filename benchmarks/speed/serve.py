@@ -7,7 +7,7 @@ starts the server twice with an untrained network of this name (weights do not c
 one photo after the other, a JPEG of 320 × 240 pixels, to one side and then to the other, in several
 rounds. The clients run in this process and share the machine's cores with the server. Two further
 rows are of 'batches' under disturbance: half of the photos broken, or as many clients again that
-send a byte per second.
+send a byte of their photo per second.
 """
 
 import argparse
@@ -135,7 +135,9 @@ async def send_load(port: int, load: Load, seconds: float) -> Outcome:
 async def _send_slowly(port: int, request: bytes) -> None:
   _, writer = await asyncio.open_connection("127.0.0.1", port)
   try:
-    for i in range(len(request)):
+    body = request.index(b"\r\n\r\n") + 4
+    writer.write(request[:body])
+    for i in range(body, len(request)):
       writer.write(request[i : i + 1])
       await asyncio.sleep(1)
   finally:
