@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import models
 from analysis import summary
@@ -28,10 +28,10 @@ def collect(patterns: Sequence[str]) -> list[Row]:
     UserError: a pattern matches none.
   """
   records = _read_records()
-  return [_describe(name, records.get(name, {})) for name in creation.search(*patterns)]
+  return [_describe(name, records) for name in creation.search(*patterns)]
 
 
-def _describe(name: str, record: Row) -> Row:
+def _describe(name: str, records: Mapping[tuple[str, int], Row]) -> Row:
   image_shape, num_classes = _FORM
   variables, calls = summary.trace(models.create({"name": name}, num_classes), list(image_shape))
   trainable, _ = models.count_parameters(variables)
@@ -43,20 +43,25 @@ def _describe(name: str, record: Row) -> Row:
     if "kernel" in leaves and not isinstance(leaves["kernel"], dict):
       kernel = leaves["kernel"].shape  # the last axis is the output's channels
       flops += 2 * math.prod(kernel) * math.prod(call.shape) // kernel[-1]
+  none = {"accuracy": None, "record": None}
   row = {"name": name, "parameters": trainable, "flops": flops}
-  return row | {"accuracy": record.get("accuracy"), "record": record.get("record")}
+  return row | records.get((name, trainable), none)
 
 
-def _read_records() -> dict[str, Row]:
-  """Return the best record on CIFAR-10 of each network, by its name."""
-  best: dict[str, Row] = {}
+def _read_records() -> dict[tuple[str, int], Row]:
+  """Return the best record on CIFAR-10 of each network, by its name and size.
+
+  The size tells networks of one name with other arguments apart.
+  """
+  best: dict[tuple[str, int], Row] = {}
   for file in sorted(RECORDS.glob("*/results.json")):
     results = json.loads(file.read_text())
     accuracy = results.get("test_accuracy")
     if accuracy is None or results["data"]["name"] != "cifar10":
       continue
     row = {"accuracy": accuracy, "record": file.parent.name}
-    best[results["model"]] = max(best.get(results["model"], row), row, key=lambda r: r["accuracy"])
+    key = results["model"], results["parameters"]["trainable"]
+    best[key] = max(best.get(key, row), row, key=lambda row: row["accuracy"])
   return best
 
 

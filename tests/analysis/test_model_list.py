@@ -10,11 +10,16 @@ from cifar_jax import errors
 from models import creation
 
 
+RECORDS = {"first": 0.6, "second": 0.7, "wide": 0.9, "mnist": 0.99, "untested": None}
+
+
 def test_flops_are_those_counted_by_hand(tmp_path, monkeypatch):
-  for name, accuracy in (("first", 0.6), ("second", 0.7), ("mnist", 0.99), ("untested", None)):
+  for name, accuracy in RECORDS.items():
     (tmp_path / name).mkdir()
     data = "mnist" if name == "mnist" else "cifar10"
     results = {"model": "lenet2", "data": {"name": data}, "test_accuracy": accuracy}
+    # The record 'wide' is of a network with other arguments than the default ones.
+    results["parameters"] = {"trainable": 2_233_899 if name == "wide" else 2_233_898}
     (tmp_path / name / "results.json").write_text(json.dumps(results))
   monkeypatch.setattr(model_list, "RECORDS", tmp_path)
   (row,) = model_list.collect(["lenet2"])
