@@ -9,7 +9,6 @@ from analysis import model_list
 from cifar_jax import errors
 from models import creation
 
-
 RECORDS = {"first": 0.6, "second": 0.7, "wide": 0.9, "mnist": 0.99, "untested": None}
 
 
