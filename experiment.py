@@ -3,6 +3,7 @@
 Training starts here, and so does everything that works on a trained network.
 """
 
+import contextlib
 import copy
 import functools
 import math
@@ -24,7 +25,7 @@ from cifar_jax.data import sources, splits
 from cifar_jax.kernels import convolution
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import results
-from cifar_jax.training import compiled_steps, hard_examples, steps
+from cifar_jax.training import compiled_steps, gradients, hard_examples, steps
 from cifar_jax.training.compiled_steps import CompiledSteps
 from cifar_jax.types import ResidentData, TrainShard, Variables
 from configs import default
@@ -120,7 +121,9 @@ class Experiment:
       self.proxy = self._create_proxy()
       self.proxy_tx = hard_examples.make_optimizer(config, self.schedule, self.steps_per_epoch)
     self.preprocess = input_pipeline.make_preprocess(config, self.dataset, self.steps_per_epoch)
-    one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
+    # Fail now if there is nothing to compute again.
+    with gradients.recompute_blocks() if config.remat else contextlib.nullcontext():
+      one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
     self.parameters = models.count_parameters(one_seed)
     # Fail now if a pattern matches no parameter.
     jax.eval_shape(lambda: optimizers.l2_penalty(one_seed["params"], config.loss.l2))

@@ -9,6 +9,7 @@ from fakes import fake_dataset
 
 import experiment
 import input_pipeline
+from cifar_jax import errors
 from cifar_jax.training import compiled_steps
 from configs import default
 
@@ -109,3 +110,18 @@ def test_whole_epochs_have_a_known_number_of_steps(accelerator):
   compiled._call = lambda name, *_: programs.append(name)
   compiled.train(10, None, None, None)
   assert programs == [("train", 10)]
+
+
+def test_a_network_without_blocks_to_compute_again_is_refused_at_once(accelerator):
+  assert accelerator(remat=True).parameters == accelerator().parameters
+  with pytest.raises(errors.UserError, match=r"^remat: the network has no blocks that could be"):
+    accelerator(remat=True, model__name="simple_cnn")
+
+
+def test_what_helps_against_too_little_memory_is_what_is_left(accelerator):
+  remedy = (
+    "set remat=True (residual networks), or set microbatch=16, or take a smaller batch_size or"
+  )
+  assert accelerator()._memory_remedies["train"] == ("batch_size", f"{remedy} network")
+  last = accelerator(remat=True, microbatch=8)._memory_remedies["train"][1]
+  assert last == "take a smaller batch_size or network"  # eight devices have a row each

@@ -145,7 +145,7 @@ def test_checkpoints_are_kept_and_can_be_read(data_dir, parent):
   np.testing.assert_array_equal(
     loaded.variables["params"]["head"]["kernel"], weights[0]["head"]["kernel"]
   )
-  with pytest.raises(errors.UserError, match=r"has no checkpoint of step 3; it has: 2, 4, 5"):
+  with pytest.raises(errors.UserError, match=r"has no checkpoint of step 3; take one of: 2, 4, 5"):
     load_run(parent, step=3)
 
 
@@ -177,7 +177,7 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(data_dir, tmp_path, pa
 @pytest.mark.parametrize(
   ("source", "epochs", "fields", "message"),
   [
-    ("{parent}@3", 9, {}, r"parent: has no checkpoint of step 3; it has: 2, 4, 5$"),
+    ("{parent}@3", 9, {}, r"parent: has no checkpoint of step 3; take one of: 2, 4, 5$"),
     (
       "{parent}/plots",
       9,

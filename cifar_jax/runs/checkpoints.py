@@ -210,7 +210,7 @@ def read_run(workdir: epath.PathLike, step: int) -> Arrays:
   if damaged:
     raise errors.UserError(f"{damaged}; use another step") from damaged
   known = ", ".join(map(str, list_runs(workdir))) or "none"
-  raise errors.UserError(f"{workdir}: has no checkpoint of step {step}; it has: {known}")
+  raise errors.UserError(f"{workdir}: has no checkpoint of step {step}; take one of: {known}")
 
 
 def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) -> dict[str, Params]:

@@ -48,7 +48,7 @@ def apply_in_training(
   Raises:
     UserError: `remat`, and the network has no blocks.
   """
-  with _recompute_blocks() if remat else contextlib.nullcontext():
+  with recompute_blocks() if remat else contextlib.nullcontext():
     logits, updated = model.apply(
       {"params": params, "batch_stats": batch_stats},
       images,
@@ -60,8 +60,12 @@ def apply_in_training(
 
 
 @contextlib.contextmanager
-def _recompute_blocks() -> Iterator[None]:
-  """Within the context, let modules with the attribute RECOMPUTED be computed again."""
+def recompute_blocks() -> Iterator[None]:
+  """Within the context, let modules with the attribute RECOMPUTED be computed again.
+
+  Raises:
+    UserError: no such module was called in the context.
+  """
   num_blocks, is_within = 0, False
 
   def intercept(
