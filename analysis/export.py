@@ -1,14 +1,14 @@
 """A trained network for use elsewhere, as safetensors and by jax.export: `--mode=export`.
 
-<run>/export/weights.safetensors   every array by its path, such as params.stem_conv.kernel, with
-                                   config and classes: `load_run` needs no other file
-                                   (cifar_jax/runs/weights_file.py)
-<run>/export/inference.jax_export  a function from uint8 images [n, height, width, channels] to
-                                   logits [n, classes], with weights, normalisation and evaluation
-                                   transform, for any n, in float32, on CPU, CUDA or TPU: what
-                                   `jax.export` serialises (StableHLO and its calling convention);
-                                   load it with `jax.export.deserialize`
-<run>/export/inference.json        the function's classes, image shape, mean, std and config
+It writes into the folder export/ of the run:
+
+- weights.safetensors: every array by its path, such as params.stem_conv.kernel, with config and
+  classes, so that `load_run` needs no other file (cifar_jax/runs/weights_file.py).
+- inference.jax_export: a function from uint8 images [n, height, width, channels] to logits
+  [n, classes], with weights, normalisation and evaluation transform, for any n, in float32, on CPU,
+  CUDA or TPU. It is what `jax.export` serialises (StableHLO and its calling convention);
+  `jax.export.deserialize` loads it.
+- inference.json: the function's classes, image shape, mean, std and config.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Networks in exported files, which answer as the run does: `--mode=predict --model=FILE`.
 
-network.onnx           run by onnxruntime, which `pip install onnxruntime` adds
-inference.jax_export   run by JAX, with inference.json beside it
-weights.safetensors    loaded as a run (analysis/run.py)
+- network.onnx is run by onnxruntime, which `pip install onnxruntime` adds.
+- inference.jax_export is run by JAX; inference.json lies beside it.
+- weights.safetensors is loaded as a run (analysis/run.py).
 """
 
 import dataclasses

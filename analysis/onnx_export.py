@@ -1,8 +1,8 @@
 """A trained network as ONNX: `--mode=export --format=onnx`.
 
-<run>/export/network.onnx   uint8 images [n, height, width, channels], the input 'images', to logits
-                            [n, classes], the output 'logits', with weights and normalisation; the
-                            metadata are those of weights.safetensors
+It writes export/network.onnx into the run folder: uint8 images [n, height, width, channels], the
+input 'images', to logits [n, classes], the output 'logits', with weights and normalisation. The
+metadata are those of weights.safetensors.
 
 The conversion runs in an environment of its own (analysis/to_onnx.py). The file is kept only if
 onnxruntime gives the logits of the run.

@@ -48,6 +48,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import avg_pool  # by name: jax2onnx replaces nn.avg_pool by one of fewer arguments
 
 from cifar_jax import registry
 from cifar_jax.errors import UserError
@@ -176,7 +177,7 @@ class EluResNet(nn.Module):
     widths = [self.width * 2**stage for stage in range(len(self.stages))]
     for name, width, stride, is_first in layers.place_blocks(self.stages, widths):
       x = make_block(width=width, stride=stride, projection=is_first, name=name)(x)
-    x = nn.avg_pool(x, (2, 2), (2, 2), padding="SAME", count_include_pad=False)
+    x = avg_pool(x, (2, 2), (2, 2), padding="SAME", count_include_pad=False)
     x = x.reshape(x.shape[0], -1).astype(self.dtype)  # avg_pool divides in float32
     x = dropout(self.head_dropout)(x)
     return layers.dense_logits(x, self.num_classes, _HE_NORMAL)

@@ -2,13 +2,13 @@
 
 The arrays are named by path, such as params.stem_conv.kernel. The metadata, which are texts, hold
 
-  config, dataset   the contents of config.json and dataset.json, as JSON
-  class_names, image_shape, mean, std
-                    what images are classified as, and how they are prepared: pixels from 0 to 255
-                    are divided by 255, mean is subtracted, and std divides the difference; as JSON
-  step, seed        the training step after which the weights were saved, and the run's seed
-  config_sha256     the SHA-256 of the text `config`
-  arrays_sha256     the SHA-256 of all arrays and their paths
+- config, dataset: the contents of config.json and dataset.json, as JSON;
+- class_names, image_shape, mean, std: what images are classified as, and how they are prepared
+  (pixels from 0 to 255 are divided by 255, mean is subtracted, and std divides the difference), as
+  JSON;
+- step, seed: the training step after which the weights were saved, and the run's seed;
+- config_sha256: the SHA-256 of the text `config`;
+- arrays_sha256: the SHA-256 of all arrays and their paths.
 """
 
 import hashlib
