@@ -149,7 +149,7 @@ _OPTIONS = {
   ),
   "batches": flags.DEFINE_integer("batches", 8, "verify: of an epoch.", lower_bound=1),
   "other_seeds": flags.DEFINE_integer(
-    "other_seeds", 3, "rerun: seeds that are trained for the spread of seeds.", lower_bound=1
+    "other_seeds", 7, "rerun: seeds that are trained for the spread of seeds.", lower_bound=1
   ),
   "repair": flags.DEFINE_bool(
     "repair", False, "check: restore what can be restored; damaged files are set aside."

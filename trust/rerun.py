@@ -67,7 +67,7 @@ def rerun(
   path: str,
   workdir: pathlib.Path,
   epochs: int | None = None,
-  other_seeds: int = 3,
+  other_seeds: int = 7,
   train: Callable[[Job, int], None] = processes.stop_after_epochs,
 ) -> tuple[str, int]:
   """Repeat a record in `workdir`; return the text to print, and 1 if it differs, else 0.

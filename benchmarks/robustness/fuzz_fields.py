@@ -39,7 +39,7 @@ OPTIONS = {  # main.py's flags, with values that are valid in their modes
   "format": "",
   "epochs": None,
   "batches": 8,
-  "other_seeds": 3,
+  "other_seeds": 7,
   "repair": False,
 }
 

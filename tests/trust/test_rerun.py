@@ -43,7 +43,7 @@ def repeat(trained, record, tmp_path, monkeypatch):
   environment = {name: environment[name] for name in ("device", "versions", "git_commit")}
   monkeypatch.setattr(rerun.processes, "describe_environment", lambda dtype: environment)
 
-  def run(epochs=None, results=(), rows=None, **factors):
+  def run(epochs=None, results=(), **factors):
     def copy(job, num_epochs):
       shutil.copytree(trained, job.workdir)
       edit_lines(job.workdir / "metrics.jsonl", **factors)
@@ -51,7 +51,8 @@ def repeat(trained, record, tmp_path, monkeypatch):
       content = json.loads((job.workdir / "results.json").read_text()) | dict(results)
       (job.workdir / "results.json").write_text(json.dumps(content))
 
-    return rerun.rerun(str(record / "results.json"), tmp_path / "again", epochs, train=copy)
+    path = str(record / "results.json")
+    return rerun.rerun(path, tmp_path / "again", epochs, other_seeds=3, train=copy)
 
   return run
 
@@ -108,7 +109,7 @@ def test_another_augmentation_differs(record, repeat, tmp_path, quick_compilatio
     job.config.augment, job.config.num_epochs = "cutout(size=24)", 1
     train.train_and_evaluate(job.config, str(job.workdir), heartbeat=0)
 
-  text, code = rerun.rerun(str(record), tmp_path / "other", 1, train=train_otherwise)
+  text, code = rerun.rerun(str(record), tmp_path / "other", 1, 3, train=train_otherwise)
   assert code == 1, text
   assert "\ndiffers: p = " in text
 
