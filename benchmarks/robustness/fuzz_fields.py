@@ -16,7 +16,7 @@ from configs import default
 
 Changes = dict[str, Any]  # values by a field's full name
 
-OPTIONS = {  # main.py's flags, with values that are valid in their modes
+OPTIONS: dict[str, Any] = {  # main.py's flags, with values that are valid in their modes
   "heartbeat": None,
   "profile": "",
   "from": "",
