@@ -93,13 +93,13 @@ def rerun(
   job = Job(config, workdir)
   log.info("repeating %s for %d of its %d epochs", record.path, num_epochs, len(record.rows))
   environment = processes.describe_environment(config.dtype)
-  # A run of all epochs also tests its weights.
-  train(job, num_epochs if num_epochs < len(record.rows) else config.num_epochs)
+  is_complete = bool(record.results) and num_epochs == len(record.rows)
+  # A run that goes to its end also tests its weights.
+  train(job, config.num_epochs if is_complete else num_epochs)
   repeated = run_record.read_record(workdir)
   with run_folder.reading(record.path):
     rows = _common(record, repeated, num_epochs)
-    is_complete = num_epochs == len(record.rows) and bool(repeated.results)
-    judgement = _judge(record, repeated, rows, is_complete)
+    judgement = _judge(record, repeated, rows, is_complete and bool(repeated.results))
     if judgement is None:
       repetitions = [repeated, *_train_others(job, num_epochs, other_seeds, train)]
       judgement = _judge_by_others(rows, [_losses(r, num_epochs)[0] for r in repetitions])

@@ -34,7 +34,13 @@ def edit_lines(file: pathlib.Path, **factors: float) -> None:
 
 
 @pytest.fixture
-def repeat(trained, record, tmp_path, monkeypatch):
+def trained_epochs() -> list[int]:
+  """How many epochs `repeat` was asked to train."""
+  return []
+
+
+@pytest.fixture
+def repeat(trained, trained_epochs, record, tmp_path, monkeypatch):
   """A function that repeats the record by a copy of the trained run, whose metrics it scales.
 
   Losses of other seeds are those of the copy times 1.01, 1.02 and 1.03.
@@ -45,6 +51,7 @@ def repeat(trained, record, tmp_path, monkeypatch):
 
   def run(epochs=None, results=(), **factors):
     def copy(job, num_epochs):
+      trained_epochs.append(num_epochs)
       shutil.copytree(trained, job.workdir)
       edit_lines(job.workdir / "metrics.jsonl", **factors)
       edit_lines(job.workdir / "metrics.jsonl", train_loss=1 + 0.01 * job.config.seed)
@@ -67,6 +74,18 @@ def test_the_same_training_has_the_same_bits(repeat):
 def test_the_same_first_epoch_has_the_same_bits(repeat):
   text, code = repeat(epochs=1, results={"test_accuracy": 0.0})  # results are of all epochs
   assert (code, "repeated 1 of 2 epochs" in text, "\nsame bits\n" in text) == (0, True, True)
+
+
+@pytest.mark.parametrize(("is_finished", "expected"), [(True, 100), (False, 2)])
+def test_an_unfinished_record_is_repeated_as_far_as_it_goes(
+  record, trained_epochs, repeat, is_finished, expected
+):
+  config = json.loads((record / "config.json").read_text()) | {"num_epochs": 100}
+  (record / "config.json").write_text(json.dumps(config))
+  if not is_finished:
+    (record / "results.json").unlink()
+  repeat()
+  assert trained_epochs == [expected]
 
 
 def test_another_rounding_is_within_the_noise_of_seeds(repeat, record):
