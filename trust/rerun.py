@@ -7,7 +7,7 @@ config, data and seeds are used again, in a new run folder. The answer is one of
   within the noise of seeds       the difference is no larger than seeds make; p is its probability
   differs                         it is larger: p is less than `_LEVEL`
 
-and names the versions, the type and the hardware that changed.
+and names the versions, the hardware and the commit that changed; the type is that of the record.
 
 p is the probability that two runs of one config, with different seeds, differ by at least as much:
 
@@ -266,14 +266,15 @@ def _train_others(
 
 def _changes(record: RunRecord, environment: Row) -> list[str]:
   """Return what the record's results.json says otherwise than this environment."""
-  recorded = {"dtype": record.config.get("dtype"), **record.results}
+  if not record.results:
+    return ["unknown, because the record is unfinished"]
   changes = []
   for name in ("versions", "device"):
-    before, now = recorded.get(name, {}), environment[name]
+    before, now = record.results.get(name, {}), environment[name]
     for key in sorted(before.keys() | now.keys()):
       if before.get(key) != now.get(key):
         changes.append(f"{key} {before.get(key, 'not recorded')} → {now.get(key, 'absent')}")
-  before, now = (str(x.get("git_commit"))[:12] for x in (recorded, environment))
+  before, now = (str(x.get("git_commit"))[:12] for x in (record.results, environment))
   return changes if before == now else [*changes, f"commit {before} → {now}"]
 
 

@@ -84,8 +84,9 @@ def test_an_unfinished_record_is_repeated_as_far_as_it_goes(
   (record / "config.json").write_text(json.dumps(config))
   if not is_finished:
     (record / "results.json").unlink()
-  repeat()
+  text, _ = repeat()
   assert trained_epochs == [expected]
+  assert ("unknown, because the record is unfinished" in text) is not is_finished
 
 
 def test_another_rounding_is_within_the_noise_of_seeds(repeat, record):
