@@ -39,7 +39,9 @@ def parse(source: str) -> tuple[str, str | None]:
   """Return 'owner/name' and the revision, None for the newest; raise UserError if misspelt."""
   match = _NAME.fullmatch(source)
   if match is None:
-    raise errors.UserError(f"{source}: not an address on the hub; write hf://owner/name@revision")
+    raise errors.UserError(
+      f"{source}: not an address on the hub; write hf://owner/name, or hf://owner/name@revision"
+    )
   return match[1], match[2]
 
 
