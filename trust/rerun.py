@@ -13,8 +13,8 @@ p is the probability that two runs of one config, with different seeds, differ b
 
   - A record of several seeds: Welch's t-test of its seeds and those of the repetition.
   - A complete repetition of one seed: both test accuracies as samples of n test images, each with
-    the binomial variance a (1 - a) / n. This stands for the spread of seeds, which one seed does not
-    show; how close the two are was not measured.
+    the binomial variance a (1 - a) / n. This stands for the spread of seeds, which one seed does
+    not show; how close the two are was not measured.
   - A repetition of the first epochs, of one seed: `other_seeds` further seeds are trained for the
     same epochs. The recorded training loss is compared with the losses of all of them by Student's
     prediction interval of one further value.
