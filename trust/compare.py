@@ -14,7 +14,6 @@ tests.
 
 import itertools
 import os
-import string
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,39 +21,24 @@ import numpy as np
 from etils import epath
 
 from analysis.report.figures import average
-from analysis.report.groups import (
-  SEED_FIELDS,
-  SOURCE_FIELDS,
-  Entry,
-  Group,
-  find_differing,
-  group_entries,
-  name_runs,
-)
-from analysis.run_record import RunRecord, read_record
+from analysis.run_record import RunRecord
 from cifar_jax import errors
-from cifar_jax.runs import run_folder, test_uses
+from cifar_jax.runs import run_folder
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
 from trust import sentences, statistics
+from trust.sides import (
+  SPLITS,
+  Side,
+  count_test_uses,
+  differing_fields,
+  make_sides,
+  record_test_uses,
+  uses_test_images,
+)
 from trust.statistics import Difference, ImageDifference, Verdict
 
-SPLITS = {"validation": "val_accuracy", "test": "test_accuracy"}
 _MAX_FIELD_COLUMNS = 4
-
-
-class Side(NamedTuple):
-  """One of the configs that are compared.
-
-  Attributes:
-    name: a letter.
-    group: its runs.
-    accuracies: by seed.
-  """
-
-  name: str
-  group: Group
-  accuracies: dict[int, float]
 
 
 class Comparison(NamedTuple):
@@ -91,8 +75,8 @@ def compare(
   if split not in SPLITS:
     raise errors.UserError(f"--split: {split!r} is not one of {', '.join(SPLITS)}")
   with run_folder.reading(", ".join(arguments)):
-    sides = _make_sides(arguments, split)
-    _record_test_uses(sides, split)
+    sides = make_sides(arguments, split)
+    record_test_uses(sides, split)
     pairs = list(itertools.combinations(sides, 2))
     verdicts = statistics.judge([_measure(a, b, split) for a, b in pairs])
     comparisons = [
@@ -105,87 +89,6 @@ def compare(
   lines += [f"NOTE: {note}" for note in notes]
   text = "\n".join([*lines, f"wrote {path}"])
   return {"sides": sides, "comparisons": comparisons, "notes": notes, "text": text}
-
-
-# --- Sides ---------------------------------------------------------------------------------------
-
-
-def _make_sides(arguments: Sequence[str], split: str) -> list[Side]:
-  """Return the sides that the arguments name."""
-  lists = [_split_folders(argument) for argument in arguments]
-  entries = name_runs([read_record(folder) for folders in lists for folder in folders])
-  by_path = {str(entry.run.path.resolve()): entry for entry in entries}
-  for entry in entries:
-    if not entry.run.results:
-      raise errors.UserError(
-        f"{entry.run.path}: unfinished, {entry.run.progress}; finish the run, or leave it out"
-      )
-  groups = group_entries(entries)
-  if any(len(folders) > 1 for folders in lists) or len(groups) == 1:
-    keys = [[str(epath.Path(f).expanduser().resolve()) for f in folders] for folders in lists]
-    named = [[by_path[key] for key in dict.fromkeys(side)] for side in keys]
-    groups = [_join(side) for side in named]
-  if len(groups) < 2:
-    raise errors.UserError("compare: only one side; name the run folders of at least two configs")
-  if len(groups) > len(string.ascii_uppercase):
-    raise errors.UserError(f"compare: {len(groups)} sides are too many; name at most 26")
-  return [
-    Side(name, group, _accuracies(group, split))
-    for name, group in zip(string.ascii_uppercase, groups, strict=False)
-  ]
-
-
-def _split_folders(argument: str) -> list[str]:
-  if epath.Path(argument).expanduser().exists():
-    return [argument]
-  return [folder for folder in argument.split(",") if folder] or [argument]
-
-
-def _join(entries: list[Entry]) -> Group:
-  """Return the runs of a side that was named with commas; raise unless they have one config."""
-  groups = group_entries(entries)
-  if len(groups) > 1:
-    fields = ", ".join(differing_fields(groups)) or "the dataset"
-    raise errors.UserError(
-      f"compare: {', '.join(entry.name for entry in entries)} are no runs of one config, they "
-      f"differ in {fields}; name the runs of one config, or each folder separately"
-    )
-  return groups[0]
-
-
-def _accuracies(group: Group, split: str) -> dict[int, float]:
-  """Return the accuracy of each seed; raise UserError if the runs did not record it."""
-  metric = SPLITS[split]
-  accuracies = {
-    results["seed"]: float(results[metric])
-    for results in group.seed_results
-    if results.get(metric) is not None
-  }
-  if not accuracies or len(accuracies) < len(group.seed_results):
-    other = next(name for name in SPLITS if name != split)
-    raise errors.UserError(
-      f"--split: {group.title} recorded no {split} accuracy; compare on --split={other}"
-    )
-  return accuracies
-
-
-def differing_fields(groups: Sequence[Group]) -> list[str]:
-  """Return the fields of the config in which sides differ."""
-  names = find_differing([group.fields for group in groups])
-  return [name for name in names if name not in SEED_FIELDS + SOURCE_FIELDS]
-
-
-def uses_test_images(side: Side, split: str) -> bool:
-  """Return whether the figures of a side are those of test images."""
-  return split == "test" or side.group.fields["data.validation"] == "test"
-
-
-def _record_test_uses(sides: Sequence[Side], split: str) -> None:
-  for side in sides:
-    if uses_test_images(side, split):
-      others = ", ".join(other.group.title for other in sides if other is not side)
-      for entry in side.group.entries:
-        test_uses.record(entry.run.path, "compare", f"compared with {others}")
 
 
 # --- Differences ---------------------------------------------------------------------------------
@@ -251,11 +154,6 @@ def _show_accuracy(side: Side, split: str) -> str:
   """Return the mean accuracy of a side as text, with its standard error."""
   mean, error = average(side.group.seed_results, SPLITS[split])
   return f"{mean:.2%}" + (f" ± {error:.2%}" if error is not None else "")
-
-
-def count_test_uses(side: Side) -> int:
-  """Return the greatest count of uses of the test images, over the runs of a side."""
-  return max(entry.run.num_test_uses for entry in side.group.entries)
 
 
 def _list_notes(sides: Sequence[Side], comparisons: Sequence[Comparison], split: str) -> list[str]:

@@ -10,6 +10,7 @@ from analysis.report import page
 from analysis.report.figures import average
 from analysis.report.page import Cell, Html, number_cell, tag, text_cell
 from trust import compare, sentences, statistics
+from trust.sides import SPLITS, Side, count_test_uses, differing_fields, uses_test_images
 from trust.statistics import ImageDifference
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _COLOURS = {True: page.COLOURS[0], False: page.GREY}  # by whether a difference 
 
 def write(
   path: epath.Path,
-  sides: Sequence[compare.Side],
+  sides: Sequence[Side],
   comparisons: Sequence[compare.Comparison],
   notes: Sequence[str],
   split: str,
@@ -53,12 +54,12 @@ def _make_verdicts(comparisons: Sequence[compare.Comparison], notes: Sequence[st
   return [tag("ul", sentences), *(page.notice(f"{note}.") for note in notes)]
 
 
-def _make_sides(sides: Sequence[compare.Side], split: str) -> list[Html]:
-  fields = compare.differing_fields([side.group for side in sides])
-  has_uses = any(compare.uses_test_images(side, split) for side in sides)
+def _make_sides(sides: Sequence[Side], split: str) -> list[Html]:
+  fields = differing_fields([side.group for side in sides])
+  has_uses = any(uses_test_images(side, split) for side in sides)
   rows = []
   for side in sides:
-    mean, error = average(side.group.seed_results, compare.SPLITS[split])
+    mean, error = average(side.group.seed_results, SPLITS[split])
     seeds = ", ".join(map(str, side.accuracies))
     values = [side.group.fields.get(name) for name in fields]
     rows.append(
@@ -67,7 +68,7 @@ def _make_sides(sides: Sequence[compare.Side], split: str) -> list[Html]:
         text_cell(side.group.title),
         Cell([f"{len(side.accuracies)} ", tag("small", f"({seeds})")], len(side.accuracies)),
         number_cell(mean, ".2%", error),
-        *[number_cell(compare.count_test_uses(side), "d")] * has_uses,
+        *[number_cell(count_test_uses(side), "d")] * has_uses,
         *map(page.value_cell, values),
       ]
     )
@@ -82,7 +83,7 @@ def _make_sides(sides: Sequence[compare.Side], split: str) -> list[Html]:
   return content
 
 
-def _draw_seeds(axis: "Axes", sides: Sequence[compare.Side]) -> None:
+def _draw_seeds(axis: "Axes", sides: Sequence[Side]) -> None:
   """Draw each seed of each side, and connect the seeds that all sides have."""
   shared = set.intersection(*(set(side.accuracies) for side in sides))
   for seed in shared:

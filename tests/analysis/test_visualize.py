@@ -17,6 +17,7 @@ import models
 from analysis import load_run
 from analysis.visualize import ascent, drawings, examples, gradients, pictures, report001, visualize
 from cifar_jax import errors
+from cifar_jax.runs import test_uses
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -358,7 +359,9 @@ PICTURES = {
 def test_a_run_is_drawn_with_its_test_images(workdir, monkeypatch):
   monkeypatch.setattr(drawings, "MAX_FILTER_LAYERS", 2)
   monkeypatch.setattr(examples, "_NUM_TEST_IMAGES", 4)
+  uses = test_uses.count(workdir)
   written = visualize.visualize(workdir, as_report=True)
+  assert test_uses.count(workdir) == uses + 1
   names = {path.stem for path in written}
   activations, as_report = sorted(names - PICTURES, key=len)
   assert names >= PICTURES and activations.startswith("activations_test_")
@@ -381,7 +384,9 @@ def test_a_run_is_drawn_with_image_files(workdir, tmp_path, monkeypatch):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(
       tmp_path / name
     )
+  uses = test_uses.count(workdir)
   written = visualize.visualize(workdir, [tmp_path / "a" / "cat.png", tmp_path / "b"])
+  assert test_uses.count(workdir) == uses  # these are no test images
   assert "features.png" not in [path.name for path in written]  # it needs the dataset
   assert [path.name for path in written if "activations" in path.name] == [
     "activations_cat.png",
