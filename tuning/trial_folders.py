@@ -49,7 +49,8 @@ def write_run(
     title = f"{group_results['model']} on {group_results['data']['name']}"
     plots.draw_learning_curves(rows, title, trial.path / "plots" / "learning_curves.png")
     test_uses.inherit(trial.path, group)
-    folder.write_results(_trial_results(group_results, trial_results, len(rows)))
+    results = _trial_results(group_results, trial_results, len(rows))
+    folder.write_results(results | {"test_uses": test_uses.count(trial.path)})
 
 
 def _trial_results(group_results: Row, trial_results: Row, epochs_run: int) -> Row:
