@@ -18,7 +18,7 @@ from configs import default
 
 STABLE_THEN_DECAY = {
   "schedule": {"name": "warmup_stable_decay", "warmup_epochs": 2, "decay_epochs": 2},
-  "keep_every": 1,
+  "keep_every": 3,
 }
 TWO_SEEDS = STEPS_AND_PLATEAU | {"num_seeds": 2}
 COSINE = {"schedule": {"name": "warmup_cosine"}, "keep_every": 2, "checkpoint_every": 5}
@@ -71,6 +71,7 @@ def assert_same_run(a, b):
 def test_five_epochs_forked_to_ten_are_ten_from_the_start(
   data_dir, tmp_path, log_lines, fields, step
 ):
+  fields = fields | {"checkpoint_every": 10}  # saving costs more than an epoch
   short = run(data_dir, tmp_path / "short", 5, **fields)
   source = f"{tmp_path / 'short'}@{step}"
   forked = run(data_dir, tmp_path / "forked", 10, Fork(source), **fields)
@@ -99,6 +100,7 @@ def test_a_run_that_stopped_early_forked_without_stopping_is_one_that_never_stop
   data_dir, tmp_path
 ):
   stopping = {"early_stopping__monitor": "train_loss", "early_stopping__min_delta": 9.0}
+  stopping["checkpoint_every"] = 10
   run(data_dir, tmp_path / "stopped", 5, early_stopping__patience=2, **stopping)
   assert len(rows_of(tmp_path / "stopped")) == 3
   with pytest.raises(errors.UserError, match=r"early stopping ended .* after epoch 3, as it would"):
