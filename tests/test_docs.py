@@ -125,7 +125,18 @@ def test_the_reference_has_every_field_and_its_meaning(monkeypatch):
 
 def test_every_page_is_in_the_table_of_contents_of_the_site():
   contents = set(re.findall(r"^(\w+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE))
-  assert {page.stem for page in ROOT.glob("docs/*.md")} - {"index"} <= contents
+  pages = [*ROOT.glob("docs/*.md"), *ROOT.glob("docs/*.ipynb")]
+  assert {page.stem for page in pages} - {"index"} <= contents
+
+
+def test_the_notebook_is_that_of_its_source():
+  notebook = json.loads((ROOT / "docs" / "tour.ipynb").read_text())
+  source = (ROOT / "docs" / "tour.py").read_text()
+  cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+  assert len(cells) == len(re.findall(r"^# %%$", source, re.MULTILINE))
+  for cell in cells:
+    assert "".join(cell["source"]) in source, "run python docs/execute.py"
+    assert all(output["output_type"] != "error" for output in cell["outputs"])
 
 
 def test_readme_lists_every_mode():
