@@ -85,6 +85,12 @@ _OPTIONS = {
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
   "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "models, predict, check: print JSON."),
+  "output": flags.DEFINE_string(
+    "output",
+    "",
+    "predict: a file to write instead of printing: .csv, .jsonl, .json or .txt. report, compare: "
+    "the HTML page.",
+  ),
   "test_set": flags.DEFINE_string(
     "test_set",
     "",

@@ -167,15 +167,14 @@ def _predict(call: Call) -> int:
 
   if not call.paths:
     raise errors.UserError("--mode=predict: no images; name the files or folders after the options")
-  text, code = predict.predict(
+  return predict.predict(
     [*call.workdirs, *call.options["model"]],
     call.paths,
     as_json=call.options["json"],
     seed=call.options["seed"],
     picture=call.options["picture"],
+    output=call.options["output"],
   )
-  _print_lines(text)
-  return code
 
 
 def _visualize(call: Call) -> None:
@@ -187,13 +186,21 @@ def _visualize(call: Call) -> None:
     print(f"wrote {errors.printable(path)}")
 
 
+def _page(call: Call, default: str) -> str:
+  """Return the HTML file that --output names, `default` without it."""
+  from analysis.files import prepare_output
+
+  output = call.options["output"]
+  return str(prepare_output(output, (".html",))) if output else default
+
+
 def _report(call: Call) -> None:
   from analysis.report import report
 
   if len(call.workdirs) == 1:
-    path = report.write_report(call.workdirs[0])
+    path = report.write_report(call.workdirs[0], _page(call, ""))
   else:
-    path = report.write_comparison(call.workdirs, "comparison.html")
+    path = report.write_comparison(call.workdirs, _page(call, "comparison.html"))
   print(f"wrote {errors.printable(path)}")
 
 
@@ -202,7 +209,8 @@ def _compare(call: Call) -> None:
 
   if not call.paths:
     raise errors.UserError("--mode=compare: no runs; name run folders after the options")
-  _print_lines(compare.compare(call.paths, call.options["split"])["text"])
+  output = _page(call, "compare.html")
+  _print_lines(compare.compare(call.paths, call.options["split"], output)["text"])
 
 
 def _export(call: Call) -> None:

@@ -1,6 +1,13 @@
 """Files that appear whole or not at all."""
 
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, cast
+
 from etils import epath
+
+from cifar_jax import errors
 
 
 def write_whole(path: epath.Path, content: bytes) -> None:
@@ -9,6 +16,64 @@ def write_whole(path: epath.Path, content: bytes) -> None:
   Raises:
     OSError: the file cannot be written.
   """
-  temporary = path.with_name(f".{path.name}.tmp")
+  temporary = _temporary_name(path)
   temporary.write_bytes(content)
   temporary.replace(path)
+
+
+def prepare_output(output: str | os.PathLike, endings: Collection[str]) -> epath.Path:
+  """Return the path that --output names, in a folder that exists.
+
+  endings: what the name may end in, such as '.csv'.
+
+  Raises:
+    UserError: the name has another ending, is that of a folder, or cannot be written.
+  """
+  path = epath.Path(output).expanduser()
+  if path.suffix not in endings:
+    raise errors.UserError(
+      f"--output: {path} must end in {' or '.join(endings)}; the ending chooses the format"
+    )
+  with _explain_output(path):
+    if path.is_dir():
+      raise errors.UserError(f"--output: {path} is a folder; name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary_name(path)
+    temporary.write_bytes(b"")  # fail now if it cannot be written
+    temporary.unlink()
+  return path
+
+
+@contextlib.contextmanager
+def writing(path: epath.Path) -> Iterator[BinaryIO]:
+  """Open the file of --output to be written bit by bit; it appears when the block ends.
+
+  If the block raises an error, an older file of this name stays, and what was written is removed.
+
+  Raises:
+    UserError: the file cannot be written.
+  """
+  temporary = _temporary_name(path)
+  with _explain_output(path):
+    try:
+      with temporary.open("wb") as file:
+        yield cast(BinaryIO, file)
+      temporary.replace(path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        temporary.unlink(missing_ok=True)
+      raise
+
+
+@contextlib.contextmanager
+def _explain_output(path: epath.Path) -> Iterator[None]:
+  try:
+    yield
+  except OSError as error:
+    raise errors.UserError(
+      f"--output: {path} cannot be written ({error.strerror or error}); name another file"
+    ) from error
+
+
+def _temporary_name(path: epath.Path) -> epath.Path:
+  return path.with_name(f".{path.name}.tmp")

@@ -32,9 +32,18 @@ from cifar_jax.augment import evaluation, test_time, transforms
 from cifar_jax.data import datasets, splits
 from cifar_jax.kernels import convolution
 from cifar_jax.runs import checkpoints, run_folder, weights_file
+from cifar_jax.training import compiled_steps
 from cifar_jax.types import Array, Row, Variables
 
-BATCH_SIZE = 250  # images of a call of the network
+BATCH_SIZE = 250  # images of a call of the network, on each device
+# The third argument of a parallel program. It holds an array, because jax.pmap takes each argument
+# for one array if there are as many arrays as arguments, such as two of a network and the images.
+_UNUSED = np.zeros((), np.int32)
+
+
+def call_size() -> int:
+  """Return the images that a call of the network takes at most, over all local devices."""
+  return BATCH_SIZE * jax.local_device_count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +131,19 @@ class Run:
         f"(n, {', '.join(map(str, self.image_shape))})"
       )
     batches = [np.zeros((0, len(self.class_names)), np.float32)]
-    for start in range(0, len(images), BATCH_SIZE):
-      batch = images[start : start + BATCH_SIZE]
+    for start in range(0, len(images), call_size()):
+      batch = images[start : start + call_size()]
+      # A batch with less than an image for each device is not spread.
+      num_devices = jax.local_device_count() if len(batch) >= jax.local_device_count() else 1
       # Sizes are powers of two, so that few shapes are compiled.
-      padded_size = min(BATCH_SIZE, 1 << (len(batch) - 1).bit_length())
-      padded = np.resize(batch, (padded_size, *batch.shape[1:]))
-      batches.append(np.asarray(self._compiled(self.variables, padded, tta))[: len(batch)])
+      shard_size = min(BATCH_SIZE, 1 << (-(-len(batch) // num_devices) - 1).bit_length())
+      padded = np.resize(batch, (num_devices * shard_size, *batch.shape[1:]))
+      if num_devices == 1:
+        logits = self._compiled(self.variables, padded, tta)
+      else:
+        shards = padded.reshape(num_devices, shard_size, *batch.shape[1:])
+        logits = self._spread(tta)(self._replicated_variables, shards, _UNUSED)
+      batches.append(np.asarray(logits)[: len(batch)])
     return np.concatenate(batches)
 
   def apply(self, variables: Variables, images: Array, tta: str = "") -> jax.Array:
@@ -174,6 +190,22 @@ class Run:
   @functools.cached_property
   def _compiled(self) -> Callable[[Variables, Array, str], jax.Array]:
     return jax.jit(self.apply, static_argnums=2)
+
+  @functools.cached_property
+  def _spread(self) -> Callable[[str], Callable[[Variables, Array, Array], jax.Array]]:
+    """Return by test-time augmentation the program that computes on all local devices."""
+
+    def compute(tta: str, variables: Variables, shard: jax.Array, unused: jax.Array) -> jax.Array:
+      logits = self.apply(variables, shard, tta)
+      return jax.lax.all_gather(logits, compiled_steps.AXIS, tiled=True)
+
+    return functools.cache(
+      lambda tta: compiled_steps.parallel(functools.partial(compute, tta), donate=False)
+    )
+
+  @functools.cached_property
+  def _replicated_variables(self) -> Variables:
+    return compiled_steps.replicate(self.variables)
 
 
 def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = None) -> Run:

@@ -96,7 +96,12 @@ class Networks:
         skipped.append({"file": photo.name, "reason": answer})
       else:
         rows.append({"file": photo.name, "predictions": answer})
-    return predict.json_content([one.network for one in served], rows, skipped, limits)
+    return {
+      "runs": predict.describe_networks([one.network for one in served]),
+      "thresholds": limits._asdict(),
+      "images": rows,
+      "skipped": skipped,
+    }
 
   async def explain(self, served: Served, photo: Photo, class_name: str) -> bytes:
     """Return a PNG of a photo under the Grad-CAM map of a class; '' is the predicted class.

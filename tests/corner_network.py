@@ -3,6 +3,7 @@
 The classes are the corners of an image.
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -15,6 +16,7 @@ from flax import linen as nn
 from PIL import Image
 
 import models
+from analysis import predict
 from cifar_jax.runs import checkpoints
 from cifar_jax.runs.run_folder import RunFolder
 from configs import default
@@ -90,6 +92,14 @@ def draw_corner(which: str, bright=255, dark=0, size=64, dtype=np.uint8) -> np.n
   pixels = np.full((size, size), dark, dtype)
   pixels[i // 2 * half :, i % 2 * half :][:half, :half] = bright
   return pixels
+
+
+def predict_text(*arguments, **options) -> tuple[str, int]:
+  """Call `predict.predict`; return what it prints without the last newline, and the exit code."""
+  output = io.StringIO()
+  with contextlib.redirect_stdout(output):
+    code = predict.predict(*arguments, **options)
+  return output.getvalue().removesuffix("\n"), code
 
 
 def write_rows(path: pathlib.Path, epochs: int) -> None:

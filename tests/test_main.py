@@ -29,6 +29,7 @@ CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
     ([CONFIG, "--workdir=x", "--workdir=y"], "error: --workdir: --mode=train takes only one"),
     (["--mode=evaluate"], "error: --workdir: missing"),
     (["--mode=predict", "--workdir=x"], "error: --mode=predict: no images"),
+    (["report", "--workdir=x", "--output=r.pdf"], "error: --output: r.pdf must end in .html"),
     (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, it has no config.json"),
     (["--mode=sweep", "--workdir=x"], "error: --sweep: missing"),
     (["--mode=sync", "--workdir=x"], "error: --to: missing; name a tracker"),

@@ -13,15 +13,13 @@ import numpy as np
 
 from analysis.evaluate import corruptions, measures, test_sets
 from analysis.files import write_whole
-from analysis.run import Run, load_run
+from analysis.run import Run, call_size, load_run
 from cifar_jax import errors
 from cifar_jax.augment import test_time
 from cifar_jax.runs import results, run_folder, test_uses
 from cifar_jax.runtime.console import progress
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
-
-_CHUNK_SIZE = 1000  # images between two updates of the progress bar
 
 
 def evaluate_test_set(
@@ -80,8 +78,8 @@ def _measure_parts(run: Run, test_set: test_sets.TestSet, tta: str) -> list[Row]
     for part in test_set.parts():
       logits = np.concatenate(
         [
-          run.logits(np.asarray(part.images[start : start + _CHUNK_SIZE]), tta)
-          for start in range(0, len(part.labels), _CHUNK_SIZE)
+          run.logits(np.asarray(part.images[start : start + call_size()]), tta)
+          for start in range(0, len(part.labels), call_size())
         ]
       )
       probabilities = measures.Predictions(part.images, part.labels, logits).probabilities()

@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from analysis.run import Run, load_run
+from analysis.run import Run, call_size, load_run
 from cifar_jax.data import datasets
 from cifar_jax.data.cache import Images
 from cifar_jax.runs import run_folder
 from cifar_jax.runtime.console import progress
 from cifar_jax.training.steps import rank_of_label
 
-_CHUNK_SIZE = 1000  # images between two updates of the progress bar
+_CHUNK_SIZE = 1000  # images between two updates of the progress bar, at least a call of the network
 
 
 class Labelled(NamedTuple):
@@ -94,9 +94,9 @@ def map_images(
   function: Callable[[np.ndarray], np.ndarray], images: Images, rows: np.ndarray, title: str
 ) -> np.ndarray:
   """Apply a function to the images in these rows in chunks, with a progress bar."""
-  outputs = []
+  outputs, size = [], max(_CHUNK_SIZE, call_size())
   with progress(title, len(rows), "images") as advance:
-    for start in range(0, len(rows), _CHUNK_SIZE):
-      outputs.append(function(images[rows[start : start + _CHUNK_SIZE]]))
+    for start in range(0, len(rows), size):
+      outputs.append(function(images[rows[start : start + size]]))
       advance(len(outputs[-1]))
   return np.concatenate(outputs)

@@ -21,15 +21,17 @@ __all__ = ["write_comparison", "write_report"]
 _MAX_USES = 5  # of the test images, in the list of the latest
 
 
-def write_report(workdir: str | os.PathLike) -> epath.Path:
-  """Write `<workdir>/report.html` and return its path.
+def write_report(workdir: str | os.PathLike, output: str | os.PathLike = "") -> epath.Path:
+  """Write the page of a run and return its path.
+
+  output: the page; '' for `<workdir>/report.html`.
 
   Raises:
     UserError: the folder holds no run, or a file in it is not valid.
   """
   with run_folder.reading(workdir):
     run = read_record(workdir)
-    path = run.path / "report.html"
+    path = epath.Path(output).expanduser() if output else run.path / "report.html"
     page.write_page(path, f"{run.name}: {run.title}", _make_body(run))
   return path
 

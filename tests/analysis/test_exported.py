@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
+from corner_network import predict_text
 
-from analysis import export, exported, load_run, onnx_export, predict, to_onnx
+from analysis import export, exported, load_run, onnx_export, to_onnx
 from cifar_jax import errors
 from cifar_jax.runs import weights_file
 
@@ -104,7 +105,7 @@ def test_onnx_files_are_run_with_their_metadata(run, images, tmp_path, batch):
 
 def test_predict_shows_runs_and_files_side_by_side(run, files):
   picture = small_runs.ROOT / "docs" / "gallery" / "grad_cam.png"
-  text, code = predict.predict([run.path, files[".jax_export"]], [picture], as_json=True)
+  text, code = predict_text([run.path, files[".jax_export"]], [picture], as_json=True)
   assert code == 0
   (row,) = json.loads(text)["images"]
   first, second = row["predictions"]

@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 import pytest
-from corner_network import CORNERS, draw_corner, make_run
+from corner_network import CORNERS, draw_corner, make_run, predict_text
 from PIL import Image
 
 from analysis import images, load_run, predict, prediction_picture
@@ -47,7 +47,7 @@ def rgb(which: str, **arguments) -> Image.Image:
 
 def predict_json(workdirs, paths, **arguments):
   """Return the parsed JSON of predict, and its exit code."""
-  text, code = predict.predict(workdirs, paths, as_json=True, **arguments)
+  text, code = predict_text(workdirs, paths, as_json=True, **arguments)
   return json.loads(text), code
 
 
@@ -227,7 +227,7 @@ def test_bad_files_are_named_and_skipped(workdir, tmp_path):
   for name, reason in reasons.items():
     assert reason.lower() in reported[name].lower(), name
     assert "\n" not in reported[name]
-  text, _ = predict.predict([workdir], [tmp_path])
+  text, _ = predict_text([workdir], [tmp_path])
   for name in reasons:
     assert f"skipped {tmp_path / name}: {reported[name]}" in text
 
@@ -241,7 +241,7 @@ def test_exit_codes(workdir, tmp_path):
   assert code == predict.NONE_READ == 1
   assert (output["images"], len(output["skipped"])) == ([], 2)
   assert predict_json([workdir], [missing, good])[1] == 2
-  text, _ = predict.predict([workdir], [bad])
+  text, _ = predict_text([workdir], [bad])
   assert text == f"skipped {bad}: not an image"
 
 
@@ -351,7 +351,7 @@ def test_several_runs_are_columns(workdir, grey_workdir, tmp_path):
   assert [one["class"] for one in last["top5"]] == ["bottom_right", *CORNERS[:3]]
   assert [one["probability"] for one in last["top5"]] == pytest.approx([p[3], *p[:3]], rel=1e-5)
 
-  text, code = predict.predict([workdir, grey_workdir, unsure], [image])
+  text, code = predict_text([workdir, grey_workdir, unsure], [image])
   assert code == 0
   lines = text.splitlines()
   assert lines[0].split() == ["corners", "grey", "unsure"]
@@ -379,7 +379,7 @@ def test_runs_of_the_same_name_are_named_by_path(workdir, tmp_path):
   image.write_bytes(encoded(rgb("top_left")))
   output, _ = predict_json([workdir, other], [image])
   assert [run["name"] for run in output["runs"]] == [str(workdir), str(other)]
-  text, _ = predict.predict([workdir, other], [image])
+  text, _ = predict_text([workdir, other], [image])
   first, second = text.splitlines()[0].split()
   assert (first, second) == (str(workdir), str(other))
 
@@ -413,12 +413,12 @@ def test_callers_set_the_thresholds(thresholds, flagged, tmp_path):
   assert output["images"][0]["predictions"][0]["probability"] == pytest.approx(0.87, abs=0.01)
   assert output["images"][0]["predictions"][0]["probably_none_of_the_classes"] == flagged
   assert output["thresholds"].items() >= thresholds.items()
-  text, _ = predict.predict([path], [image], **thresholds)
+  text, _ = predict_text([path], [image], **thresholds)
   assert (FLAG in text) == flagged
 
 
 def test_many_files_are_read_in_chunks(workdir, tmp_path, monkeypatch):
-  monkeypatch.setattr(predict, "_CHUNK_SIZE", 3)
+  monkeypatch.setattr(predict, "call_size", lambda: 3)
   expected = []
   for i in range(8):
     name = CORNERS[i % 4]
@@ -437,6 +437,14 @@ def test_a_loaded_run_predicts_arrays(workdir):
   assert CORNERS[probabilities[0].argmax()] == "top_right"
 
 
+def test_a_network_of_two_arrays_is_spread_over_the_devices(tmp_path):
+  """A program of as many arrays as arguments, which jax.pmap can confuse."""
+  run = load_run(make_run(tmp_path / "run", has_convolution=True))
+  pixels = np.stack([np.dstack([draw_corner(name, size=32)] * 3) for name in CORNERS * 4])
+  assert [CORNERS[i] for i in run.predict(pixels).argmax(1)] == CORNERS * 4
+  assert "_compiled" not in vars(run)  # the program of one device
+
+
 # --- The picture ---------------------------------------------------------------------------------
 
 
@@ -448,8 +456,8 @@ def test_the_picture_has_every_photo_and_every_networks_class(
   (tmp_path / "b.png").write_bytes(encoded(rgb("top_left").resize((90, 30))))
   (tmp_path / "broken.png").write_bytes(b"not an image")
   paths = [tmp_path / name for name in ("a $x$.png", "broken.png", "b.png")]
-  text, code = predict.predict([workdir, grey_workdir, unsure], paths, picture=tmp_path / "p.png")
-  assert (text, code) == predict.predict([workdir, grey_workdir, unsure], paths)
+  text, code = predict_text([workdir, grey_workdir, unsure], paths, picture=tmp_path / "p.png")
+  assert (text, code) == predict_text([workdir, grey_workdir, unsure], paths)
   assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
   (figure,) = drawn
   photos = [image.get_array() for axis in figure.axes for image in axis.images]

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import small_hub
 import small_runs
+from corner_network import predict_text
 from huggingface_hub import ModelCard, constants
 from safetensors.numpy import save, save_file
 from scipy import stats
 
-from analysis import load_run, model_card, predict, push, run_record, shared_run
+from analysis import load_run, model_card, push, run_record, shared_run
 from cifar_jax import errors
 from cifar_jax.runs import hub as hub_module
 from cifar_jax.runs import test_uses, weights_file
@@ -54,9 +55,7 @@ def test_a_pulled_run_answers_as_the_pushed_one(workdir, hub, data_dir):
   assert (pulled.seed, pulled.step) == (run.seed, run.step)
   assert str(data_dir) not in str(hub.files(REPOSITORY)[1]["config.json"])
   picture = small_runs.ROOT / "docs" / "gallery" / "grad_cam.png"
-  assert predict.predict([ADDRESS], [picture])[0].startswith(
-    f"{'':{len(str(picture))}}  small-run\n"
-  )
+  assert predict_text([ADDRESS], [picture])[0].startswith(f"{'':{len(str(picture))}}  small-run\n")
   jax.tree.map(np.testing.assert_array_equal, dict(transfer.load(ADDRESS)), dict(run.variables))
 
   hub.commit(REPOSITORY, {weights_file.NAME: b"a newer commit"})

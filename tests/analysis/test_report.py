@@ -201,6 +201,13 @@ def test_pages_need_no_network(evaluated, tmp_path):
   assert not list(tmp_path.glob("**/.*.tmp"))
 
 
+def test_a_page_is_written_where_the_caller_wants_it(evaluated, tmp_path):
+  path = tmp_path / "page.html"
+  assert report.write_report(evaluated, path) == path
+  assert evaluated.name in path.read_text()
+  assert not (evaluated / "report.html").exists()
+
+
 def test_charts_are_drawn_for_light_and_dark_pages(evaluated):
   parsed = Page(report.write_report(evaluated))
   images = [a["src"] for name, a in parsed.tags if name == "img"]

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from corner_network import CORNERS, make_run, photo_of
+from corner_network import CORNERS, make_run, photo_of, predict_text
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -35,7 +35,7 @@ def test_the_answer_is_that_of_mode_predict(client, corner_runs, tmp_path):
     (tmp_path / f"{i}.png").write_bytes(photo)
   names = ["nested/second", "first"]
   workdirs = [corner_runs / name for name in names]
-  expected = json.loads(predict.predict(workdirs, sorted(tmp_path.iterdir()), as_json=True)[0])
+  expected = json.loads(predict_text(workdirs, sorted(tmp_path.iterdir()), as_json=True)[0])
   answer = send(client, *photos, runs=names).json()
   for image in expected["images"]:
     image["file"] = image["file"].removeprefix(f"{tmp_path}/")
@@ -202,7 +202,7 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_room_is_free_again(cl
 
 
 def test_faults_are_logged_and_answered_in_one_line(client, monkeypatch, log_lines):
-  monkeypatch.setattr(predict, "json_content", lambda *_: 1 / 0)
+  monkeypatch.setattr(predict, "describe_networks", lambda *_: 1 / 0)
   answer = TestClient(client.app, base_url=HOST, raise_server_exceptions=False)
   answer.portal = client.portal
   answer = send(answer, photo_of())
