@@ -96,8 +96,8 @@ def predict(
   counts: collections.Counter[bool] = collections.Counter()
 
   def classify() -> Iterator[Row]:
-    shows_lines = target is None and len(files) > MAX_TABLE_IMAGES
-    for result in _classify(files, networks, heading.thresholds, not shows_lines):
+    is_printed_meanwhile = target is None and (as_json or len(files) > MAX_TABLE_IMAGES)
+    for result in _classify(files, networks, heading.thresholds, not is_printed_meanwhile):
       is_read = "reason" not in result
       counts[is_read] += 1
       if picture and is_read:

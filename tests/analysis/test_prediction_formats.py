@@ -1,9 +1,11 @@
 """The files of `--mode=predict --output=FILE`, written while the predictions come."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -135,6 +137,27 @@ def test_results_come_and_files_are_read_a_window_at_a_time(workdir, tmp_path, m
   assert predict.predict([workdir], [tmp_path]) == 0
   assert num_printed == num_read == 60
   assert most_ahead <= 4 + 8 + 1  # a window, and those that two threads are ahead
+
+
+@pytest.mark.parametrize(
+  ("options", "has_bar"), [({"as_json": True}, False), ({"output": "p.csv"}, True), ({}, True)]
+)
+def test_no_bar_is_drawn_over_results_on_a_terminal(
+  options, has_bar, workdir, photos, monkeypatch, tmp_path
+):
+  titles = []
+
+  @contextlib.contextmanager
+  def show(title, *_):
+    titles.append(title)
+    yield lambda n: None
+
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(predict, "progress", show)
+  monkeypatch.setattr(sys, "stdout", output := io.StringIO())
+  monkeypatch.setattr(output, "isatty", lambda: True)
+  assert predict.predict([workdir], [photos], **options) == 2
+  assert titles == ["predict"] * has_bar
 
 
 @pytest.mark.parametrize(
