@@ -25,7 +25,7 @@ extensions = [
   "sphinx.ext.viewcode",
   "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # where myst-nb writes
 html_theme = "furo"
 html_title = "cifar-jax"
 html_static_path: list[str] = []
