@@ -13,7 +13,7 @@ import pytest
 import scipy.ndimage
 from PIL import Image
 
-from analysis.evaluate import corruptions
+from analysis.evaluate import corruptions, distortions
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,10 @@ def test_every_corruption_grows_with_its_severity_and_repeats(name, images):
   outputs = [corruptions.corrupt(name, severity, images) for severity in corruptions.SEVERITIES]
   errors = [np.abs(output.astype(int) - images).mean() for output in outputs]
   assert all(o.shape == images.shape and o.dtype == np.uint8 for o in outputs)
-  order = errors[2:] if name == "saturate" else errors  # first it removes colour, then it adds
+  # Saturation first falls and then grows; an elastic image moves less and makes more waves; glass
+  # differs mostly in its repetitions.
+  orders = {"saturate": errors[2:], "elastic_transform": errors[:1], "glass_blur": errors[:4]}
+  order = orders.get(name, errors)
   assert order[0] > 0 and order[-1] == max(order)
   np.testing.assert_array_equal(corruptions.corrupt(name, 5, images), outputs[4])
 
@@ -133,3 +136,51 @@ def test_noises_have_their_deviations():
   hit = corruptions.corrupt("impulse_noise", 5, grey)
   assert np.mean(hit == 0) == pytest.approx(0.035, rel=0.05)
   assert np.mean(hit == 255) == pytest.approx(0.035, rel=0.05)
+
+
+def test_glass_copies_pixels_of_the_neighbourhood(images):
+  glassy = distortions.blur_by_glass(images, (0, 1, 1), np.random.default_rng(0))
+  neighbours = np.stack([np.roll(images, (r, c), (1, 2)) for r in (0, 1) for c in (0, 1)])
+  is_neighbour = (glassy == neighbours).all(-1).any(0)
+  assert is_neighbour[:, 2:, 2:].all()
+  np.testing.assert_array_equal(glassy[:, :2], images[:, :2])
+  assert (glassy[:, 2:, 2:] != images[:, 2:, 2:]).any(
+    -1
+  ).mean() > 0.5  # a quarter of the draws are 0
+
+
+def test_fog_lies_between_its_thinnest_and_its_thickest():
+  grey = np.full((4, 32, 32, 3), 102, np.uint8)  # 0.4
+  foggy = distortions.lay_fog(grey, (0.5, 3), np.random.default_rng(0)) / 255
+  np.testing.assert_allclose(foggy.min((1, 2, 3)), 0.4 * 0.4 / 0.9, atol=1 / 255)
+  np.testing.assert_allclose(foggy.max((1, 2, 3)), 0.4, atol=1 / 255)
+  rough, smooth = (distortions.fractals(20, 32, d, np.random.default_rng(0)) for d in (1.75, 3))
+  detail_of_rough, detail_of_smooth = (np.abs(np.diff(x, 2)).mean() for x in (rough, smooth))
+  assert detail_of_rough > 2 * detail_of_smooth
+  assert distortions.fractals(2, 33, 2, np.random.default_rng(0)).shape == (2, 64, 64)
+
+
+def test_an_affine_move_is_that_of_pillow(images):
+  """Pillow's inverse affine transform, of the same three corners, away from the border."""
+  rng = np.random.default_rng(5)
+  ours = distortions.stretch(images[:1], (0, 0, 0.08), rng)[0]
+  corners = distortions._corners(32, 32)
+  moved = corners + np.random.default_rng(5).uniform(-2.56, 2.56, (3, 2))
+  row, column = np.linalg.solve(np.c_[moved, np.ones(3)], corners).T
+  # Pillow gives the middle of a pixel half a step more than its number.
+  terms = [(column[1], column[0], column[2]), (row[1], row[0], row[2])]
+  data = [v for x, y, c in terms for v in (x, y, c + 0.5 - (x + y) / 2)]
+  picture = Image.fromarray(images[0])
+  bilinear = Image.Resampling.BILINEAR
+  expected = np.asarray(picture.transform((32, 32), Image.Transform.AFFINE, data, bilinear))
+  assert_close(ours[6:26, 6:26], expected[6:26, 6:26])
+
+
+def test_waves_move_pixels_by_no_more_than_their_height():
+  ramp = np.tile(np.arange(32, dtype=np.uint8)[:, None, None] * 8, (3, 1, 32, 1))
+  wavy = distortions.stretch(ramp, (0.1, 0.04, 0), np.random.default_rng(0))
+  moved = np.abs(wavy.astype(float) - ramp)[:, 4:-4] / 8  # pixels
+  assert moved.mean() > 0.2 and moved.max() < 3.2
+  np.testing.assert_array_equal(
+    distortions.stretch(ramp, (0, 0, 0), np.random.default_rng(0)), ramp
+  )

@@ -1,0 +1,122 @@
+"""Corruptions that move pixels or lay fog over them: glass blur, elastic transform and fog.
+
+As corruptions.py, they follow Hendrycks & Dietterich 2019 with the parameters of make_cifar_c.py.
+The random draws are not those of the published files.
+"""
+
+import numpy as np
+import scipy.ndimage
+
+# At each severity: deviation of the blur, largest distance, repetitions.
+GLASS = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
+# Thickness, and the factor by which the fog's detail falls from one scale to the next.
+FOG = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
+# As shares of the side: height of the waves, their deviation, and the largest move of a corner.
+ELASTIC = (
+  (0, 0, 0.08),
+  (0.05, 0.2, 0.07),
+  (0.08, 0.06, 0.06),
+  (0.1, 0.04, 0.05),
+  (0.1, 0.03, 0.03),
+)
+
+
+def blur_by_glass(
+  images: np.ndarray, glass: tuple[float, int, int], rng: np.random.Generator
+) -> np.ndarray:
+  """Blur, replace each pixel by one to the upper left, and blur again.
+
+  The published code means to swap the two pixels, but NumPy's views make a copy of it, and
+  CIFAR-10-C was made so.
+  """
+  sigma, distance, repetitions = glass
+  height, width = images.shape[1:3]
+  x = (_blur(images / 255, sigma) * 255).astype(np.uint8)
+  every = np.arange(len(x))
+  for _ in range(repetitions):
+    # From below to above, so that a copied pixel is still the original.
+    for row in range(height - distance, distance, -1):
+      for column in range(width - distance, distance, -1):
+        down, right = rng.integers(-distance, distance, (2, len(x)))
+        x[:, row, column] = x[every, row + down, column + right]
+  return (np.clip(_blur(x / 255, sigma), 0, 1) * 255).astype(np.uint8)
+
+
+def lay_fog(images: np.ndarray, fog: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
+  """Add a fractal, then darken so that white stays white."""
+  thickness, decay = fog
+  x = images / 255
+  lightest = x.max((1, 2, 3), keepdims=True)
+  height, width = x.shape[1:3]
+  x = x + thickness * fractals(len(x), max(height, width), decay, rng)[:, :height, :width, None]
+  return (np.clip(x * lightest / (lightest + thickness), 0, 1) * 255).astype(np.uint8)
+
+
+def fractals(count: int, side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
+  """Return plasma fractals from 0 to 1, [count, n, n], n the next power of two from `side` on.
+
+  The diamond-square algorithm (Fournier, Fussell & Carpenter 1982) on a torus: every point halfway
+  between four others is their mean and a random number, whose range falls with the square of
+  `decay` from one scale to the next.
+  """
+  size = 1 << (side - 1).bit_length()
+  heights = np.zeros((count, size, size))
+  step, amplitude = size, 1.0
+  while step >= 2:
+    half = step // 2
+    corners = heights[:, ::step, ::step]
+    below, right = (np.roll(corners, -1, axis) for axis in (1, 2))
+    noise = rng.uniform(-amplitude, amplitude, (3, *corners.shape))
+    centres = (corners + below + right + np.roll(below, -1, 2)) / 4 + noise[0]
+    heights[:, half::step, half::step] = centres
+    above, left = (np.roll(centres, 1, axis) for axis in (1, 2))
+    heights[:, ::step, half::step] = (corners + right + centres + above) / 4 + noise[1]
+    heights[:, half::step, ::step] = (corners + below + centres + left) / 4 + noise[2]
+    step, amplitude = half, amplitude / decay**2
+  heights -= heights.min((1, 2), keepdims=True)
+  return heights / np.maximum(heights.max((1, 2), keepdims=True), 1e-12)
+
+
+def stretch(
+  images: np.ndarray, waves: tuple[float, float, float], rng: np.random.Generator
+) -> np.ndarray:
+  """Move three corners of the middle at random, and with them the image; then make waves."""
+  height, width = images.shape[1:3]
+  amplitude, sigma, most = (share * min(height, width) for share in waves)
+  rows, columns = np.mgrid[:height, :width].astype(np.float64)
+  corners = _corners(height, width)
+  output = np.empty_like(images)
+  for i, image in enumerate(images):
+    moved = corners + rng.uniform(-most, most, corners.shape)
+    # The matrix from places in the output to places in the image.
+    matrix = np.linalg.solve(np.c_[moved, np.ones(3)], corners)
+    places = np.stack([rows, columns, np.ones_like(rows)], -1) @ matrix
+    x = _sample(image / 255, places[..., 0], places[..., 1], "mirror")
+    down, right = (
+      amplitude * _blur(rng.uniform(-1, 1, (1, height, width, 1)), sigma, "reflect", 3)[0, ..., 0]
+      for _ in range(2)
+    )
+    x = _sample(x, rows + down, columns + right, "reflect")
+    output[i] = (np.clip(x, 0, 1) * 255).astype(np.uint8)
+  return output
+
+
+def _corners(height: int, width: int) -> np.ndarray:
+  """Return three corners of a square in the middle, rows and columns: [3, 2]."""
+  centre, reach = np.array([height // 2, width // 2]), min(height, width) // 3
+  return centre + reach * np.array([[1, 1], [-1, 1], [-1, -1]], np.float64)
+
+
+def _sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
+  """Return an image [height, width, channels] at places between its pixels, linearly."""
+  channels = [
+    scipy.ndimage.map_coordinates(image[..., c], [rows, columns], order=1, mode=mode)
+    for c in range(image.shape[-1])
+  ]
+  return np.stack(channels, -1)
+
+
+def _blur(x: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4) -> np.ndarray:
+  """Blur images [n, height, width, channels] by a Gaussian; no blur with sigma 0."""
+  sigmas = (0, sigma, sigma, 0)
+  return scipy.ndimage.gaussian_filter(x, sigmas, mode=mode, truncate=truncate) if sigma else x
