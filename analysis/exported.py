@@ -103,8 +103,8 @@ def _read_onnx(path: epath.Path) -> _Reader:
     size = image_input.shape[0]
   except Exception as error:  # onnxruntime has an exception for each of its states
     raise errors.UserError(
-      f"--model: {path}: not a network that onnxruntime can run ({_first_line(error)}); export it "
-      "again"
+      f"--model: {path}: not a network that onnxruntime can run ({errors.first_line(error)}); "
+      "export it again"
     ) from error
 
   def apply(images: np.ndarray) -> np.ndarray:
@@ -121,9 +121,6 @@ def _read_jax_export(path: epath.Path) -> _Reader:
     return metadata, export.load_function(path), BATCH_SIZE
   except Exception as error:  # a damaged flatbuffer fails in many ways
     raise errors.UserError(
-      f"--model: {path}: not a network that JAX can run ({_first_line(error)}); export it again"
+      f"--model: {path}: not a network that JAX can run ({errors.first_line(error)}); export "
+      "it again"
     ) from error
-
-
-def _first_line(error: Exception) -> str:
-  return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:200]

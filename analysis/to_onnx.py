@@ -22,6 +22,7 @@ from flax import traverse_util
 from safetensors import safe_open
 
 import models
+from cifar_jax import errors
 from cifar_jax.augment import transforms
 from cifar_jax.kernels import convolution
 from models import convolution as model_convolution
@@ -49,8 +50,7 @@ def main(folder: pathlib.Path) -> None:
       if not difference <= _TOLERANCE:
         raise ValueError(f"its logits differ by {difference:.2g}")
     except Exception as error:  # the converter and the runtime raise almost anything
-      lines = str(error).strip().splitlines() or [""]
-      outcome = {"reason": f"{type(error).__name__}: {' '.join(lines[0].split())[:300]}"}
+      outcome = {"reason": f"{type(error).__name__}: {errors.first_line(error)}"}
       continue
     (folder / "network.onnx").write_bytes(network)
     outcome = {"batch": batch, "difference": difference}

@@ -222,8 +222,7 @@ def reporting(name: str) -> Iterator[None]:
   except errors.UserError:
     raise
   except Exception as error:  # each client has its own exceptions
-    lines = str(error).strip().splitlines() or [""]
     raise errors.UserError(
-      f"--to: {name} failed ({type(error).__name__}: {' '.join(lines[0].split())[:200]}); correct "
+      f"--to: {name} failed ({type(error).__name__}: {errors.first_line(error)}); correct "
       "this, and the same command continues"
     ) from error

@@ -22,6 +22,17 @@ def printable(text: object, keep: str = "") -> str:
   )
 
 
+def first_line(error: BaseException) -> str:
+  """Return the first line of an error's text, at most 200 characters; its type without a text."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return printable(" ".join(lines[0].split())[:200])
+
+
+def describe(error: BaseException) -> str:
+  """Return an error's type and text as one line of at most 200 characters."""
+  return printable(" ".join(f"{type(error).__name__}: {error}".split())[:200])
+
+
 def is_out_of_memory(error: BaseException) -> bool:
   """Return whether an error of JAX or Python reports too little memory, on a device or the host."""
   return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from cifar_jax.errors import UserError
+from cifar_jax.errors import UserError, first_line
 from cifar_jax.types import Params
 from models import vgg
 
@@ -69,7 +69,7 @@ def load_vgg16(source: str | Path) -> ConvWeights:
     raise
   except Exception as error:  # each library has its own exceptions for a damaged file
     raise UserError(
-      f"model.pretrained: {path}: cannot read the file: {_first_line(error)}; {_REMEDY}"
+      f"model.pretrained: {path}: cannot read the file: {first_line(error)}; {_REMEDY}"
     ) from error
   return {
     layer: {name: np.asarray(array, np.float32) for name, array in weights[layer].items()}
@@ -114,13 +114,9 @@ def _download() -> Path:
     return Path(huggingface_hub.hf_hub_download(_REPOSITORY, _FILE, revision=_REVISION))
   except Exception as error:  # the hub's HTTP library, and so its exceptions, have changed before
     raise UserError(
-      f"model.pretrained: cannot download {_FILE} of {_REPOSITORY} ({_first_line(error)}); "
+      f"model.pretrained: cannot download {_FILE} of {_REPOSITORY} ({first_line(error)}); "
       f"go online, or {_REMEDY}"
     ) from error
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _read_safetensors(path: Path) -> ConvWeights:

@@ -56,10 +56,9 @@ def _open_storage(folder: epath.Path) -> BaseStorage:
   try:
     return JournalStorage(JournalFileBackend(os.fspath(path), lock_obj=_RepairingLock(path)))
   except (ValueError, LookupError, TypeError) as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise errors.UserError(
-      f"{path}: corrupt ({reason}); remove the file: finished trials keep their results in their "
-      "folders"
+      f"{path}: corrupt ({errors.describe(error)}); remove the file: finished trials keep their "
+      "results in their folders"
     ) from error
 
 

@@ -177,9 +177,8 @@ def _read_array(file: pathlib.Path) -> np.ndarray:
   except OSError:
     raise
   except Exception as error:  # NumPy parses an array's header as Python: any exception is possible
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise errors.UserError(
-      f"--test_set: {file}: not a .npy array ({reason}); restore the file"
+      f"--test_set: {file}: not a .npy array ({errors.describe(error)}); restore the file"
     ) from error
 
 

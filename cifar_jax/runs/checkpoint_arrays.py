@@ -97,12 +97,12 @@ def read(folder: epath.Path) -> Saved:
       raise errors.UserError(
         f"{folder}: unavailable ({reason}); fix this, then rerun the same command"
       ) from error
-    raise Unreadable(f"{folder}: cannot be read ({_first_line(error)})") from error
+    raise Unreadable(f"{folder}: cannot be read ({errors.first_line(error)})") from error
 
 
 def reason(error: Exception) -> str:
   """Return why a file cannot be read or written, in one line."""
-  return _passing_reason(error) or _first_line(error)
+  return _passing_reason(error) or errors.first_line(error)
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -195,11 +195,11 @@ def _passing_reason(error: Exception) -> str:
     if isinstance(cause, OSError):
       number = errno.ENOENT if isinstance(cause, FileNotFoundError) else cause.errno
       if number is None:
-        return _first_line(cause)
+        return errors.first_line(cause)
     elif match := _OS_ERROR.search(str(cause)):
       number = int(match[1])
     elif match := _REMOTE_ERROR.match(str(cause)):
-      return _first_line(cause)
+      return errors.first_line(cause)
     elif "can't start new thread" in str(cause):
       return str(cause)
     else:
@@ -214,7 +214,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
   while error is not None:
     yield error
     error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).strip() or repr(error)).splitlines()[0][:200]

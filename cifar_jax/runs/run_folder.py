@@ -252,9 +252,8 @@ def reading(path: epath.PathLike | str) -> Iterator[None]:
   try:
     yield
   except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-    why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
     raise errors.UserError(
-      f"{path}: corrupt ({why}); restore the file; --debug shows where"
+      f"{path}: corrupt ({errors.describe(error)}); restore the file; --debug shows where"
     ) from error
 
 

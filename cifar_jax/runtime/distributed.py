@@ -77,7 +77,7 @@ def join(group: Group) -> None:
   except RuntimeError as error:
     raise errors.UserError(
       f"--coordinator_address: not all {group.count} processes met at {group.address} "
-      f"({str(error).splitlines()[0]}); start the same command in each of them"
+      f"({errors.first_line(error)}); start the same command in each of them"
     ) from error
   _group = group
   client = _client()

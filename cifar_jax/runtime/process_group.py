@@ -92,9 +92,8 @@ def _detect_cluster() -> Group | None:
       None, None, None, None, None, initialization_timeout=_DETECTION_TIMEOUT_SECONDS
     )
   except (RuntimeError, OSError, KeyError, ValueError) as error:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
     raise errors.UserError(
-      f"--coordinator_address: JAX cannot read this cluster ({reason}); pass "
+      f"--coordinator_address: JAX cannot read this cluster ({errors.first_line(error)}); pass "
       "--coordinator_address, --num_processes and --process_id"
     ) from error
   if count is None and int(os.environ.get("OMPI_COMM_WORLD_SIZE") or 1) > 1:

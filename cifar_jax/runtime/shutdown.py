@@ -64,16 +64,12 @@ def _message(error: BaseException) -> str | None:
     return errors.printable(f"{error.filename or 'I/O'}: {error.strerror or error}")
   if errors.is_out_of_memory(error):
     return (
-      f"batch_size: too little memory ({_first_line(error)}); set remat=True or "
+      f"batch_size: too little memory ({errors.first_line(error)}); set remat=True or "
       "microbatch, or take a smaller one, a smaller network, or more devices"
     )
   if isinstance(error, KeyboardInterrupt):
     return "interrupted"
   return None
-
-
-def _first_line(error: BaseException) -> str:
-  return errors.printable((str(error).strip() or type(error).__name__).splitlines()[0][:200])
 
 
 def _ignore_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
