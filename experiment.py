@@ -6,7 +6,6 @@ Training starts here, and so does everything that works on a trained network.
 import contextlib
 import copy
 import functools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -101,9 +100,7 @@ class Experiment:
       raise errors.UserError(
         f"batch_size: {config.batch_size} is more than the {len(self.stages[0])} training examples"
       )
-    # Rounded first, because 1.1 epochs of 10 steps are 11.000000000000002.
-    num_epochs = config.num_epochs - 1 + config.last_epoch
-    self.total_steps = math.ceil(round(num_epochs * self.steps_per_epoch, 6))
+    self.total_steps = schedules.count_steps(config, self.steps_per_epoch)
     if self.total_steps > np.iinfo(np.int32).max:
       raise errors.UserError(
         f"num_epochs: {config.num_epochs} epochs of {self.steps_per_epoch} steps are more than "

@@ -117,6 +117,13 @@ def changed_fields(fields: Fields, reference: Fields) -> Fields:
   }
 
 
+def differences(before: Fields, after: Fields) -> dict[str, tuple[Any, Any]]:
+  """Return the fields that differ, sorted, with both values; 'absent' stands for none."""
+  names = sorted(before.keys() | after.keys())
+  both = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in names}
+  return {name: values for name, values in both.items() if values[0] != values[1]}
+
+
 def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
   """Raise UserError, naming the field, if `config` has an unknown field or an impossible value.
 

@@ -34,7 +34,7 @@ import numpy as np
 from analysis import run_record
 from analysis.run_record import RunRecord
 from cifar_jax import errors
-from cifar_jax.config import check_config
+from cifar_jax.config import check_config, from_json
 from cifar_jax.runs import run_folder
 from cifar_jax.runtime.console import log
 from cifar_jax.runtime.text_table import format_table
@@ -113,8 +113,7 @@ def restore_config(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
   Raises:
     UserError: a field does not exist any more, or its value is impossible.
   """
-  config = default.get_config()
-  _merge(config, saved)
+  config = from_json(saved, default.get_config())
   if config.data.dir and not pathlib.Path(config.data.dir).expanduser().exists():
     log.info("data.dir: %s does not exist here; using the default", config.data.dir)
     config.data.dir = ""
@@ -125,22 +124,6 @@ def restore_config(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
       f"config.json: written by another version: {error}; check out the commit in results.json"
     ) from error
   return config
-
-
-def _merge(config: ml_collections.ConfigDict, saved: Mapping[str, Any]) -> None:
-  for name, value in saved.items():
-    if isinstance(value, Mapping):
-      if not isinstance(config.get(name), ml_collections.ConfigDict):
-        config[name] = ml_collections.ConfigDict()
-      _merge(config[name], value)
-    else:
-      with config.ignore_type():
-        config[name] = _as_tuple(value)
-
-
-def _as_tuple(value: Any) -> Any:
-  """Return JSON's lists as the tuples that configs have."""
-  return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _read_record(path: str) -> RunRecord:

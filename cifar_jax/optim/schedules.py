@@ -10,12 +10,14 @@ which only allows arithmetic. Steps count from 0, the first update; the last upd
 """
 
 import itertools
+import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from cifar_jax import errors
@@ -52,6 +54,12 @@ def create(
   curve: Curve = call_named("schedule", SCHEDULES, config_schedule, learning_rate, run)
   # float32 gives the same numbers for a Python int, an int32 array and a traced step.
   return lambda step: jnp.asarray(curve(jnp.asarray(step, jnp.float32)), jnp.float32)
+
+
+def count_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
+  """Return the updates of a run; its last epoch may be a part of one."""
+  # Rounded first, because 1.1 epochs of 10 steps are 11.000000000000002.
+  return math.ceil(round((config.num_epochs - 1 + config.last_epoch) * steps_per_epoch, 6))
 
 
 def constant(learning_rate: Rate, run: RunLength) -> Curve:

@@ -16,9 +16,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from flax import traverse_util
 
 from cifar_jax import errors
-from cifar_jax.types import PyTree
+from cifar_jax.types import Params, PyTree
 
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its 'custom_metadata' is free for use
 _CHECKSUMS = "sha256"  # keys in it: checksums by path of the array,
@@ -120,6 +121,12 @@ def to_host(tree: PyTree) -> Arrays:
   leaves = jax.device_get(_leaves_by_path(tree))
   # Copies, because on CPU device_get may alias a buffer that the next step is about to overwrite.
   return {path: np.array(leaf) for path, leaf in leaves.items()}
+
+
+def variables_of(arrays: Arrays) -> dict[str, Params]:
+  """Return the arrays of a network as {'params': {…}, 'batch_stats': {…}}."""
+  tree = traverse_util.unflatten_dict(arrays, sep=".")
+  return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
 
 
 def num_bytes(tree: PyTree) -> int:

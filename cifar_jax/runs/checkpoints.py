@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 import jax
 from etils import epath
-from flax import traverse_util
 
 from cifar_jax import errors
 from cifar_jax.runs import checkpoint_arrays
@@ -229,7 +228,7 @@ def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) ->
   arrays = read_run(workdir, step)
   has_average = any(path.startswith("state.average.") for path in arrays)
   prefix = "state.average." if has_average else "state."
-  return _variables(
+  return checkpoint_arrays.variables_of(
     {
       path.removeprefix(prefix): array if seed is None else array[seed]
       for path, array in arrays.items()
@@ -248,11 +247,6 @@ def read_selected_steps(workdir: epath.PathLike) -> list[int]:
   except Unreadable as error:
     raise errors.UserError(f"{error}; name a step instead") from error
   return saved.selected_steps or [max(steps)]
-
-
-def _variables(arrays: Arrays) -> dict[str, Params]:
-  tree = traverse_util.unflatten_dict(arrays, sep=".")
-  return {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
 
 
 def read_best(workdir: epath.PathLike, seed: int | None = None) -> tuple[int, dict[str, Params]]:
@@ -281,6 +275,6 @@ def read_best(workdir: epath.PathLike, seed: int | None = None) -> tuple[int, di
     if seed is not None:
       saved = saved._replace(arrays={path: array[seed] for path, array in saved.arrays.items()})
       selected_steps = selected_steps[seed : seed + 1] or selected_steps
-    return max(selected_steps), _variables(saved.arrays)
+    return max(selected_steps), checkpoint_arrays.variables_of(saved.arrays)
   reason = "none of its checkpoints can be read" if steps else "it holds no selected weights"
   raise errors.UserError(f"{workdir}: {reason}; pass the folder of a run that has trained")

@@ -16,7 +16,7 @@ import ml_collections
 from etils import epath
 
 from cifar_jax import errors
-from cifar_jax.config import Fields, as_json, changed_fields, flatten
+from cifar_jax.config import as_json, differences, flatten
 from cifar_jax.runs import locks, tensorboard
 from cifar_jax.runtime import distributed
 from cifar_jax.types import Row
@@ -83,10 +83,10 @@ class RunFolder:
       defaults: every field with its default. Runs older than a field behave as if it had its
         default.
     """
-    saved, fields = self._compare_configs(config, defaults)
-    if saved:
+    changed = self._compare_configs(config, defaults)
+    if changed:
       changes = ", ".join(
-        f"{name} ({saved[name]} there, {fields[name]} now)" for name in sorted(saved)
+        f"{name} ({there} there, {now} now)" for name, (there, now) in changed.items()
       )
       raise errors.UserError(
         f"workdir: {self.path} holds a run with another config: {changes}; use another folder, or "
@@ -97,26 +97,24 @@ class RunFolder:
     self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
   ) -> int | None:
     """Return the epochs of the folder's run, if `config` asks for more of them and nothing else."""
-    saved, _ = self._compare_configs(config, defaults)
-    if saved.keys() != {"num_epochs"}:
+    changed = self._compare_configs(config, defaults)
+    if changed.keys() != {"num_epochs"}:
       return None
+    there, now = changed["num_epochs"]
     with reading(self.path / "config.json"):
-      return saved["num_epochs"] if saved["num_epochs"] < config.num_epochs else None
+      return there if there < now else None
 
   def _compare_configs(
     self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
-  ) -> tuple[Fields, Fields]:
+  ) -> dict[str, tuple[Any, Any]]:
     """Return the fields that differ, as config.json has them and as `config` has them."""
     file = self.path / "config.json"
     if not file.exists():
-      return {}, {}
+      return {}
     saved = flatten(as_json(defaults)) | flatten(read_json(file, "use another workdir"))
     for name in HISTORY:
       saved.pop(name, None)
-    fields = flatten(as_json(config))
-    names = changed_fields(saved, fields).keys() | changed_fields(fields, saved).keys()
-    there, now = ({name: x.get(name, "absent") for name in names} for x in (saved, fields))
-    return there, now
+    return differences(saved, flatten(as_json(config)))
 
   def write_config(self, config: ml_collections.ConfigDict) -> None:
     """Write config.json, which reserves the folder for this run.

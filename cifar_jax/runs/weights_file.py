@@ -109,8 +109,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
     step, seed = int(metadata["step"]), int(metadata["seed"])
     if not isinstance(config, dict) or not isinstance(description, dict):
       raise ValueError
-    tree = traverse_util.unflatten_dict(arrays, sep=".")
-    variables = {"params": tree["params"], "batch_stats": tree.get("batch_stats", {})}
+    variables = checkpoint_arrays.variables_of(arrays)
   except (ValueError, LookupError, TypeError, RecursionError):
     raise errors.UserError(f"{path}: the metadata are corrupt; {_REMEDY}") from None
   return WeightsFile(config, description, seed, step, variables)

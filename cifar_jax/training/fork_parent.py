@@ -6,7 +6,7 @@ import ml_collections
 from etils import epath
 
 from cifar_jax import errors
-from cifar_jax.config import as_json
+from cifar_jax.config import from_json
 from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.runs.checkpoint_arrays import Arrays
 from cifar_jax.types import Row
@@ -126,18 +126,9 @@ def _read_parent(
     saved = run_folder.read_json(path / "config.json", "restore it")
     for name in run_folder.HISTORY:
       saved.pop(name, None)
-    config = ml_collections.ConfigDict(_merge(as_json(defaults), saved))
+    config = from_json(saved, defaults)
     rows = [row for row in folder.metrics() if row["step"] <= step]
     dataset = run_folder.read_json(path / "dataset.json", "restore it")
     return Parent(
       path, step, arrays, config, rows, dataset, folder.results() or {}, folder.lineage(), fork
     )
-
-
-def _merge(defaults: Row, saved: Row) -> Row:
-  """Return the saved config with the defaults of fields that it lacks."""
-  merged = dict(defaults)
-  for name, value in saved.items():
-    is_section = isinstance(value, dict) and isinstance(merged.get(name), dict)
-    merged[name] = _merge(merged[name], value) if is_section else value
-  return merged

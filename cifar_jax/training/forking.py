@@ -11,7 +11,7 @@ whether it does. A learning rate that jumps, and the loss of the optimizer's sta
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from cifar_jax import errors
-from cifar_jax.config import as_json, flatten
+from cifar_jax.config import as_json, differences, flatten
 from cifar_jax.optim import schedules
 from cifar_jax.optim.schedules import Schedule
 from cifar_jax.runs import checkpoint_arrays, results, run_folder, test_uses
@@ -93,7 +93,7 @@ def begin(
   Raises:
     UserError: the checkpoint does not fit the config, or a flag must confirm what would change.
   """
-  changes = _compare(parent.config, child.config)
+  changes = differences(flatten(as_json(parent.config)), flatten(as_json(child.config)))
   if parent.dataset["fingerprint"] != child.dataset["fingerprint"]:
     changes[_IMAGES] = (parent.dataset["name"], child.dataset["name"])
   _raise_if_out_of_place(parent, child, changes)
@@ -141,16 +141,6 @@ def begin(
   checkpoint_files.wait()
 
 
-def _compare(
-  before: ml_collections.ConfigDict, after: ml_collections.ConfigDict
-) -> dict[str, tuple[Any, Any]]:
-  """Return the fields that differ, with both values."""
-  there, here = flatten(as_json(before)), flatten(as_json(after))
-  names = sorted(there.keys() | here.keys())
-  both = {name: (there.get(name, "absent"), here.get(name, "absent")) for name in names}
-  return {name: values for name, values in both.items() if values[0] != values[1]}
-
-
 def _begins_with(changes: Changes, names: tuple[str, ...]) -> list[str]:
   return [change for change in changes if change.startswith(names)]
 
@@ -187,9 +177,8 @@ def _rates(
 ) -> tuple[float, float] | None:
   """Return the rates before and after a jump; None if the past is that of the new schedule."""
   config, size = parent.config, child.steps_per_epoch
-  total_steps = max(round((config.num_epochs - 1 + config.last_epoch) * size, 6), 1)
   schedule = schedules.create(
-    config.schedule, config.optimizer.learning_rate, size, int(np.ceil(total_steps))
+    config.schedule, config.optimizer.learning_rate, size, schedules.count_steps(config, size)
   )
   steps = jnp.arange(parent.step)
   before, after = (jax.vmap(rate)(steps) for rate in (schedule, child.schedule))
