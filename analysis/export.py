@@ -20,7 +20,7 @@ from etils import epath
 from jax import export as jax_export
 
 from analysis import shared_run
-from analysis.files import write_whole
+from analysis.files import explain_failure, write_whole
 from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.config import as_json
@@ -42,16 +42,12 @@ def export(run: Run) -> list[epath.Path]:
   run, folder = run.in_float32(), run.path / "export"
   weights, function = folder / weights_file.NAME, folder / "inference.jax_export"
   description = function.with_suffix(".json")
-  try:
+  with explain_failure(f"{folder}:", "fix this, then export again"):
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(weights, serialize_weights(run))
     write_whole(function, _serialize_function(run))
     text = json.dumps(weights_file.describe(content_of(run)), indent=2)
     write_whole(description, f"{text}\n".encode())
-  except OSError as error:
-    raise errors.UserError(
-      f"{folder}: cannot be written ({error.strerror or error}); fix this, then export again"
-    ) from error
 
   pixels = np.random.RandomState(0).randint(0, 256, (3, *run.image_shape), np.uint8)
   expected = run.logits(pixels)

@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 import numpy as np
+import scipy.special
 from etils import epath
 
 from analysis import export, run_record, shared_run
-from analysis.run import BATCH_SIZE, Run, is_valid_description, load_run
+from analysis.run import BATCH_SIZE, Described, Run, is_valid_description, load_run
 from cifar_jax import errors
 from cifar_jax.runs import run_folder
 from cifar_jax.types import Row
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportedNetwork:
+class ExportedNetwork(Described):
   """A network from a file of --mode=export; attributes as those of `Run`."""
 
   path: epath.Path
@@ -38,16 +39,6 @@ class ExportedNetwork:
     """The file's name."""
     return self.path.name
 
-  @property
-  def class_names(self) -> list[str]:
-    return self.description["class_names"]
-
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the images."""
-    height, width, channels = self.description["image_shape"]
-    return height, width, channels
-
   def logits(self, images: np.ndarray) -> np.ndarray:
     """Return the logits [n, classes] float32 of uint8 images [n, height, width, channels]."""
     batches = [np.zeros((0, len(self.class_names)), np.float32)]
@@ -57,9 +48,7 @@ class ExportedNetwork:
 
   def predict(self, images: np.ndarray) -> np.ndarray:
     """Return probabilities [n, classes] float32 of uint8 images [n, height, width, channels]."""
-    logits = self.logits(images)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return powers / powers.sum(axis=1, keepdims=True)
+    return scipy.special.softmax(self.logits(images), axis=1)
 
 
 def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | ExportedNetwork:

@@ -66,13 +66,21 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def _explain_output(path: epath.Path) -> Iterator[None]:
+def explain_failure(subject: str, remedy: str) -> Iterator[None]:
+  """Convert an OSError from writing into one line.
+
+  subject: the start of the line, such as '--picture: a.png' or 'run/export:'.
+  """
   try:
     yield
   except OSError as error:
     raise errors.UserError(
-      f"--output: {path} cannot be written ({error.strerror or error}); name another file"
+      f"{subject} cannot be written ({error.strerror or error}); {remedy}"
     ) from error
+
+
+def _explain_output(path: epath.Path) -> contextlib.AbstractContextManager[None]:
+  return explain_failure(f"--output: {path}", "name another file")
 
 
 def _temporary_name(path: epath.Path) -> epath.Path:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from cifar_jax import errors
+from analysis.files import explain_failure
 from cifar_jax.runs import plots
 from cifar_jax.types import Row
 
@@ -43,22 +43,20 @@ def draw_predictions(
   target = epath.Path(path).expanduser()
   with warnings.catch_warnings():
     warnings.filterwarnings("ignore", r"Glyph .* missing")  # in the name of a file
-    try:
-      with plots.figure(target, num_rows, len(widths), size, width_ratios=widths) as (_, axes):
-        for axis in axes.flat:
-          axis.axis("off")
-        pairs = axes.reshape(-1, 2)
-        for (left, right), photo, (name, *lines) in zip(pairs, photos, texts, strict=False):
-          left.imshow(photo)
-          top = 0.5 + 0.5 * _LINE_INCHES * len(lines) / height
-          style = {"va": "center", "parse_math": False, "transform": right.transAxes}
-          right.text(0, top, name, weight="bold", **style)
-          for i, line in enumerate(lines, start=1):
-            right.text(0, top - i * _LINE_INCHES / height, line, **style)
-    except OSError as error:
-      raise errors.UserError(
-        f"--picture: {target} cannot be written ({error.strerror or error}); name another file"
-      ) from error
+    with (
+      explain_failure(f"--picture: {target}", "name another file"),
+      plots.figure(target, num_rows, len(widths), size, width_ratios=widths) as (_, axes),
+    ):
+      for axis in axes.flat:
+        axis.axis("off")
+      pairs = axes.reshape(-1, 2)
+      for (left, right), photo, (name, *lines) in zip(pairs, photos, texts, strict=False):
+        left.imshow(photo)
+        top = 0.5 + 0.5 * _LINE_INCHES * len(lines) / height
+        style = {"va": "center", "parse_math": False, "transform": right.transAxes}
+        right.text(0, top, name, weight="bold", **style)
+        for i, line in enumerate(lines, start=1):
+          right.text(0, top - i * _LINE_INCHES / height, line, **style)
 
 
 def _describe(predictions: Sequence[Row], flag: str) -> list[str]:

@@ -46,8 +46,24 @@ def call_size() -> int:
   return BATCH_SIZE * jax.local_device_count()
 
 
+class Described:
+  """What the description of its dataset, as in dataset.json, says of a network."""
+
+  description: Row
+
+  @property
+  def class_names(self) -> list[str]:
+    return self.description["class_names"]
+
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """Height, width and channels of the training images."""
+    height, width, channels = self.description["image_shape"]
+    return height, width, channels
+
+
 @dataclasses.dataclass(frozen=True)
-class Run:
+class Run(Described):
   """A run folder with the selected weights of one seed.
 
   Attributes:
@@ -73,16 +89,6 @@ class Run:
   def name(self) -> str:
     """The folder's name, which tables and plots show."""
     return self.path.resolve().name
-
-  @property
-  def class_names(self) -> list[str]:
-    return self.description["class_names"]
-
-  @property
-  def image_shape(self) -> tuple[int, int, int]:
-    """Height, width and channels of the training images."""
-    height, width, channels = self.description["image_shape"]
-    return height, width, channels
 
   def in_float32(self) -> Self:
     """Return the same run with a network that computes in float32."""

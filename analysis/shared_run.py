@@ -38,10 +38,7 @@ def open_shared(path: str | os.PathLike) -> SharedRun | None:
   location = epath.Path(path).expanduser()
   if location.suffix == ".safetensors":
     return SharedRun(location.parent, weights_file.read(location))
-  has_weights_file = (location / weights_file.NAME).exists()
-  if has_weights_file and not (location / "checkpoints").exists():
-    return _open_folder(location, str(path))
-  return None
+  return _open_folder(location, str(path)) if weights_file.find(location) else None
 
 
 def _open_folder(folder: epath.Path, source: str) -> SharedRun:

@@ -41,10 +41,7 @@ def load(source: str) -> Variables | None:
   if not source:
     return None
   path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
-  if path.is_dir():
-    has_weights_file = (path / weights_file.NAME).exists()
-    is_shared = has_weights_file and not (path / "checkpoints").exists()
-    path = path / weights_file.NAME if is_shared else path
+  path = weights_file.find(path) or path
   if path.is_dir():
     return checkpoints.read_best(path)[1]
   if source != "timm" and not path.exists():

@@ -4,16 +4,16 @@ import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
 
 from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.data import array_record, cache, cifar, mnist
-from trust.findings import Finding, Item, free_name
+from trust.findings import Finding, Item, setting_aside
 
 _CIFAR = {dataset.name: dataset for dataset in (cifar.CIFAR10, cifar.CIFAR100)}
 _CHUNK_BYTES = 1 << 20
+_REMADE = "; the next start makes the folder again"
 
 
 def _published() -> dict[str, set[str]]:
@@ -54,7 +54,7 @@ def check_decoded(path: pathlib.Path) -> Item:
   except (cache.Unusable, OSError, ValueError, LookupError, TypeError) as error:
     problem = str(error).removeprefix(f"{path}: ").removeprefix(f"{path}/")
     remedy = "delete the folder, and the next start decodes the images again"
-    findings.append(Finding(str(path), f"damaged: {problem}", remedy, _setting_aside(path)))
+    findings.append(Finding(str(path), f"damaged: {problem}", remedy, setting_aside(path, _REMADE)))
   return Item(str(path), "decoded images", f"images and {', '.join(labels)}", findings)
 
 
@@ -71,7 +71,7 @@ def check_tfds(path: pathlib.Path) -> Item:
     checked = "every record"
     problem = str(error).removeprefix(f"{path}: ").partition("; delete")[0]
     remedy = "delete the folder, and --mode=prepare fetches the dataset again"
-    findings.append(Finding(str(path), f"damaged: {problem}", remedy, _setting_aside(path)))
+    findings.append(Finding(str(path), f"damaged: {problem}", remedy, setting_aside(path, _REMADE)))
   return Item(str(path), "dataset", checked, findings)
 
 
@@ -103,15 +103,6 @@ def _read_records(folder: epath.Path) -> int:
         raise ValueError(f"{split['name']} has {num_read} records instead of {expected}")
       count += num_read
   return count
-
-
-def _setting_aside(path: pathlib.Path) -> Callable[[], str]:
-  def repair() -> str:
-    target = free_name(str(path), os.path.exists)
-    os.rename(path, target)
-    return f"moved to {target}; the next start makes the folder again"
-
-  return repair
 
 
 def _sha256(path: pathlib.Path) -> str:

@@ -1,7 +1,6 @@
 """Checks of run folders: their JSON files, how these agree, and the arrays of every checkpoint."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +12,7 @@ from etils import epath
 from cifar_jax import errors
 from cifar_jax.runs import checkpoint_arrays, checkpoint_files, checkpoints, run_folder
 from cifar_jax.types import Row
-from trust.findings import Finding, Item, free_name
+from trust.findings import Finding, Item, setting_aside
 
 _BEST_EPOCH = "control.select.best_epoch"  # in `latest`, from 0
 _RESTORE = "restore the file from a copy"
@@ -114,7 +113,7 @@ class _RunCheck:
 
   def _read_results(self) -> Row | None:
     use = "the training command writes it again, from the last checkpoint, once it is moved away"
-    repair = self._setting_aside("results.json")
+    repair = setting_aside(self._path / "results.json")
     return self._read("results.json", use, repair, is_optional=True)
 
   def _read_dataset(self, results: Row | None) -> Row | None:
@@ -124,7 +123,7 @@ class _RunCheck:
 
     def rewrite() -> str:
       if (self._path / "dataset.json").exists():
-        self._setting_aside("dataset.json")()
+        setting_aside(self._path / "dataset.json")()
       run_folder.RunFolder(self._path).write_dataset(results["data"])
       return "written again from results.json, which holds the same"
 
@@ -286,15 +285,6 @@ class _RunCheck:
       finally:
         files.close()
     return "moved to checkpoints/set_aside"
-
-  def _setting_aside(self, name: str) -> Callable[[], str]:
-    def repair() -> str:
-      file = str(self._path / name)
-      target = free_name(file, os.path.exists)
-      os.rename(file, target)
-      return f"moved to {target}"
-
-    return repair
 
 
 def _is_busy(path: pathlib.Path) -> bool:

@@ -1,5 +1,7 @@
 """What --mode=check reports: items, and what is wrong with them."""
 
+import os
+import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,10 +38,15 @@ class Item(NamedTuple):
   findings: list[Finding]
 
 
-def free_name(path: str, exists: Callable[[str], bool]) -> str:
-  """Return a new name for what is set aside: path.damaged, path.damaged-2, and so on."""
-  name, number = f"{path}.damaged", 1
-  while exists(name):
-    number += 1
-    name = f"{path}.damaged-{number}"
-  return name
+def setting_aside(path: pathlib.Path, then: str = "") -> Callable[[], str]:
+  """Return the repair of a Finding that renames a file or folder; `then` is what happens next."""
+
+  def repair() -> str:
+    target, number = f"{path}.damaged", 1
+    while os.path.exists(target):
+      number += 1
+      target = f"{path}.damaged-{number}"
+    os.rename(path, target)
+    return f"moved to {target}{then}"
+
+  return repair

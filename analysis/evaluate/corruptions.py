@@ -12,8 +12,10 @@ from collections.abc import Callable
 
 import numpy as np
 import scipy.ndimage
+from PIL import Image
 
 from analysis.evaluate import distortions
+from analysis.evaluate.distortions import as_bytes, blur
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # Not among the 15 whose mean is the mean corruption error.
@@ -47,19 +49,15 @@ def _as_unit(images: np.ndarray) -> np.ndarray:
   return images.astype(np.float32) / 255
 
 
-def _as_bytes(x: np.ndarray) -> np.ndarray:
-  return (np.clip(x, 0, 1) * 255).astype(np.uint8)
-
-
 # --- Noise ---------------------------------------------------------------------------------------
 
 
 def _gaussian_noise(images: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
-  return _as_bytes(_as_unit(images) + rng.normal(0, scale, images.shape))
+  return as_bytes(_as_unit(images) + rng.normal(0, scale, images.shape))
 
 
 def _shot_noise(images: np.ndarray, photons: float, rng: np.random.Generator) -> np.ndarray:
-  return _as_bytes(rng.poisson(_as_unit(images) * photons) / photons)
+  return as_bytes(rng.poisson(_as_unit(images) * photons) / photons)
 
 
 def _impulse_noise(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
@@ -70,7 +68,7 @@ def _impulse_noise(images: np.ndarray, share: float, rng: np.random.Generator) -
 
 def _speckle_noise(images: np.ndarray, scale: float, rng: np.random.Generator) -> np.ndarray:
   x = _as_unit(images)
-  return _as_bytes(x + x * rng.normal(0, scale, images.shape))
+  return as_bytes(x + x * rng.normal(0, scale, images.shape))
 
 
 # --- Blur ----------------------------------------------------------------------------------------
@@ -78,8 +76,7 @@ def _speckle_noise(images: np.ndarray, scale: float, rng: np.random.Generator) -
 
 def _gaussian_blur(images: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
   del rng
-  x = _as_unit(images)
-  return _as_bytes(scipy.ndimage.gaussian_filter(x, (0, sigma, sigma, 0), mode="nearest"))
+  return as_bytes(blur(_as_unit(images), sigma))
 
 
 def _defocus_blur(
@@ -96,7 +93,7 @@ def _defocus_blur(
     disk = scipy.ndimage.correlate1d(disk, weights, axis, mode="mirror")
   inner = disk[5:12, 5:12] / disk.sum()  # everything outside is 0
   kernel = inner[None, :, :, None].astype(np.float32)
-  return _as_bytes(scipy.ndimage.correlate(_as_unit(images), kernel, mode="mirror"))
+  return as_bytes(scipy.ndimage.correlate(_as_unit(images), kernel, mode="mirror"))
 
 
 def _zoom_blur(images: np.ndarray, end: float, rng: np.random.Generator) -> np.ndarray:
@@ -108,7 +105,7 @@ def _zoom_blur(images: np.ndarray, end: float, rng: np.random.Generator) -> np.n
   for factor in factors:
     rows, columns = (_enlarge(side, factor) for side in x.shape[1:3])
     total += np.einsum("ij,njkc,lk->nilc", rows, x, columns, optimize=True)
-  return _as_bytes(total / (len(factors) + 1))
+  return as_bytes(total / (len(factors) + 1))
 
 
 def _enlarge(side: int, factor: float) -> np.ndarray:
@@ -129,7 +126,7 @@ def _contrast(images: np.ndarray, factor: float, rng: np.random.Generator) -> np
   del rng
   x = _as_unit(images)
   means = x.mean((1, 2), keepdims=True)
-  return _as_bytes((x - means) * factor + means)
+  return as_bytes((x - means) * factor + means)
 
 
 def _brightness(images: np.ndarray, gain: float, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +135,7 @@ def _brightness(images: np.ndarray, gain: float, rng: np.random.Generator) -> np
   x = _as_unit(images)
   value = x.max(-1, keepdims=True)
   brighter = np.minimum(value + gain, 1)
-  return _as_bytes(np.where(value > 0, x * brighter / np.maximum(value, 1e-6), brighter))
+  return as_bytes(np.where(value > 0, x * brighter / np.maximum(value, 1e-6), brighter))
 
 
 def _saturate(
@@ -154,36 +151,33 @@ def _saturate(
   stronger = np.clip(saturation * factor + offset, 0, 1)
   of_grey = value * stronger * np.array([0, 1, 1], np.float32)
   scaled = depth * stronger / np.maximum(saturation, 1e-6)
-  return _as_bytes(value - np.where(saturation > 0, scaled, of_grey))
+  return as_bytes(value - np.where(saturation > 0, scaled, of_grey))
 
 
 # --- Digital -------------------------------------------------------------------------------------
 
 
-def _jpeg(images: np.ndarray, quality: int, rng: np.random.Generator) -> np.ndarray:
-  from PIL import Image
+def _as_picture(image: np.ndarray) -> Image.Image:
+  return Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
 
+
+def _jpeg(images: np.ndarray, quality: int, rng: np.random.Generator) -> np.ndarray:
   del rng
 
   def compress(image: np.ndarray) -> np.ndarray:
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
-      buffer := io.BytesIO(), "JPEG", quality=quality
-    )
+    _as_picture(image).save(buffer := io.BytesIO(), "JPEG", quality=quality)
     return np.asarray(Image.open(buffer)).reshape(image.shape)
 
   return np.stack([compress(image) for image in images])
 
 
 def _pixelate(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-  from PIL import Image
-
   del rng
   height, width = images.shape[1:3]
   small = max(1, int(width * share)), max(1, int(height * share))
 
   def reduce(image: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
-    box = Image.Resampling.BOX
+    box, picture = Image.Resampling.BOX, _as_picture(image)
     return np.asarray(picture.resize(small, box).resize((width, height), box)).reshape(image.shape)
 
   return np.stack([reduce(image) for image in images])

@@ -21,6 +21,17 @@ ELASTIC = (
 )
 
 
+def as_bytes(x: np.ndarray) -> np.ndarray:
+  """Return images of values from 0 to 1 as uint8; values beyond are cut off."""
+  return (np.clip(x, 0, 1) * 255).astype(np.uint8)
+
+
+def blur(x: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4) -> np.ndarray:
+  """Blur images [n, height, width, channels] by a Gaussian; no blur with sigma 0."""
+  sigmas = (0, sigma, sigma, 0)
+  return scipy.ndimage.gaussian_filter(x, sigmas, mode=mode, truncate=truncate) if sigma else x
+
+
 def blur_by_glass(
   images: np.ndarray, glass: tuple[float, int, int], rng: np.random.Generator
 ) -> np.ndarray:
@@ -31,7 +42,7 @@ def blur_by_glass(
   """
   sigma, distance, repetitions = glass
   height, width = images.shape[1:3]
-  x = (_blur(images / 255, sigma) * 255).astype(np.uint8)
+  x = as_bytes(blur(images / 255, sigma))
   every = np.arange(len(x))
   for _ in range(repetitions):
     # From below to above, so that a copied pixel is still the original.
@@ -39,7 +50,7 @@ def blur_by_glass(
       for column in range(width - distance, distance, -1):
         down, right = rng.integers(-distance, distance, (2, len(x)))
         x[:, row, column] = x[every, row + down, column + right]
-  return (np.clip(_blur(x / 255, sigma), 0, 1) * 255).astype(np.uint8)
+  return as_bytes(blur(x / 255, sigma))
 
 
 def lay_fog(images: np.ndarray, fog: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -49,7 +60,7 @@ def lay_fog(images: np.ndarray, fog: tuple[float, float], rng: np.random.Generat
   lightest = x.max((1, 2, 3), keepdims=True)
   height, width = x.shape[1:3]
   x = x + thickness * fractals(len(x), max(height, width), decay, rng)[:, :height, :width, None]
-  return (np.clip(x * lightest / (lightest + thickness), 0, 1) * 255).astype(np.uint8)
+  return as_bytes(x * lightest / (lightest + thickness))
 
 
 def fractals(count: int, side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
@@ -93,11 +104,11 @@ def stretch(
     places = np.stack([rows, columns, np.ones_like(rows)], -1) @ matrix
     x = _sample(image / 255, places[..., 0], places[..., 1], "mirror")
     down, right = (
-      amplitude * _blur(rng.uniform(-1, 1, (1, height, width, 1)), sigma, "reflect", 3)[0, ..., 0]
+      amplitude * blur(rng.uniform(-1, 1, (1, height, width, 1)), sigma, "reflect", 3)[0, ..., 0]
       for _ in range(2)
     )
     x = _sample(x, rows + down, columns + right, "reflect")
-    output[i] = (np.clip(x, 0, 1) * 255).astype(np.uint8)
+    output[i] = as_bytes(x)
   return output
 
 
@@ -114,9 +125,3 @@ def _sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str)
     for c in range(image.shape[-1])
   ]
   return np.stack(channels, -1)
-
-
-def _blur(x: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4) -> np.ndarray:
-  """Blur images [n, height, width, channels] by a Gaussian; no blur with sigma 0."""
-  sigmas = (0, sigma, sigma, 0)
-  return scipy.ndimage.gaussian_filter(x, sigmas, mode=mode, truncate=truncate) if sigma else x

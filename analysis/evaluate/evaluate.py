@@ -33,8 +33,8 @@ from analysis.evaluate import evaluation_plots, measures
 from analysis.evaluate.evaluation_text import format_evaluation
 from analysis.evaluate.measures import Predictions
 from analysis.evaluate.predictions import Labelled, map_images, predict_examples
+from analysis.files import explain_failure
 from analysis.run import Run, load_run
-from cifar_jax import errors
 from cifar_jax.augment import test_time
 from cifar_jax.data import datasets
 from cifar_jax.data.splits import Splits
@@ -237,12 +237,5 @@ def _staged(folder: epath.Path) -> Iterator[epath.Path]:
       stage.rmtree()
 
 
-@contextlib.contextmanager
-def _writing(folder: epath.Path) -> Iterator[None]:
-  """Convert an error from writing into `folder` into a one-line `UserError`."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.UserError(
-      f"{folder}: cannot be written ({error.strerror or error}); fix this, then evaluate again"
-    ) from error
+def _writing(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
+  return explain_failure(f"{folder}:", "fix this, then evaluate again")

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.evaluate import corruptions, measures, test_sets
-from analysis.files import write_whole
+from analysis.files import explain_failure, write_whole
 from analysis.run import Run, call_size, load_run
-from cifar_jax import errors
 from cifar_jax.augment import test_time
 from cifar_jax.runs import results, run_folder, test_uses
 from cifar_jax.runtime.console import progress
@@ -61,13 +60,9 @@ def evaluate_test_set(
   }
   content |= _average(content["parts"])
   path = run.path / "evaluation" / f"test_set_{name}.json"
-  try:
+  with explain_failure(f"{path}:", "fix this, then evaluate again"):
     path.parent.mkdir(exist_ok=True)
     write_whole(path, (json.dumps(run_folder.finite(content), indent=2) + "\n").encode())
-  except OSError as error:
-    raise errors.UserError(
-      f"{path}: cannot be written ({error.strerror or error}); fix this, then evaluate again"
-    ) from error
   return content | {"text": f"{format_content(content)}\nwrote {path}"}
 
 

@@ -7,9 +7,9 @@ import numpy as np
 from etils import epath
 
 import input_pipeline
+from analysis.files import explain_failure
 from analysis.visualize import pictures
 from analysis.visualize.examples import first_of_each_class
-from cifar_jax import errors
 from cifar_jax.runs import plots
 
 _COLUMNS = 10
@@ -32,20 +32,18 @@ def draw_dataset(config: ml_collections.ConfigDict, path: str | os.PathLike) -> 
     selected = selected[np.argsort(labels[selected], kind="stable")]
   num_rows = -(-len(selected) // _COLUMNS)
   target = epath.Path(path).expanduser()
-  try:
-    with plots.figure(target, num_rows, _COLUMNS, (11, 1.25 * num_rows + 0.5)) as (figure, axes):
-      grid = pictures.clear_axes(axes, num_rows, _COLUMNS).ravel()
-      for axis, number in zip(grid, selected, strict=False):
-        pictures.show_image(axis, np.asarray(dataset.train.images[number]))
-        pictures.set_title(axis, pictures.shorten(names[labels[number]], 16))
-      height, width, _ = dataset.train.images.shape[1:]
-      pictures.set_figure_title(
-        figure,
-        f"{dataset.name}: {len(labels):,} training and {len(dataset.test.labels):,} test images of "
-        f"{len(names)} classes, {height}×{width} pixels",
-      )
-  except OSError as error:
-    raise errors.UserError(
-      f"--picture: {target} cannot be written ({error.strerror or error}); name another file"
-    ) from error
+  with (
+    explain_failure(f"--picture: {target}", "name another file"),
+    plots.figure(target, num_rows, _COLUMNS, (11, 1.25 * num_rows + 0.5)) as (figure, axes),
+  ):
+    grid = pictures.clear_axes(axes, num_rows, _COLUMNS).ravel()
+    for axis, number in zip(grid, selected, strict=False):
+      pictures.show_image(axis, np.asarray(dataset.train.images[number]))
+      pictures.set_title(axis, pictures.shorten(names[labels[number]], 16))
+    height, width, _ = dataset.train.images.shape[1:]
+    pictures.set_figure_title(
+      figure,
+      f"{dataset.name}: {len(labels):,} training and {len(dataset.test.labels):,} test images of "
+      f"{len(names)} classes, {height}×{width} pixels",
+    )
   return target

@@ -46,6 +46,12 @@ class WeightsFile(NamedTuple):
   variables: Variables
 
 
+def find(folder: epath.Path) -> epath.Path | None:
+  """Return the weights file of a run that was shared; None in a run folder with checkpoints."""
+  file = folder / NAME
+  return file if file.exists() and not (folder / "checkpoints").exists() else None
+
+
 def serialize(content: WeightsFile) -> bytes:
   """Return the bytes of the file."""
   from safetensors.numpy import save
