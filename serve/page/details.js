@@ -1,9 +1,8 @@
 // The details of one run: results, settings, pictures and report.
 
 import {byId, h, short} from "./dom.js";
-import {get} from "./server.js";
+import {address, get} from "./server.js";
 
-const address = (path, query) => `${path}?${new URLSearchParams(query)}`;
 const show = value => value === "" ? "''" : typeof value === "number" ? short(value) : typeof value === "string" ? value : JSON.stringify(value);
 
 function table(caption, entries, isOpen) {

@@ -1,6 +1,6 @@
 // The view of the photos: choose networks, bring photos, and read what each network sees in each.
 
-import {COLOURS, byId, h, percent} from "./dom.js";
+import {byId, freeColour, h, percent} from "./dom.js";
 import {post} from "./server.js";
 
 const MOST_NETWORKS = 8, AT_THE_SAME_TIME = 4;
@@ -36,8 +36,7 @@ function addNetwork(run) {
 }
 
 function choose(name, isOn) {
-  const used = new Set(chosen.values());
-  if (isOn) chosen.set(name, COLOURS.find(colour => !used.has(colour)));
+  if (isOn) chosen.set(name, freeColour(chosen.values()));
   else chosen.delete(name);
   for (const [other, box] of boxes) {
     box.checked = chosen.has(other);

@@ -2,7 +2,7 @@
 
 import {Chart, asNumber, asPercent} from "./chart.js";
 import {showDetails} from "./details.js";
-import {COLOURS, byId, duration, h, percent, roughly} from "./dom.js";
+import {COLOURS, byId, duration, freeColour, h, percent, roughly} from "./dom.js";
 import {get} from "./server.js";
 
 const MOST_AT_FIRST = 3, FILTER_FROM = 8;
@@ -43,8 +43,7 @@ function chooseFirst() {
 }
 
 function tick(name) {
-  const used = new Set(colours.values());
-  colours.set(name, COLOURS.find(colour => !used.has(colour)) ?? COLOURS[colours.size % COLOURS.length]);
+  colours.set(name, freeColour(colours.values()) ?? COLOURS[colours.size % COLOURS.length]);
 }
 
 async function fetchRows(name) {

@@ -23,12 +23,14 @@ async function explain(response) {
   }
 }
 
+/** Return the address of a path with a query. */
+export const address = (path, query) => `${path}?${new URLSearchParams(query)}`;
+
 /** Return the JSON at an address. */
 export async function get(path, query = {}) {
-  const address = Object.keys(query).length ? `${path}?${new URLSearchParams(query)}` : path;
   let response;
   try {
-    response = await fetch(address);
+    response = await fetch(address(path, query));
   } catch {
     setTrouble("The server cannot be reached. The page goes on when it is back.");
     throw new ServerError("the server cannot be reached");
