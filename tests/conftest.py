@@ -47,6 +47,20 @@ def drawn(monkeypatch):
   return figures
 
 
+@pytest.fixture(scope="module")
+def one_step_data(tmp_path_factory):
+  """A data folder for one_step_runs, whose programs compile once and whose runs draw nothing."""
+  import one_step_runs
+
+  from cifar_jax.runs import plots
+
+  one_step_runs.register_model()
+  programs = tmp_path_factory.mktemp("programs")
+  with pytest.MonkeyPatch.context() as patch, one_step_runs.compiled_once(programs):
+    patch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
+    yield tmp_path_factory.mktemp("data")
+
+
 @pytest.fixture
 def quick_compilation():
   """Compile with fewer optimizations, as small_runs.quick_compilation does."""

@@ -2,7 +2,6 @@
 
 import json
 
-import one_step_runs
 import pytest
 import small_runs
 from one_step_runs import FIELDS, STEPS_AND_PLATEAU, rows_of, run
@@ -11,35 +10,17 @@ import experiment
 from analysis import run_record
 from cifar_jax import errors
 from cifar_jax.optim import schedules
-from cifar_jax.runs import plots, run_folder
+from cifar_jax.runs import run_folder
 from cifar_jax.training import continuing
 from configs import default
 
 
-@pytest.fixture(scope="module", autouse=True)
-def linear(tmp_path_factory):
-  one_step_runs.register_model()
-  with one_step_runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-  monkeypatch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
-
-
-@pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  """A folder for the decoded digits."""
-  return tmp_path_factory.mktemp("data")
-
-
 @pytest.mark.parametrize("fields", [{}, STEPS_AND_PLATEAU], ids=["constant", "steps and plateau"])
-def test_two_epochs_continued_to_four_are_four_from_the_start(data_dir, tmp_path, fields):
-  first = run(data_dir, tmp_path / "continued", 2, **fields)
+def test_two_epochs_continued_to_four_are_four_from_the_start(one_step_data, tmp_path, fields):
+  first = run(one_step_data, tmp_path / "continued", 2, **fields)
   assert (tmp_path / "continued" / "results.json").exists()
-  second = run(data_dir, tmp_path / "continued", 4, **fields)
-  whole = run(data_dir, tmp_path / "whole", 4, **fields)
+  second = run(one_step_data, tmp_path / "continued", 4, **fields)
+  whole = run(one_step_data, tmp_path / "whole", 4, **fields)
   assert (first["epochs_run"], second["epochs_run"]) == (2, 4)
   small_runs.assert_same(
     small_runs.final_state(tmp_path / "continued"), small_runs.final_state(tmp_path / "whole")
@@ -52,11 +33,11 @@ def test_two_epochs_continued_to_four_are_four_from_the_start(data_dir, tmp_path
   earlier = json.loads((tmp_path / "continued" / "results_2_epochs.json").read_text())
   assert earlier == json.loads(json.dumps(first))
   # The same command finds a finished run, and any other length but a greater one is refused.
-  assert run(data_dir, tmp_path / "continued", 4, **fields)["finished"] == second["finished"]
+  assert run(one_step_data, tmp_path / "continued", 4, **fields)["finished"] == second["finished"]
   with pytest.raises(errors.UserError, match=r"another config: num_epochs \(4 there, 2 now\)"):
-    run(data_dir, tmp_path / "continued", 2, **fields)
+    run(one_step_data, tmp_path / "continued", 2, **fields)
   with pytest.raises(errors.UserError, match=r"num_epochs \(4 there, 5 now\), seed \(0 there"):
-    run(data_dir, tmp_path / "continued", 5, **fields | {"seed": 1})
+    run(one_step_data, tmp_path / "continued", 5, **fields | {"seed": 1})
 
 
 def write_run(workdir, config, rows=0, **results):
@@ -80,8 +61,8 @@ def write_run(workdir, config, rows=0, **results):
     ({"last_epoch": 0.5, "batch_size": 400}, r"ended within an epoch \(last_epoch is 0.5\)"),
   ],
 )
-def test_a_run_whose_past_depends_on_its_length_is_refused(data_dir, tmp_path, fields, reason):
-  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": 1} | fields)
+def test_a_run_whose_past_depends_on_its_length_is_refused(one_step_data, tmp_path, fields, reason):
+  config = small_runs.config(one_step_data, **FIELDS | {"num_epochs": 1} | fields)
   before = write_run(tmp_path, config, rows=1, epochs_run=1)
   message = (
     rf"^num_epochs: the run of 1 epochs in {tmp_path} {reason}, so it cannot go on to 2; train in "
@@ -89,21 +70,21 @@ def test_a_run_whose_past_depends_on_its_length_is_refused(data_dir, tmp_path, f
     rf"\(--config.model.pretrained={tmp_path}\)$"
   )
   with pytest.raises(errors.UserError, match=message):
-    run(data_dir, tmp_path, 2, **fields)
+    run(one_step_data, tmp_path, 2, **fields)
   for name, content in before.items():
     assert (tmp_path / name).read_bytes() == content
 
 
-def test_a_run_that_stopped_early_or_lost_its_checkpoint_is_refused(data_dir, tmp_path):
-  config = small_runs.config(data_dir, **FIELDS | {"num_epochs": 3})
+def test_a_run_that_stopped_early_or_lost_its_checkpoint_is_refused(one_step_data, tmp_path):
+  config = small_runs.config(one_step_data, **FIELDS | {"num_epochs": 3})
   write_run(tmp_path, config, rows=2, epochs_run=2)
   with pytest.raises(
     errors.UserError, match=r"early stopping ended the run in .* after epoch 2, as"
   ):
-    run(data_dir, tmp_path, 4)
+    run(one_step_data, tmp_path, 4)
   write_run(tmp_path, config, rows=3, epochs_run=3)
   with pytest.raises(errors.UserError, match=r"has no checkpoint to continue from; restore"):
-    run(data_dir, tmp_path, 4)
+    run(one_step_data, tmp_path, 4)
   assert json.loads((tmp_path / "config.json").read_text())["num_epochs"] == 3
   assert (tmp_path / "results.json").exists()
 

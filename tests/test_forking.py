@@ -3,14 +3,13 @@
 import json
 
 import numpy as np
-import one_step_runs
 import pytest
 import small_runs
 from one_step_runs import STEPS_AND_PLATEAU, rows_of, run
 
 from analysis import load_run
 from cifar_jax import errors
-from cifar_jax.runs import checkpoints, plots, run_folder
+from cifar_jax.runs import checkpoints, run_folder
 from cifar_jax.training import fork_parent, fork_state
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.training.fork_parent import Fork
@@ -24,31 +23,11 @@ TWO_SEEDS = STEPS_AND_PLATEAU | {"num_seeds": 2}
 COSINE = {"schedule": {"name": "warmup_cosine"}, "keep_every": 2, "checkpoint_every": 5}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def linear(tmp_path_factory):
-  one_step_runs.register_model()
-  with one_step_runs.compiled_once(tmp_path_factory.mktemp("programs")):
-    yield
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch):
-  monkeypatch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
-
-
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-  """A folder for the decoded digits."""
-  return tmp_path_factory.mktemp("data")
-
-
-@pytest.fixture(scope="module")
-def parent(data_dir, tmp_path_factory):
+def parent(one_step_data, tmp_path_factory):
   """A finished run of five epochs with momentum and a cosine; every second epoch is kept."""
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(plots.LearningCurves, "draw", lambda *_, **__: None)
-    workdir = tmp_path_factory.mktemp("runs") / "parent"
-    run(data_dir, workdir, 5, **COSINE)
+  workdir = tmp_path_factory.mktemp("runs") / "parent"
+  run(one_step_data, workdir, 5, **COSINE)
   return workdir
 
 
@@ -69,13 +48,13 @@ def assert_same_run(a, b):
   ids=["constant", "before the decay", "plateau and two seeds"],
 )
 def test_five_epochs_forked_to_ten_are_ten_from_the_start(
-  data_dir, tmp_path, log_lines, fields, step
+  one_step_data, tmp_path, log_lines, fields, step
 ):
   fields = fields | {"checkpoint_every": 10}  # saving costs more than an epoch
-  short = run(data_dir, tmp_path / "short", 5, **fields)
+  short = run(one_step_data, tmp_path / "short", 5, **fields)
   source = f"{tmp_path / 'short'}@{step}"
-  forked = run(data_dir, tmp_path / "forked", 10, Fork(source), **fields)
-  run(data_dir, tmp_path / "whole", 10, **fields)
+  forked = run(one_step_data, tmp_path / "forked", 10, Fork(source), **fields)
+  run(one_step_data, tmp_path / "whole", 10, **fields)
   assert_same_run(tmp_path / "forked", tmp_path / "whole")
   assert "  num_epochs: 5 there, 10 here" in log_lines
   assert "  the same as a run of 10 epochs from the start" in log_lines
@@ -89,7 +68,7 @@ def test_five_epochs_forked_to_ten_are_ten_from_the_start(
   config = json.loads((tmp_path / "forked" / "config.json").read_text())
   assert (config["num_epochs"], config["forked_from"]) == (10, source)
   # The same command finds its finished run, and the parent is as it was.
-  again = run(data_dir, tmp_path / "forked", 10, Fork(source), **fields)
+  again = run(one_step_data, tmp_path / "forked", 10, Fork(source), **fields)
   assert again["finished"] == forked["finished"]
   assert json.loads((tmp_path / "short" / "results.json").read_text()) == json.loads(
     json.dumps(short)
@@ -97,15 +76,15 @@ def test_five_epochs_forked_to_ten_are_ten_from_the_start(
 
 
 def test_a_run_that_stopped_early_forked_without_stopping_is_one_that_never_stopped(
-  data_dir, tmp_path
+  one_step_data, tmp_path
 ):
   stopping = {"early_stopping__monitor": "train_loss", "early_stopping__min_delta": 9.0}
   stopping["checkpoint_every"] = 10
-  run(data_dir, tmp_path / "stopped", 5, early_stopping__patience=2, **stopping)
+  run(one_step_data, tmp_path / "stopped", 5, early_stopping__patience=2, **stopping)
   assert len(rows_of(tmp_path / "stopped")) == 3
   with pytest.raises(errors.UserError, match=r"early stopping ended .* after epoch 3, as it would"):
     run(
-      data_dir,
+      one_step_data,
       tmp_path / "again",
       6,
       Fork(str(tmp_path / "stopped")),
@@ -113,22 +92,22 @@ def test_a_run_that_stopped_early_forked_without_stopping_is_one_that_never_stop
       **stopping,
     )
   patient = {"early_stopping__patience": 4, **stopping}
-  run(data_dir, tmp_path / "forked", 6, Fork(str(tmp_path / "stopped")), **patient)
-  run(data_dir, tmp_path / "whole", 6, **patient)
+  run(one_step_data, tmp_path / "forked", 6, Fork(str(tmp_path / "stopped")), **patient)
+  run(one_step_data, tmp_path / "whole", 6, **patient)
   assert_same_run(tmp_path / "forked", tmp_path / "whole")
   assert len(rows_of(tmp_path / "forked")) == 5
 
 
-def test_a_jump_of_the_learning_rate_must_be_confirmed(data_dir, tmp_path, parent, log_lines):
+def test_a_jump_of_the_learning_rate_must_be_confirmed(one_step_data, tmp_path, parent, log_lines):
   message = (
     r"^--from: the learning rate would go from 0\.00477 to 0\.025 at step 5, and the steps before "
     r"had not the rates of the new schedule; add --confirm_jump, or set a schedule whose past is "
   )
   with pytest.raises(errors.UserError, match=message):
-    run(data_dir, tmp_path / "forked", 10, Fork(str(parent)), **COSINE)
+    run(one_step_data, tmp_path / "forked", 10, Fork(str(parent)), **COSINE)
   assert "  learning rate: 0.00477 before the fork, 0.025 after it" in log_lines
   assert not checkpoints.list_runs(tmp_path / "forked")
-  run(data_dir, tmp_path / "forked", 10, Fork(str(parent), confirm_jump=True), **COSINE)
+  run(one_step_data, tmp_path / "forked", 10, Fork(str(parent), confirm_jump=True), **COSINE)
   rows, before = rows_of(tmp_path / "forked"), rows_of(parent)
   assert rows[:5] == before
   # The cosine of ten epochs goes on from its middle.
@@ -138,7 +117,7 @@ def test_a_jump_of_the_learning_rate_must_be_confirmed(data_dir, tmp_path, paren
   )
 
 
-def test_checkpoints_are_kept_and_can_be_read(data_dir, parent):
+def test_checkpoints_are_kept_and_can_be_read(one_step_data, parent):
   assert checkpoints.list_runs(parent) == [2, 4, 5]
   weights = [checkpoints.read_weights(parent, step)["params"] for step in (2, 4, 5)]
   assert not np.array_equal(weights[0]["head"]["kernel"], weights[1]["head"]["kernel"])
@@ -151,17 +130,17 @@ def test_checkpoints_are_kept_and_can_be_read(data_dir, parent):
     load_run(parent, step=3)
 
 
-def test_what_the_parent_has_not_starts_anew_if_confirmed(data_dir, tmp_path, parent):
+def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_path, parent):
   other = COSINE | {"optimizer__momentum": 0.0}
   with pytest.raises(errors.UserError, match=r"opt_state\.method\S* is \(.+\) there but absent by"):
-    run(data_dir, tmp_path, 6, Fork(str(parent), confirm_jump=True), **other)
+    run(one_step_data, tmp_path, 6, Fork(str(parent), confirm_jump=True), **other)
   fields = COSINE | {"optimizer__name": "adam", "optimizer__momentum": None, "ema_decay": 0.5}
   fields |= {"seed": 7, "select__monitor": "val_loss", "select__mode": "min"}
   with pytest.raises(
     errors.UserError, match=r"^optimizer\.name: .* it is sgd there and adam here; add --fresh_opt"
   ):
-    run(data_dir, tmp_path, 6, Fork(str(parent), confirm_jump=True), **fields)
-  result = run(data_dir, tmp_path, 6, Fork(f"{parent}@4", True, True), **fields)
+    run(one_step_data, tmp_path, 6, Fork(str(parent), confirm_jump=True), **fields)
+  result = run(one_step_data, tmp_path, 6, Fork(f"{parent}@4", True, True), **fields)
   state = small_runs.final_state(tmp_path)
   assert state["state.opt_state.step"] == state["state.step"] == 6  # the schedule went on
   assert state["state.key"].tolist() == [0, 7]
@@ -203,11 +182,11 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(data_dir, tmp_path, pa
   ],
 )
 def test_what_cannot_be_forked_is_one_line(
-  data_dir, tmp_path, parent, source, epochs, fields, message
+  one_step_data, tmp_path, parent, source, epochs, fields, message
 ):
   fields = COSINE | fields
   with pytest.raises(errors.UserError, match=message) as raised:
-    run(data_dir, tmp_path, epochs, Fork(source.format(parent=parent), True), **fields)
+    run(one_step_data, tmp_path, epochs, Fork(source.format(parent=parent), True), **fields)
   assert "\n" not in str(raised.value)
   assert not (tmp_path / "lineage.json").exists()
 
@@ -221,20 +200,20 @@ def test_a_callback_cannot_watch_what_the_parent_has_not_measured():
     fork_state.adapt_callbacks(*arguments, {"early_stopping.monitor": ("", "val_loss")}, False)
 
 
-def test_a_folder_has_one_origin(data_dir, tmp_path, parent):
+def test_a_folder_has_one_origin(one_step_data, tmp_path, parent):
   with pytest.raises(errors.UserError, match="is the run that --from names; use another folder"):
-    run(data_dir, parent, 5, Fork(str(parent)), **COSINE)
-  run(data_dir, tmp_path / "a", 6, Fork(f"{parent}@4", True), **COSINE)
+    run(one_step_data, parent, 5, Fork(str(parent)), **COSINE)
+  run(one_step_data, tmp_path / "a", 6, Fork(f"{parent}@4", True), **COSINE)
   with pytest.raises(errors.UserError, match=r"a run that started from \S+@4, not from \S+@5; use"):
-    run(data_dir, tmp_path / "a", 6, Fork(f"{parent}@5", True), **COSINE)
+    run(one_step_data, tmp_path / "a", 6, Fork(f"{parent}@5", True), **COSINE)
   # A fork of a fork lists both ancestors.
   last = COSINE | {"keep_every": 1, "select__monitor": ""}
-  run(data_dir, tmp_path / "b", 7, Fork(str(tmp_path / "a"), True), **last)
+  run(one_step_data, tmp_path / "b", 7, Fork(str(tmp_path / "a"), True), **last)
   assert [row["step"] for row in lineage_of(tmp_path / "b")] == [4, 6]
   fork = run_folder.RunFolder(tmp_path / "unfinished")
   fork.write_lineage(lineage_of(tmp_path / "a"))
   with pytest.raises(errors.UserError, match=r"was to start from .* at step 4, and has no chec"):
-    run(data_dir, fork.path, 6, **COSINE)
+    run(one_step_data, fork.path, 6, **COSINE)
   # The last epoch's weights were selected, and its whole state is there.
   path, step = fork_parent._parse(f"{tmp_path / 'b'}@best")
   assert (str(path), step) == (str(tmp_path / "b"), 7)

@@ -190,26 +190,26 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def single_runs(tmp_path_factory):
+def single_runs(one_step_data, tmp_path_factory):
   """Two configs, trained with one seed each."""
   root = tmp_path_factory.mktemp("single")
-  one_step_runs.register_model()
-  with one_step_runs.compiled_once(root / "programs"):
-    for rate in (0.05, 0.01):
-      path = root / f"rate{rate}"
-      one_step_runs.run(root / "data", path, 1, optimizer__learning_rate=rate)
-    yield [str(root / f"rate{rate}") for rate in (0.05, 0.01)]
+  paths = {rate: root / f"rate{rate}" for rate in (0.05, 0.01)}
+  for rate, path in paths.items():
+    one_step_runs.run(one_step_data, path, 1, optimizer__learning_rate=rate)
+  return list(map(str, paths.values()))
 
 
-def test_a_test_that_is_repeated_after_a_crash_counts_again(single_runs, tmp_path):
-  path, data_dir = tmp_path / "run", pathlib.Path(single_runs[0]).parent / "data"
+def test_a_test_that_is_repeated_after_a_crash_counts_again(one_step_data, single_runs, tmp_path):
+  path = tmp_path / "run"
   shutil.copytree(single_runs[0], path)
   before = json.loads((path / "results.json").read_text())
   (path / "results.json").unlink()  # as if the process had been killed before it was written
-  after = one_step_runs.run(data_dir, path, 1, optimizer__learning_rate=0.05)
+  after = one_step_runs.run(one_step_data, path, 1, optimizer__learning_rate=0.05)
   assert (before["test_uses"], after["test_uses"]) == (1, 2)
   assert after["test_accuracy"] == before["test_accuracy"]
-  one_step_runs.run(data_dir, path, 1, optimizer__learning_rate=0.05)  # finished: tests nothing
+  one_step_runs.run(
+    one_step_data, path, 1, optimizer__learning_rate=0.05
+  )  # finished: tests nothing
   assert test_uses.count(path) == 2
 
 
