@@ -1,7 +1,7 @@
 """Networks in exported files, which answer as the run does: `--mode=predict --model=FILE`.
 
 - network.onnx is run by onnxruntime, which `pip install onnxruntime` adds.
-- inference.jax_export is run by JAX; inference.json lies beside it.
+- inference.jax_export is run by JAX; inference.json in the same folder describes it.
 - weights.safetensors is loaded as a run (analysis/run.py).
 """
 

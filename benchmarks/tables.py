@@ -124,9 +124,9 @@ def _reason_not_run(name: str) -> str:
   """Return 'not run' with the reason, as far as the config tells."""
   experiment = _module(name).get_config()
   if experiment.data.name.startswith("cifar100"):
-    return "not run: CIFAR-100 could not be had"
+    return "not run: CIFAR-100 is not available here"
   if experiment.model.get("pretrained"):
-    return "not run: ImageNet's weights could not be had"
+    return "not run: ImageNet's weights are not available here"
   return "not run yet"
 
 

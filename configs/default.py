@@ -160,8 +160,8 @@ def get_config() -> ml_collections.ConfigDict:
   # Less memory: compute the blocks of residual networks again in the backward pass instead of
   # keeping what is within them: the same mathematics, in more time. It saves nothing on CPU.
   config.remat = False
-  # Less memory: take the gradient of a step as the mean over passes of so many examples (over all
-  # devices; 0 is the whole batch). Batch norm then normalises by the statistics of a pass.
+  # Less memory: divide the batch into passes of this many examples, over all devices, and take the
+  # mean of their gradients; 0 is one pass. Batch norm then normalises by the statistics of a pass.
   config.microbatch = 0
 
   # Steps in one compiled program. 0 is an epoch on accelerators and one step on CPU, where XLA runs

@@ -1,4 +1,4 @@
-"""docs/own_experiment.md, followed as it is written, in a copy of the checkout."""
+"""docs/own_experiment.md, followed step by step in a copy of the checkout."""
 
 import json
 import re
@@ -10,7 +10,7 @@ PAGE = small_runs.ROOT / "docs" / "own_experiment.md"
 _STEP = re.compile(r"^(New file|At the end of) `([\w/.]+)`:\n\n```python\n(.*?)^```$", re.M | re.S)
 
 
-def test_the_page_as_it_is_written(tmp_path):
+def test_the_page_step_by_step(tmp_path):
   checkout = tmp_path / "checkout"
   left_out = shutil.ignore_patterns(".*", "__pycache__", "results", "_build", "gallery", "tests")
   shutil.copytree(small_runs.ROOT, checkout, ignore=left_out)

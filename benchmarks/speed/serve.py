@@ -3,7 +3,7 @@
   python -m benchmarks.speed.serve --model=resnet18
 
 starts the server twice with an untrained network of this name (weights do not change the time):
-'batches' as it is, 'one at a time' with batches of one image. 1, 10 and 100 clients each send
+'batches' unchanged, 'one at a time' with batches of one image. 1, 10 and 100 clients each send
 one photo after the other, a JPEG of 320 × 240 pixels, to one side and then to the other, in several
 rounds. The clients run in this process and share the machine's cores with the server. Two further
 rows are of 'batches' under disturbance: half of the photos broken, or as many clients again that

@@ -13,7 +13,7 @@ Each side is a process and warms up until it is compiled; then all sides are mea
 `--rounds` times. The numbers are medians. A ratio is the median, with lowest and highest, of the
 ratios of single rounds, and above 1 where ours is slower.
 
-With `--limit_to=avx2` no side uses newer instructions: kernels, XLA, PyTorch and oneDNN are told.
+`--limit_to=avx2` sets the variables that keep kernels, XLA, PyTorch and oneDNN to AVX2.
 """
 
 import argparse
