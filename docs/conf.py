@@ -28,10 +28,12 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute"]  # where myst-nb writes
 html_theme = "furo"
 html_title = "cifar-jax"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 nb_execution_mode = "off"  # the tour keeps its output, see execute.py
 nb_merge_streams = True
 myst_heading_anchors = 3
+myst_enable_extensions = ["html_image"]  # <img> becomes an image of the site, or a warning
 default_role = "literal"
 highlight_language = "none"
 smartquotes = False
@@ -67,6 +69,8 @@ def _rewrite(text: str, folder: pathlib.Path, page: pathlib.Path) -> str:
     if target.is_relative_to(ROOT / "docs"):
       return f"[{label}]({os.path.relpath(target, page)}{anchor})"
     # Other files are only named: the site is built from a checkout and has no address for them.
+    if label == target.stem:  # as the configs in the tables of results
+      return f"`{label}`"
     return f"`{name}`" if label.strip("`/") in name else f"{label} (`{name}`)"
 
   return _LINK.sub(replace, text)

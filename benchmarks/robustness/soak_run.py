@@ -19,7 +19,7 @@ from etils import epath
 
 from benchmarks import records
 from cifar_jax import errors
-from cifar_jax.runs import checkpoint_arrays
+from cifar_jax.runs import checkpoint_arrays, test_uses
 
 EPOCHS = 3
 STEPS = 16  # per epoch
@@ -209,7 +209,7 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
   """Return the arrays, rows and metrics of a finished run by name, without times.
 
   Raises:
-    Wrong: a checkpoint is damaged, or an epoch is missing or repeated.
+    Wrong: a checkpoint is damaged, an epoch is missing or repeated, or a test was not counted.
   """
   content: dict[str, Any] = {}
   for kind in ("latest", "best"):
@@ -229,6 +229,10 @@ def outcome(workdir: pathlib.Path) -> dict[str, Any]:
     del row["seconds"], row["images_per_second"]
   results = json.loads((workdir / "results.json").read_text())
   metrics = {k: v for k, v in results.items() if k.startswith(("test_", "val_", "best_"))}
+  # A test that was killed, and so repeated, counts again.
+  num_uses = len((workdir / test_uses.FILE).read_text().splitlines())
+  if metrics.pop("test_uses") != num_uses or not num_uses:
+    raise Wrong(f"results.json says {results['test_uses']} tests, {test_uses.FILE} {num_uses}")
   return content | {"metrics.jsonl": rows, "results.json": metrics}
 
 

@@ -34,10 +34,10 @@ class LearningCurves:
 
   def __init__(self, path: epath.Path):
     self._path = path
-    self._drawn_at = -_REDRAW_SECONDS
+    self._drawn_at = time.monotonic()
 
   def draw(self, rows: list[Row], title: str, at_once: bool = False) -> None:
-    """Draw the rows of metrics.jsonl; without `at_once`, at most once in 15 seconds."""
+    """Draw the rows of metrics.jsonl; without `at_once`, only if 15 seconds passed without."""
     now = time.monotonic()
     if at_once or now - self._drawn_at >= _REDRAW_SECONDS:
       draw_learning_curves(rows, title, self._path)

@@ -7,7 +7,7 @@ import pytest
 import small_runs
 
 from benchmarks.robustness import soak, soak_run
-from cifar_jax.runs import checkpoints
+from cifar_jax.runs import checkpoints, test_uses
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,10 @@ def write_finished_run(workdir, kernel, seconds):
     for epoch in range(1, soak_run.EPOCHS + 1)
   ]
   (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  for _ in range(int(seconds)):  # a killed test is repeated and counts again
+    test_uses.record(workdir, "train", "test")
   results = {"test_loss": 0.5, "best_epoch": 1, "seconds_to_train": seconds}
+  results["test_uses"] = int(seconds)
   (workdir / "results.json").write_text(json.dumps(results))
 
 
@@ -54,6 +57,13 @@ def test_outcomes_differ_in_bits_and_not_in_times(tmp_path):
   (tmp_path / "a" / "metrics.jsonl").write_text("".join([*rows, rows[-1]]))
   with pytest.raises(soak_run.Wrong, match=r"the epochs \[1, 2, 3, 3\]"):
     soak_run.outcome(tmp_path / "a")
+
+
+def test_a_test_that_was_not_counted_is_noticed(tmp_path):
+  write_finished_run(tmp_path, np.zeros(1), 2.0)
+  test_uses.record(tmp_path, "train", "test")
+  with pytest.raises(soak_run.Wrong, match=r"says 2 tests, test_uses.jsonl 3"):
+    soak_run.outcome(tmp_path)
 
 
 def test_schedule_has_every_fault_and_the_number_of_kills():

@@ -46,10 +46,14 @@ def test_learning_curves_are_drawn(tmp_path, validated, seeds):
   assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_curves_are_redrawn_after_a_pause_and_at_the_end(tmp_path):
-  path = tmp_path / "curves.png"
+def test_curves_are_drawn_after_a_pause_and_at_the_end(tmp_path, monkeypatch):
+  now, path = 100.0, tmp_path / "curves.png"
+  monkeypatch.setattr(plots.time, "monotonic", lambda: now)
   rows = [{"epoch": 1, "learning_rate": 0.1, "train_loss": 1.0, "train_accuracy": 0.1}]
   curves = plots.LearningCurves(path)
+  curves.draw(rows, "a")
+  assert not path.exists()
+  now += plots._REDRAW_SECONDS
   curves.draw(rows, "a")
   first = path.read_bytes()
   curves.draw(rows, "another title")
