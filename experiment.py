@@ -6,6 +6,7 @@ Training starts here, and so does everything that works on a trained network.
 import contextlib
 import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ from cifar_jax.data import sources, splits
 from cifar_jax.kernels import convolution
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.runs import results
+from cifar_jax.runtime import device_memory
 from cifar_jax.training import compiled_steps, gradients, hard_examples, steps
 from cifar_jax.training.compiled_steps import CompiledSteps
 from cifar_jax.types import ResidentData, TrainShard, Variables
@@ -120,7 +122,10 @@ class Experiment:
     self.preprocess = input_pipeline.make_preprocess(config, self.dataset, self.steps_per_epoch)
     # Fail now if there is nothing to compute again.
     with gradients.recompute_blocks() if config.remat else contextlib.nullcontext():
-      one_seed = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None).variables()
+      state = jax.eval_shape(self._init, jnp.int32(0), self._init_images(), None)
+    num_bytes = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    device_memory.check_state(num_bytes * config.num_seeds, "model", "take a smaller network")
+    one_seed = state.variables()
     self.parameters = models.count_parameters(one_seed)
     # Fail now if a pattern matches no parameter.
     jax.eval_shape(lambda: optimizers.l2_penalty(one_seed["params"], config.loss.l2))

@@ -9,7 +9,7 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import ml_collections
@@ -64,6 +64,7 @@ _AT_MOST = {  # other whole numbers are int32 on devices
   "data.resident_bytes": 2**63 - 1,
 }
 _INT32_MAX = 2**31 - 1
+_FLOAT32_MAX = 3.4e38
 
 
 def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> Fields:
@@ -190,16 +191,26 @@ def _check_limits(fields: Fields) -> None:
     least = _AT_LEAST.get(name)
     if least is not None and not value >= least:
       raise errors.UserError(f"{name}: {value!r} must be at least {least}")
-    if isinstance(value, float) and not math.isfinite(value):
-      raise errors.UserError(f"{name}: {value!r} must be finite")
-    most = _AT_MOST.get(name, _INT32_MAX)
-    if isinstance(value, int) and value > most:
-      raise errors.UserError(f"{name}: {value!r} must be at most {most}")
+    for number in _list_numbers(value):
+      most = _AT_MOST.get(name, _INT32_MAX)
+      if isinstance(number, int) and number > most:
+        raise errors.UserError(f"{name}: {number!r} must be at most {most}")
+      if not abs(number) <= _FLOAT32_MAX:
+        raise errors.UserError(f"{name}: {number!r} must be finite, and fit float32")
   if fields["seed"] + fields["num_seeds"] - 1 > _INT32_MAX:
     raise errors.UserError(
       f"seed: {fields['seed']} with num_seeds={fields['num_seeds']} gives seeds above "
       f"{_INT32_MAX}; lower it"
     )
+
+
+def _list_numbers(value: object) -> Iterator[int | float]:
+  """Yield a field's value if it is a number, or the numbers in its tuples."""
+  if isinstance(value, (int, float)):
+    yield value
+  elif isinstance(value, (tuple, list)):
+    for part in value:
+      yield from _list_numbers(part)
 
 
 def _check_ranges(config: ml_collections.ConfigDict) -> None:

@@ -125,3 +125,8 @@ def test_what_helps_against_too_little_memory_is_what_is_left(accelerator):
   assert accelerator()._memory_remedies["train"] == ("batch_size", f"{remedy} network")
   last = accelerator(remat=True, microbatch=8)._memory_remedies["train"][1]
   assert last == "take a smaller batch_size or network"  # eight devices have a row each
+
+
+def test_a_network_larger_than_any_memory_is_refused_before_xla_sees_it(accelerator):
+  with pytest.raises(errors.UserError, match=r"^model: the weights .* GiB of memory; take a small"):
+    accelerator(model__name="simple_cnn", model__widths=(2**31 - 1,) * 2)  # XLA aborts the process

@@ -94,7 +94,9 @@ def step_decay(
     raise errors.UserError(
       f"schedule.boundaries: must be ascending epochs > 0 such as (100, 150), got {boundaries!r}"
     )
-  check_number("schedule.factor", factor, "a number > 0", lambda x: x > 0)
+  largest = 3.4e38 ** (1 / len(boundaries))  # whose last power float32 holds
+  wanted = f"a number > 0 and, with {len(boundaries)} boundaries, < {largest:.3g}"
+  check_number("schedule.factor", factor, wanted, lambda x: 0 < x < largest)
   steps = [round(boundary * run.steps_per_epoch) for boundary in boundaries]
   shape = optax.join_schedules(
     [optax.constant_schedule(factor**i) for i in range(len(steps) + 1)], steps

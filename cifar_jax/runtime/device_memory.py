@@ -12,6 +12,7 @@ from cifar_jax.runtime.console import log
 
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 _CLOSE = 0.9  # the share of the free memory above which a program may fail
+_NO_MACHINE = 2**50  # bytes that none has; XLA aborts the process where sizes overflow
 
 
 class Room(NamedTuple):
@@ -57,6 +58,22 @@ def check(stats: Any, field: str, remedy: str) -> None:
     raise errors.UserError(f"{text}; {remedy}")
   if need > _CLOSE * room.free:
     log.warning("%s and it may fail; %s", text, remedy)
+
+
+def check_state(num_bytes: int, field: str, remedy: str) -> None:
+  """Compare the size of a training state, which each device holds, with the memory.
+
+  Raises:
+    UserError: it can never fit.
+  """
+  room = find_room() or Room(_NO_MACHINE, _NO_MACHINE, False)
+  need = num_bytes * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
+  limit = room.free if room.is_certain else room.total
+  if need > limit:
+    raise errors.UserError(
+      f"{field}: the weights and the optimizer's state take {need / 2**30:,.2f} GiB, of "
+      f"{limit / 2**30:,.2f} GiB of memory; {remedy}"
+    )
 
 
 def find_room() -> Room | None:

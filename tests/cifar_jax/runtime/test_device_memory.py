@@ -42,6 +42,19 @@ def test_a_device_refuses_what_cannot_fit_and_a_cpu_what_never_can(monkeypatch, 
     device_memory.check(stats(9), *REMEDY)
 
 
+def test_a_state_that_can_never_fit_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+  monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+  monkeypatch.setattr(device_memory, "find_room", lambda: Room(16 * GIB, 10 * GIB, False))
+  device_memory.check_state(8 * GIB, "model", "take a smaller network")
+  with pytest.raises(errors.UserError, match=r"^model: .* take 18\.00 GiB, of 16\.00 GiB of mem"):
+    device_memory.check_state(9 * GIB, "model", "take a smaller network")
+  monkeypatch.setattr(device_memory, "find_room", lambda: None)
+  device_memory.check_state(9 * GIB, "model", "take a smaller network")
+  with pytest.raises(errors.UserError, match="of 1,048,576.00 GiB of memory; take a smaller net"):
+    device_memory.check_state(2**63, "model", "take a smaller network")
+
+
 def test_the_device_with_the_least_room_counts(monkeypatch):
   devices = [
     types.SimpleNamespace(memory_stats=lambda used=used: {"bytes_limit": 9, "bytes_in_use": used})
