@@ -37,7 +37,7 @@ FIELDS = {
   "loss.label_smoothing": 0.1,
   "loss.l2": (("kernel$", 1e-4),),
   "lookahead.every": 5,
-  "tta": "flip",
+  "tta": "",
 }
 
 

@@ -1,5 +1,6 @@
 """The training program: complete runs on a small dataset."""
 
+import functools
 import json
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from cifar_jax import errors
 from cifar_jax.data.splits import make_splits
 from cifar_jax.runs import checkpoints, results, test_uses
 
+# The run that most tests of this file disturb; it is tested with flipped images too.
+command = functools.partial(small_runs.command, tta="flip")
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
@@ -31,7 +35,7 @@ def data_dir(tmp_path_factory):
 def full_run(data_dir, tmp_path_factory):
   """The folder of an undisturbed run, in a separate process with one device."""
   workdir = tmp_path_factory.mktemp("full")
-  process = small_runs.run(small_runs.command(data_dir, workdir))
+  process = small_runs.run(command(data_dir, workdir))
   assert process.returncode == 0, process.stderr
   return workdir
 
@@ -76,14 +80,14 @@ def test_a_run_folder_explains_itself(full_run):
 def test_a_finished_run_is_left_unchanged(data_dir, full_run):
   names = ("results.json", test_uses.FILE)
   before = [(full_run / name).read_bytes() for name in names]
-  process = small_runs.run(small_runs.command(data_dir, full_run))
+  process = small_runs.run(command(data_dir, full_run))
   assert process.returncode == 0 and "finished already" in process.stderr
   assert "test accuracy" in process.stdout
   assert [(full_run / name).read_bytes() for name in names] == before
 
 
 def test_another_config_is_refused_by_field(data_dir, full_run):
-  process = small_runs.run(small_runs.command(data_dir, full_run, batch_size=40, seed=3))
+  process = small_runs.run(command(data_dir, full_run, batch_size=40, seed=3))
   assert process.returncode == 1
   assert process.stderr.startswith("error: workdir: ") and process.stderr.count("\n") == 1
   assert "batch_size (80 there, 40 now), seed (0 there, 3 now)" in process.stderr
@@ -94,14 +98,14 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, full_run,
   rng = np.random.default_rng(0)
   for _ in range(kills):
     process = subprocess.Popen(
-      small_runs.command(data_dir, tmp_path),
+      command(data_dir, tmp_path),
       env=small_runs.environment(),
       stderr=subprocess.DEVNULL,
     )
     wait_for_metrics(tmp_path, process, after=rng.uniform(0, 3))
     process.kill()
     process.wait()
-  process = small_runs.run(small_runs.command(data_dir, tmp_path))
+  process = small_runs.run(command(data_dir, tmp_path))
   assert process.returncode == 0, process.stderr
   small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
   assert small_runs.comparable(full_run) == small_runs.comparable(tmp_path)
@@ -111,7 +115,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(data_dir, full_run,
 def test_a_signal_saves_in_mid_epoch_and_the_same_command_resumes(
   data_dir, full_run, tmp_path, signum
 ):
-  arguments = small_runs.command(data_dir, tmp_path)
+  arguments = command(data_dir, tmp_path)
   with subprocess.Popen(
     arguments, env=small_runs.environment(), stderr=subprocess.PIPE, text=True
   ) as process:
@@ -140,7 +144,7 @@ def wait_for_metrics(workdir, process, after: float) -> None:
 
 
 def test_streamed_run_is_the_resident_run(data_dir, full_run, tmp_path):
-  process = small_runs.run(small_runs.command(data_dir, tmp_path, data__resident_bytes=0))
+  process = small_runs.run(command(data_dir, tmp_path, data__resident_bytes=0))
   assert process.returncode == 0, process.stderr
   assert small_runs.comparable(full_run) == small_runs.comparable(tmp_path)
   small_runs.assert_same(small_runs.final_state(full_run), small_runs.final_state(tmp_path))
@@ -148,7 +152,7 @@ def test_streamed_run_is_the_resident_run(data_dir, full_run, tmp_path):
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
-  config = small_runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9, tta="")
+  config = small_runs.config(data_dir, dtype="bfloat16", num_epochs=1, ema_decay=0.9)
   train.train_and_evaluate(config, str(tmp_path))
   state = small_runs.final_state(tmp_path)
   floats = {v.dtype for v in state.values() if np.issubdtype(v.dtype, np.floating)}
@@ -159,7 +163,7 @@ def test_bfloat16_computes_in_it_and_keeps_float32(data_dir, tmp_path):
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_path):
-  config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="", augment="")
+  config = small_runs.config(data_dir, last_epoch=0.3, select__monitor="", augment="", tta="flip")
   summary = train.train_and_evaluate(config, str(tmp_path))
   rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert [(row["epoch"], row["step"]) for row in rows] == [(1, 16), (2, 21)]  # 20.8 rounded up
@@ -175,7 +179,7 @@ def test_a_part_of_the_last_epoch_and_a_test_with_augmentation(data_dir, tmp_pat
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_best_is_of_the_selected_step_where_few_epochs_are_saved(data_dir, tmp_path):
-  fields = {"num_epochs": 3, "checkpoint_every": 3, "tta": "", "augment": "", "loss.l2": ()}
+  fields = {"num_epochs": 3, "checkpoint_every": 3, "augment": "", "loss.l2": ()}
   fields |= {"select.monitor": "train_loss", "select.mode": "max"}  # the first epoch is the best
   summary = train.train_and_evaluate(small_runs.config(data_dir, **fields), str(tmp_path))
   assert summary["best_epoch"] == 1
@@ -210,7 +214,6 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
     data_dir,
     num_epochs=9,
     augment="",
-    tta="",
     optimizer__learning_rate=1e-7,  # nothing improves
     plateau__monitor="val_accuracy",
     plateau__mode="max",
@@ -240,7 +243,7 @@ def test_plateau_lowers_the_rate_and_early_stopping_ends_the_run(data_dir, tmp_p
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_selection_on_the_test_set_is_recorded(data_dir, tmp_path):
-  config = small_runs.config(data_dir, data__validation="test", num_epochs=1, augment="", tta="")
+  config = small_runs.config(data_dir, data__validation="test", num_epochs=1, augment="")
   summary = train.train_and_evaluate(config, str(tmp_path))
   assert summary["selected_on"] == "test"
   assert summary["test_accuracy"] == summary["val_accuracy"]

@@ -70,6 +70,7 @@ def test_the_whitening_layer_is_that_kernel_and_a_bias():
   np.testing.assert_allclose(outputs[:, 0, 0], corner, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
 def test_dirac_copies_its_inputs_and_draws_the_rest(inputs, outputs):
   kernel = airbench.dirac(jax.random.key(0), (3, 3, inputs, outputs))
@@ -117,6 +118,7 @@ def numpy_network(variables, x, residual):
   return pool(x, 3)[:, 0, 0] @ params["head"]["kernel"] / 9
 
 
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("residual", [False, True])
 def test_the_network_in_training_is_the_published_one(residual):
   config = {"name": "airbench", "widths": (24, 26, 28), "residual": residual}

@@ -11,6 +11,7 @@ from models.creation import create_model
 ARGUMENTS = {"widths": (4,), "dense": (8,)}
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_network_with_weights_of_a_run_keeps_its_own_head_for_other_classes(monkeypatch):
   _, weights = create_model("simple_cnn", 10, seed=1, **ARGUMENTS)
   monkeypatch.setattr(transfer, "load", lambda source: weights if source == "/run" else None)

@@ -58,7 +58,8 @@ class Ours(nn.Module):
 
 
 def random(shape, dtype=np.float32, seed=0):
-  return jnp.asarray(np.random.default_rng(seed).normal(0.5, 1.0, shape), dtype)
+  values = np.random.default_rng(seed).normal(0.5, 1.0, shape)
+  return jnp.asarray(values.astype(np.float32).astype(dtype))
 
 
 def make_variables(channels):
@@ -94,13 +95,14 @@ def test_values_gradients_and_statistics_are_flaxs(dtype, shape, parts):
   inputs = [random(shape, dtype, seed=5 + i) for i in range(1 + has_residual)]
   variables = make_variables(shape[-1])
   # Rounding decides whether the ReLU lets a value near 0 pass: its gradient is not compared.
-  before_relu, _ = Plain("none", jnp.float32).apply(variables, *inputs, mutable=["batch_stats"])
-  is_near = (jnp.abs(before_relu) < 1e-3) & (activation == "relu")
-  cotangent = jnp.where(is_near, 0, random(shape, seed=7)).astype(dtype)
+  plain = functools.partial(Plain("none", jnp.float32).apply, mutable=["batch_stats"])
+  before_relu, _ = jax.jit(plain)(variables, *inputs)
+  is_near = (np.abs(before_relu) < 1e-3) & (activation == "relu")
+  cotangent = jnp.asarray(np.where(is_near, 0, random(shape, seed=7)), dtype)
   gradients = functools.partial(value_and_gradients, Ours(activation, jnp.dtype(dtype)))
   ours = jax.jit(gradients)(variables, cotangent, *inputs)
   with jax.enable_x64(True):
-    exact = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables, cotangent, *inputs))
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), (variables, cotangent, *inputs))
     exact_gradients = functools.partial(value_and_gradients, Plain(activation, jnp.float64))
     theirs = jax.device_get(jax.jit(exact_gradients)(*exact))
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)

@@ -18,7 +18,6 @@ from models import transfer, vgg
 
 NET = {
   "augment": "",
-  "tta": "",
   "loss.l2": (),
   "num_epochs": 2,
   "batch_size": 160,

@@ -146,15 +146,17 @@ def test_memory_of_devices_that_report_it(monkeypatch):
 # --- A run ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_run_with_heartbeats_and_a_trace_that_a_spike_ends(tmp_path, log_lines):
   config = small_runs.config(
     tmp_path / "data",
     steps_per_dispatch=2,
     augment="",
+    model__widths=(4,),
     num_epochs=4,
     schedule__name="step",  # the rate is multiplied after the second epoch
     schedule__boundaries=(2,),
-    schedule__factor=20.0,
+    schedule__factor=10.0,
     stop_on_spike__factor=1.2,
   )
   workdir = tmp_path / "run"

@@ -41,7 +41,7 @@ def events(monkeypatch):
 def test_nothing_is_compiled_after_the_first_epoch(tmp_path, events):
   # Validation and test examples differ in number, and neither is a multiple of the batch. Test-time
   # augmentation, a program of its own, is wanted at the end alone.
-  fields = {"plateau.monitor": "val_loss", "plateau.patience": 1, "tta": ""}
+  fields = {"plateau.monitor": "val_loss", "plateau.patience": 1}
   config = small_runs.config(tmp_path / "data", num_epochs=3, **fields)
   train.train_and_evaluate(config, str(tmp_path / "run"))
   epochs = [i for i, event in enumerate(events) if "train loss" in event]

@@ -1,5 +1,7 @@
 """Gradients in several passes, and with blocks computed again: the same mathematics."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -47,7 +49,8 @@ def make_config(microbatch=0, remat=False):
 
 def compute(model, batch, microbatch=0, remat=False):
   """Return (gradient, outputs) at the initial weights, computed on one device."""
-  variables = model.init(jax.random.key(1), batch["image"], train=False)
+  init = jax.jit(functools.partial(model.init, train=False))
+  variables = init(jax.random.key(1), batch["image"])
   gradient = gradients.make_gradient(make_config(microbatch, remat), model)
   stats = variables.get("batch_stats", {})
   return jax.jit(gradient)(variables["params"], stats, batch, jax.random.key(2))

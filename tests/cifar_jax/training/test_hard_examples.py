@@ -195,7 +195,6 @@ PROXY = {
   "proxy.model.dense": (8,),
   "data.train_examples": 320,
   "num_epochs": 2,
-  "tta": "",
 }
 
 

@@ -6,6 +6,7 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import small_runs
 from sklearn import metrics as sklearn_metrics
 
@@ -127,6 +128,7 @@ def test_equal_and_undefined_logits_earn_nothing():
     assert metrics["correct"] == correct
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_network_learns_a_batch_by_heart_and_the_old_state_stays():
   config = small_runs.config(pathlib.Path(), lookahead__every=0)
   model = models.create(config.model, 10)
