@@ -146,15 +146,18 @@ def process_docstring(
 ) -> None:
   """Make reStructuredText of a docstring, in place, before napoleon reads its sections.
 
-  Indented paragraphs and tables become literal blocks, lines `argument: meaning` without a heading
-  become a section, and characters that mean something to reStructuredText are escaped.
+  Indented paragraphs become literal blocks, lines `argument: meaning` without a heading become a
+  section, and characters that mean something to reStructuredText are escaped. What Python says of a
+  NamedTuple's fields, "Alias for field number 0", is left out.
   """
   parameters = set(inspect.signature(subject).parameters) if inspect.isfunction(subject) else set()
   result: list[str] = []
   in_section = False
   for paragraph in _paragraphs(lines):
     in_section = in_section or bool(_SECTION.match(paragraph[0]))
-    if not in_section and paragraph[0].startswith(("  ", "|")):
+    if paragraph[0].startswith("Alias for field number"):
+      continue
+    if not in_section and paragraph[0].startswith("  "):
       result += ["::", "", *("  " + line for line in paragraph), ""]
       continue
     paragraph = [_escape(line) for line in paragraph]

@@ -6,11 +6,10 @@ batch norm, GELU. In `airbench96` a group has conv, batch norm and GELU once mor
 connection around its last two convolutions, added before the last GELU. The convolutions of groups
 are 3×3 without biases. Batch norm has a bias, no scale, and epsilon 1e-12. GELU is the exact one.
 
-| | widths | batch norm's momentum | parameters at 10 classes |
-|---|---|---|---|
-| `airbench94` | 64-256-256 | 0.6 | 1,971,640 |
-| `airbench95` | 128-384-384 | 0.6 | 4,604,728 |
-| `airbench96` | 128-384-512 | 0.9 (PyTorch's default) | 9,915,704 |
+  model       widths       batch norm's momentum    parameters at 10 classes
+  airbench94  64-256-256   0.6                      1,971,640
+  airbench95  128-384-384  0.6                      4,604,728
+  airbench96  128-384-512  0.9 (PyTorch's default)  9,915,704
 
 The table counts all parameters. The recipes never train the 288 of the whitening kernel
 (`optimizer.freeze=('whiten/kernel',)`), and its bias only at first (`optimizer.freeze_after`).
