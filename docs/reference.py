@@ -161,6 +161,9 @@ def process_docstring(
       result += ["::", "", *("  " + line for line in paragraph), ""]
       continue
     paragraph = [_escape(line) for line in paragraph]
+    if paragraph[0] in ("Returns:", "Yields:"):
+      # Without an empty line napoleon takes what precedes a colon for a type.
+      paragraph.insert(1, "  \\ ")
     if not in_section and set(re.split(r", ", paragraph[0].partition(":")[0])) <= parameters:
       paragraph = ["Args:", *("  " + line for line in paragraph)]
     result += [*paragraph, ""]
