@@ -69,7 +69,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.normalize = "standardize"  # by channel mean and deviation; 'unit' is pixels / 255
   # Datasets of up to this size live on each device. Larger ones are streamed.
   config.data.resident_bytes = 2 * 1024**3
-  config.data.workers = 0  # processes that read ahead when streaming; 0 uses threads
+  config.data.workers = 0  # processes that read ahead when streaming; 0: threads, mostly faster
 
   # Transforms of training images, in order: 'random_crop(padding=4) | random_flip()'.
   # cifar_jax/augment/transforms.py lists them.
