@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
+import jax
 from hypothesis import strategies as st
 
 from benchmarks import records
@@ -120,6 +121,7 @@ def fuzz(target: Target, examples: int, seed: int, end: float = float("inf")) ->
   for i in range(-(-examples // _AT_ONCE)):
     if time.monotonic() < end:
       hypothesis.seed(seed + i)(run)()
+      jax.clear_caches()  # a process may have some 65,000 maps of memory, and programs take several
   row: Row = {"target": target.name, "files": counts.total()}
   row |= {name: counts[name] for name in (READ, REFUSED, BROKEN)}
   return row | {"slowest ms": 1000 * slowest}, smallest
