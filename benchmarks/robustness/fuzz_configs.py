@@ -86,7 +86,10 @@ def mode_target(folder: pathlib.Path, run: pathlib.Path) -> Target:
     mode = modes.MODES[drawn["mode"]]
     paths = [str(folder / _as_name(text)) for text in drawn["paths"]] if mode.takes_paths else []
     workdirs = [str(workdir), *(str(folder / _as_name(text)) for text in drawn["workdirs"])]
-    options = drawn["options"] | {"picture": _as_name(drawn["options"]["picture"])}
+    if drawn["mode"] == "models":  # they are patterns; counting for every network takes 15 seconds
+      paths = [*drawn["paths"], "lenet*"]
+    files = {name: _as_name(drawn["options"][name]) for name in ("picture", "output")}
+    options = drawn["options"] | files
     if ".py" in options["sweep"]:  # a file would be executed
       raise errors.UserError("--sweep: not tried")
     with (

@@ -26,6 +26,7 @@ OPTIONS: dict[str, Any] = {  # main.py's flags, with values that are valid in th
   "tta": "",
   "test_set": "",
   "json": False,
+  "output": "",
   "picture": "",
   "layer": "",
   "features": "",
@@ -37,14 +38,23 @@ OPTIONS: dict[str, Any] = {  # main.py's flags, with values that are valid in th
   "steps": 300,
   "model": [],
   "format": "",
+  "to": None,
+  "destination": "",
+  "follow": False,
+  "license": "",
+  "private": False,
   "epochs": None,
   "batches": 8,
   "other_seeds": 7,
   "repair": False,
+  "host": "127.0.0.1",
+  "port": 8000,
 }
 
 # Modes that use the network or absl's flags.
 _NOT_TRIED = {"completion", "push", "serve", "sync"}
+_FLAGS_NOT_TRIED = {"to", "destination", "follow", "license", "private", "host", "port"}
+_DRAWN_FLAGS = sorted(OPTIONS.keys() - _FLAGS_NOT_TRIED)
 
 _NAMES: dict[str, Any] = {
   "model.name": models.list_names(),
@@ -166,7 +176,7 @@ def draw_calls(draw: st.DrawFn) -> dict[str, Any]:
     ]
   )
   changed: dict[str, Any] = {}
-  for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=3, unique=True)):
+  for name in draw(st.lists(st.sampled_from(_DRAWN_FLAGS), max_size=3, unique=True)):
     if name in ("json", "as_report", "confirm_jump", "fresh_optimizer", "repair"):
       changed[name] = draw(st.booleans())
     elif name in ("low", "high", "heartbeat"):

@@ -5,7 +5,8 @@ import logging
 import hypothesis
 import pytest
 
-from benchmarks.robustness import fuzz, fuzz_targets
+import main
+from benchmarks.robustness import fuzz, fuzz_fields, fuzz_targets
 from cifar_jax.runtime import console
 
 NAMES = [
@@ -63,6 +64,10 @@ def test_intact_files_are_read(targets, name):
   assert targets[name].intact
   for file in targets[name].intact:
     assert fuzz.try_one(targets[name].read, file) == fuzz.READ
+
+
+def test_every_flag_of_a_mode_has_a_value():
+  assert fuzz_fields.OPTIONS.keys() == main._OPTIONS.keys()
 
 
 def test_fuzz_counts_what_breaks_a_reader(targets):
