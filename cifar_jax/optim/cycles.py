@@ -141,12 +141,11 @@ def one_cycle(
   Args:
     pct_start: in (0, 1), the fraction of the run that rises.
     anneal: 'cosine' or 'linear', the shape of both phases.
-    div_factor: > 0.
-    final_div_factor: > 0.
+    div_factor, final_div_factor: > 1e-30, so that their product is not 0.
   """
   check_number("schedule.pct_start", pct_start, "a number in (0, 1)", lambda x: 0 < x < 1)
-  check_number("schedule.div_factor", div_factor, "a number > 0", lambda x: x > 0)
-  check_number("schedule.final_div_factor", final_div_factor, "a number > 0", lambda x: x > 0)
+  for name, value in (("div_factor", div_factor), ("final_div_factor", final_div_factor)):
+    check_number(f"schedule.{name}", value, "a number > 1e-30", lambda x: x > 1e-30)
   eases: dict[str, Callable[[jax.Array], jax.Array]] = {
     "cosine": lambda fraction: 0.5 * (1 - jnp.cos(jnp.pi * fraction)),
     "linear": lambda fraction: fraction,

@@ -262,7 +262,11 @@ def test_none_is_the_default():
     ({"name": "cyclical", "base_lr": 0.2}, "schedule.base_lr: must not exceed optimizer.learning"),
     ({"name": "one_cycle", "anneal": "cos"}, "schedule.anneal: must be one of cosine, linear"),
     ({"name": "one_cycle", "pct_start": 1}, "schedule.pct_start: must be a number in (0, 1)"),
-    ({"name": "one_cycle", "div_factor": 0}, "schedule.div_factor: must be a number > 0"),
+    ({"name": "one_cycle", "div_factor": 0}, "schedule.div_factor: must be a number > 1e-30"),
+    (
+      {"name": "one_cycle", "div_factor": 1e-320, "final_div_factor": 1e-320},
+      "schedule.div_factor: must be a number > 1e-30, got 1e-320",
+    ),
     ({"name": "warmup_stable_decay", "decay": ["linear"]}, "schedule.decay: must be one of 1-sq"),
     ({"name": "warmup_stable_decay", "decay_epochs": -1}, "schedule.decay_epochs: must be a numb"),
     (
