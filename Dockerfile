@@ -25,11 +25,11 @@ COPY --chown=1000 Makefile pyproject.toml README.md LICENSE ./
 COPY --chown=1000 constraints constraints
 COPY --chown=1000 launch/find_accelerator.sh launch/find_accelerator.sh
 COPY --chown=1000 cifar_jax cifar_jax
-# gcsfs lets workdirs be gs:// paths; its version is that of fsspec. The extras are for sweeps and the
-# live page.
+# gcsfs lets workdirs be gs:// paths; this version suits the pinned fsspec. The extras are for sweeps
+# and the live page.
 RUN make .venv/installed ACCELERATOR="${ACCELERATOR}" \
   && .venv/bin/python -m pip install --no-cache-dir -c constraints/python3.12.txt \
-    gcsfs==2026.9.0 -e '.[sweep,serve]' \
+    gcsfs==2026.10.0 -e '.[sweep,serve]' \
   && rm -rf ~/.cache/pip
 ENV PATH=/app/.venv/bin:$PATH
 

@@ -278,14 +278,13 @@ def _cost_cells(what: str, row: dict[str, Any], cost: str) -> list[str]:
   return [what, row["model"], str(row["batch"]), cost]
 
 
-def columns_of(benchmark: str, *columns: str) -> Callable[[], str]:
-  """Return a function that makes a table of some columns of a benchmark's record."""
+def columns_of(names: str, *columns: str) -> Callable[[], str]:
+  """Return a function that makes a table of some columns of a record, or of several."""
 
   def table() -> str:
-    rows = [
-      [records.cell_text(row.get(name)) for name in columns] for row in _record_rows(benchmark)
-    ]
-    return _table(columns, rows)
+    rows = (row for name in names.split() for row in _record_rows(name))
+    cells = [[records.cell_text(row.get(column)) for column in columns] for row in rows]
+    return _table(columns, cells)
 
   return table
 
@@ -308,6 +307,7 @@ def serving() -> str:
 
 # --- Documents -----------------------------------------------------------------------------------
 
+_FUZZED = ("target", "files", "read", "refused", "broken", "slowest ms")
 # The tables of each file, in order.
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
   "README.md": {"headlines": headlines, "speed": headline_speed},
@@ -324,7 +324,9 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
   "docs/serve.md": {"serving": serving},
   "benchmarks/README.md": {
     "soak": columns_of("soak", "fault", "times", "equal", "kept"),
-    "fuzz": columns_of("fuzz", "target", "files", "read", "refused", "broken", "slowest ms"),
+    "checkpoint_faults": columns_of("checkpoint_faults", "action", "fault", "times", "kept"),
+    "fuzz": columns_of("fuzz", *_FUZZED),
+    "fuzz_config": columns_of("fuzz_config_check fuzz_config_train fuzz_flags", *_FUZZED),
     "processes": columns_of(
       "processes", "source", "processes", "devices", "steps", "largest difference", "bytes"
     ),
