@@ -86,6 +86,12 @@ def test_a_run_that_starts_later_appears_with_its_curve(opened, folder):
   with RunFolder(folder / "later").locked():
     page.locator(".run", has_text="later").locator(".chip.training").wait_for()
     page.locator(".plot svg[aria-label*='later, validation: 40.00 % after 4 epochs']").wait_for()
+  for box in page.locator(".run input").all():
+    box.check()
+  colours = page.locator(".run input:checked").evaluate_all(
+    "boxes => boxes.map(box => box.style.getPropertyValue('--colour'))"
+  )
+  assert len(colours) == len(set(colours)) == 3
   page.locator(".run", has_text="later").locator(".chip.stopped").wait_for()
 
 
