@@ -153,6 +153,7 @@ def _trace(experiment: Experiment) -> NoReturn:
   init = experiment.over_seeds(experiment._init, (0, None, None))
   state = jax.eval_shape(init, experiment.seed_array(), experiment._init_images(), None)
   compiled = experiment.compile_steps()
+  compiled._remedies = {}  # a comparison with the memory would compile
   jax.eval_shape(experiment.schedule, np.int32(0))
   (pair,) = experiment.train_shards(0, [1])
   jax.eval_shape(lambda state: compiled.train(1, state, *pair), state)
