@@ -19,7 +19,7 @@ quickstart: .venv/installed
 	$(RUN) main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: .venv/installed-test
-	$(RUN) -m pytest -n 2 --dist=worksteal
+	$(RUN) -m pytest -n 3 --dist=worksteal
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .

@@ -28,5 +28,6 @@ def workdir(data_dir: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) ->
     lookahead__every=0,
     optimizer__learning_rate=0.01,
   )
-  train.train_and_evaluate(config, str(path))
+  with small_runs.quick_compilation():
+    train.train_and_evaluate(config, str(path))
   return path

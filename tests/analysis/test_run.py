@@ -31,7 +31,8 @@ def workdir(data_dir, tmp_path_factory):
     model__widths=(4, 8),
     eval_transform="pad_and_resize(padding=4) | random_crop(padding=3)",
   )
-  train.train_and_evaluate(config, str(path))
+  with small_runs.quick_compilation():
+    train.train_and_evaluate(config, str(path))
   return path
 
 

@@ -137,6 +137,7 @@ def test_the_hardest_half_has_the_published_rate_of_a_sum_of_losses():
   assert models.count_parameters({"params": state.params})[0] == total
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_two_seeds_of_a_speedrun_are_reported_with_mean_and_standard_error(data_dir, tmp_path):
   proxy = {"keep": 40, "learn_every": 2, "model": {"widths": (8, 8, 8)}}
   fields = {"batch_size": 80, "data": {"train_examples": 240}, "model": {"widths": (8, 8, 8)}}
