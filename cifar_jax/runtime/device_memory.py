@@ -29,6 +29,11 @@ class Room(NamedTuple):
   free: int
   is_certain: bool
 
+  @property
+  def limit(self) -> int:
+    """The need above which a program fails for certain."""
+    return self.free if self.is_certain else self.total
+
 
 def check(stats: Any, field: str, remedy: str) -> None:
   """Compare what a program adds to the memory in use with what is free.
@@ -54,7 +59,7 @@ def check(stats: Any, field: str, remedy: str) -> None:
     f"{field}: the program needs {need / 2**30:.2f} GiB more {where}, where "
     f"{room.free / 2**30:.2f} of {room.total / 2**30:.2f} GiB are free"
   )
-  if need > (room.free if room.is_certain else room.total):
+  if need > room.limit:
     raise errors.UserError(f"{text}; {remedy}")
   if need > _CLOSE * room.free:
     log.warning("%s and it may fail; %s", text, remedy)
@@ -68,11 +73,10 @@ def check_state(num_bytes: int, field: str, remedy: str) -> None:
   """
   room = find_room() or Room(_NO_MACHINE, _NO_MACHINE, False)
   need = num_bytes * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
-  limit = room.free if room.is_certain else room.total
-  if need > limit:
+  if need > room.limit:
     raise errors.UserError(
       f"{field}: the weights and the optimizer's state take {need / 2**30:,.2f} GiB, of "
-      f"{limit / 2**30:,.2f} GiB of memory; {remedy}"
+      f"{room.limit / 2**30:,.2f} GiB of memory; {remedy}"
     )
 
 

@@ -48,8 +48,11 @@ export function duration(seconds) {
 export const roughly = seconds =>
   seconds < 90 ? `${Math.max(5, 5 * Math.round(seconds / 5))} s` : seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
 
-/** Return the first colour that is not in `used`, a Set, if there is one. */
-export const freeColour = used => COLOURS.find(colour => !used.has(colour));
+/** Return the first colour that no entry of a Map has, if there is one. */
+export function freeColour(colours) {
+  const used = new Set(colours.values());
+  return COLOURS.find(colour => !used.has(colour));
+}
 
 /** Visible on white and on black, and told apart by most colour-blind readers. */
 export const COLOURS = [

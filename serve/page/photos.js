@@ -36,7 +36,7 @@ function addNetwork(run) {
 }
 
 function choose(name, isOn) {
-  if (isOn) chosen.set(name, freeColour(new Set(chosen.values())));
+  if (isOn) chosen.set(name, freeColour(chosen));
   else chosen.delete(name);
   for (const [other, box] of boxes) {
     box.checked = chosen.has(other);

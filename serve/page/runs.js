@@ -43,7 +43,7 @@ function chooseFirst() {
 }
 
 function tick(name) {
-  colours.set(name, freeColour(new Set(colours.values())) ?? COLOURS[colours.size % COLOURS.length]);
+  colours.set(name, freeColour(colours) ?? COLOURS[colours.size % COLOURS.length]);
 }
 
 async function fetchRows(name) {
