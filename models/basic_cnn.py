@@ -112,8 +112,11 @@ class BasicCNN(nn.Module):
     x = y = images.astype(self.dtype)
     for stage, width in enumerate(self.widths, start=1):
       if self.kind != "residual_as_printed" or stage != 2:
-        y = nn.relu(conv(width, (3, 3), padding=self.padding.upper(), name=f"conv{stage}")(x))
-      y = norm(name=f"norm{stage}")(layers.max_pool(y))
+        y = conv(width, (3, 3), padding=self.padding.upper(), name=f"conv{stage}")(x)
+        y = layers.relu_max_pool(y)
+      else:
+        y = layers.max_pool(y)
+      y = norm(name=f"norm{stage}")(y)
       if self.kind == "inception" and stage == 2:
         y = Inception(width, self.dtype, name="inception")(y)
       if residual and stage < len(self.widths):

@@ -88,6 +88,25 @@ def convolve(
   return y if bias is None else y + bias.astype(y.dtype)
 
 
+def dot(
+  x: jax.Array,
+  kernel: jax.Array,
+  dimension_numbers: lax.DotDimensionNumbers,
+  precision: lax.PrecisionLike = None,
+  preferred_element_type: jnp.dtype | None = None,
+) -> jax.Array:
+  """Return x [..., inputs] times kernel [inputs, features], with `lax.dot_general`'s arguments.
+
+  On CPU the kernels compute it as a convolution of images of one pixel. XLA:CPU rounds the kernel
+  to bfloat16 and back, and writes its gradient transposed, which the optimizer reads slowly.
+  """
+  images, filters = x.reshape(-1, 1, 1, x.shape[-1]), kernel[None, None]
+  if dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())) and kernels.serves(images, filters):
+    y = kernels.convolve(images, filters, kernels.NO_BIAS, (1, 1), ((0, 0), (0, 0)))
+    return y.reshape(*x.shape[:-1], -1)
+  return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)
+
+
 @jax.custom_jvp
 def _compute_once(x: jax.Array, one: jax.Array) -> jax.Array:
   """Return x / one, with the gradient divided by `one` too: XLA never repeats a division."""

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from cifar_jax.errors import UserError
-from cifar_jax.kernels import pooling
+from cifar_jax.kernels import dropout, pooling
 from cifar_jax.training import rng
-from models.convolution import Conv
+from models.convolution import Conv, dot
 from models.normalization import BatchNorm
 
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)). The reference
@@ -24,6 +24,7 @@ class Dense(nn.Dense):
   """`nn.Dense` that does not round float32 operands, as accelerators by default do."""
 
   precision: Any = lax.Precision.HIGHEST
+  dot_general: Any = dot
 
 
 class BlockPlace(NamedTuple):
@@ -168,6 +169,15 @@ def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   return pooling.max_pool(x, window)
 
 
+def relu_max_pool(x: jax.Array, window: int = 2) -> jax.Array:
+  """Return `max_pool(relu(x), window)`, with its gradient.
+
+  The maximum is taken first, which leaves the ReLU fewer elements. Value and gradient have the same
+  bits: where a maximum is positive, no other element was changed, and elsewhere both are 0.
+  """
+  return nn.relu(max_pool(x, window))
+
+
 def check_halvings(images: jax.Array, halvings: int, field: str, remedy: str) -> None:
   """Raise UserError for `field` if `halvings` stages leave nothing of images [batch, h, w, …]."""
   height, width = images.shape[1:3]
@@ -209,7 +219,9 @@ class Dropout(nn.Module):
     if self.deterministic or self.rate == 0 or self.is_initializing():
       return x
     rows = rng.row_numbers(x.shape[0], self.axis_name)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("dropout"), rows)
-    shape = [1 if axis in self.broadcast_dims else size for axis, size in enumerate(x.shape)][1:]
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, shape))(keys)
-    return jnp.where(keep, x / (1 - self.rate), 0)
+    keys = jax.random.key_data(rng.number_keys(self.make_rng("dropout"), rows))
+    shape = [1 if axis in self.broadcast_dims else size for axis, size in enumerate(x.shape)]
+    if not self.broadcast_dims:
+      return dropout.dropout(x, keys, self.rate)
+    is_kept = dropout.dropout(jnp.ones(shape), keys, self.rate) > 0
+    return jnp.where(is_kept, x / jnp.float32(1 - self.rate), 0).astype(x.dtype)

@@ -64,10 +64,14 @@ class LeNet(nn.Module):
     x = images.astype(self.dtype)
     stages = zip(self.widths, self.second_sizes, strict=True)
     for stage, (width, second_size) in enumerate(stages, start=1):
-      for index, size in enumerate((3, second_size), start=1):
-        x = Conv(width, (size, size), **options, name=f"stage{stage}_conv{index}")(x)
-        x = activate(x, f"stage{stage}_norm{index}")
-      x = dropout(self.conv_dropout)(layers.max_pool(x))
+      x = Conv(width, (3, 3), **options, name=f"stage{stage}_conv1")(x)
+      x = activate(x, f"stage{stage}_norm1")
+      x = Conv(width, (second_size,) * 2, **options, name=f"stage{stage}_conv2")(x)
+      if self.batch_norm:
+        x = layers.max_pool(activate(x, f"stage{stage}_norm2"))
+      else:
+        x = layers.relu_max_pool(x)
+      x = dropout(self.conv_dropout)(x)
     x = x.reshape(x.shape[0], -1)
     x = activate(layers.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
     x = dropout(self.dense_dropout)(x)

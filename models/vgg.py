@@ -53,8 +53,8 @@ class VGGBase(nn.Module):
       for index in range(1, count + 1):
         name = f"block{stage}_conv{index}"
         conv = Conv(width, (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name=name)
-        x = nn.relu(conv(x))
-      x = layers.max_pool(x)
+        x = conv(x)
+        x = nn.relu(x) if index < count else layers.relu_max_pool(x)
     return x
 
 

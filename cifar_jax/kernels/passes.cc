@@ -29,4 +29,9 @@ const PoolingPasses* pooling_passes(bool bfloat16) {
   return best ? &best->pooling : nullptr;
 }
 
+const DropoutPasses* dropout_passes(bool bfloat16) {
+  const Passes* best = best_passes(bfloat16);
+  return best ? &best->dropout : nullptr;
+}
+
 }  // namespace kernels

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "convolution.h"
+#include "dropout.h"
 #include "normalization.h"
 #include "pooling.h"
 #include "targets.h"
@@ -17,6 +18,7 @@ namespace kernels {
 struct Passes {
   NormalizationPasses normalization;
   PoolingPasses pooling;
+  DropoutPasses dropout;
 };
 
 }  // namespace kernels

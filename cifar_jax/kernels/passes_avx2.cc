@@ -1,4 +1,4 @@
-// Batch normalisation, activations and maxima of windows for AVX2.
+// Batch normalisation, activations, maxima of windows and dropout for AVX2.
 #include "passes.h"
 
 TARGET_BEGIN(TARGET_AVX2)
@@ -11,13 +11,18 @@ constexpr int kLanes = 8;
 #include "elements.inc"
 
 #include "activations.inc"
+#include "dropout.inc"
 #include "normalization.inc"
 #include "pooling.inc"
 
+template <typename Element>
+constexpr Passes kPasses = {kNormalizationPasses<Element>, kPoolingPasses<Element>,
+                            kDropoutPasses<Element>};
+
 }  // namespace
 
-extern const Passes kAvx2Float32 = {kNormalizationPasses<float>, kPoolingPasses<float>};
-extern const Passes kAvx2Bfloat16 = {kNormalizationPasses<uint16_t>, kPoolingPasses<uint16_t>};
+extern const Passes kAvx2Float32 = kPasses<float>;
+extern const Passes kAvx2Bfloat16 = kPasses<uint16_t>;
 
 }  // namespace kernels
 

@@ -1,4 +1,4 @@
-// Batch normalisation, activations and maxima of windows for AVX-512.
+// Batch normalisation, activations, maxima of windows and dropout for AVX-512.
 #include "passes.h"
 
 TARGET_BEGIN(TARGET_AVX512)
@@ -11,13 +11,18 @@ constexpr int kLanes = 16;
 #include "elements.inc"
 
 #include "activations.inc"
+#include "dropout.inc"
 #include "normalization.inc"
 #include "pooling.inc"
 
+template <typename Element>
+constexpr Passes kPasses = {kNormalizationPasses<Element>, kPoolingPasses<Element>,
+                            kDropoutPasses<Element>};
+
 }  // namespace
 
-extern const Passes kAvx512Float32 = {kNormalizationPasses<float>, kPoolingPasses<float>};
-extern const Passes kAvx512Bfloat16 = {kNormalizationPasses<uint16_t>, kPoolingPasses<uint16_t>};
+extern const Passes kAvx512Float32 = kPasses<float>;
+extern const Passes kAvx512Bfloat16 = kPasses<uint16_t>;
 
 }  // namespace kernels
 

@@ -53,6 +53,82 @@ def test_max_pool_does_not_hide_a_nan(place):
   assert jnp.isnan(layers.max_pool(x)).all()
 
 
+def test_the_maximum_of_relus_is_the_relu_of_the_maximum():
+  # Three levels: many maxima are equal, or exactly 0.
+  x = jnp.asarray(np.random.default_rng(1).integers(-1, 2, (5, 6, 7, 8)), jnp.float32)
+  cotangent = jnp.asarray(np.random.default_rng(2).normal(size=(5, 3, 3, 8)), jnp.float32)
+
+  def relu_first(x):
+    return layers.max_pool(nn.relu(x))
+
+  np.testing.assert_array_equal(layers.relu_max_pool(x), relu_first(x))
+  np.testing.assert_array_equal(
+    gradient(layers.relu_max_pool, x, cotangent), gradient(relu_first, x, cotangent)
+  )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.bfloat16, 2**-8)])
+@pytest.mark.parametrize("shape", [(7, 33), (2, 3, 20)])
+def test_dense_is_that_of_flax_with_its_gradients(dtype, tolerance, shape):
+  rng = np.random.default_rng(3)
+  x = jnp.asarray(rng.normal(size=shape), dtype)
+  variables = nn.Dense(19).init(jax.random.key(0), x)
+  cotangent = jnp.asarray(rng.normal(size=(*shape[:-1], 19)), jnp.float32)
+
+  def run(layer, dtype):
+    y, pullback = jax.vjp(layer(19, dtype=dtype).apply, variables, x)
+    return y, pullback(cotangent.astype(dtype))
+
+  ours, exact = run(layers.Dense, dtype), run(nn.Dense, jnp.float32)
+  assert ours[0].dtype == dtype
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(exact), strict=True):
+    scale = np.abs(b).max()
+    np.testing.assert_allclose(np.asarray(a, np.float32), b, rtol=0, atol=2 * tolerance * scale)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 1), (4, 37), (5, 16, 16, 5)])
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.5])
+def test_dropout_has_the_masks_of_jax_random(dtype, shape, rate):
+  key, x = jax.random.key(5), 1 + jax.random.uniform(jax.random.key(6), shape, dtype)
+  layer_key = []
+
+  class Drop(layers.Dropout):
+    def make_rng(self, name):
+      layer_key.append(super().make_rng(name))
+      return layer_key[-1]
+
+  def ours(x):
+    return Drop(rate).apply({}, x, rngs={"dropout": key})
+
+  y, dx = ours(x), gradient(ours, x, x)
+  for row in range(shape[0]):
+    mask = jax.random.bernoulli(jax.random.fold_in(layer_key[0], row), 1 - rate, shape[1:])
+    expected = np.where(mask, np.float32(x[row]) * (np.float32(1) / np.float32(1 - rate)), 0)
+    np.testing.assert_array_equal(y[row], jnp.asarray(expected, dtype))
+    np.testing.assert_array_equal(dx[row], jnp.asarray(expected, dtype))
+
+
+def test_programs_for_accelerators_have_no_cpu_kernels():
+  class Network(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.Dropout(0.5)(layers.relu_max_pool(layers.Dense(8)(x)))
+
+  x = jnp.ones((2, 4, 4, 3))
+  params = layers.Dense(8).init(jax.random.key(0), x)["params"]
+  variables = {"params": {"Dense_0": params}}
+
+  def loss(variables, x, key):
+    return Network().apply(variables, x, rngs={"dropout": key}).sum()
+
+  lowered = jax.jit(jax.grad(loss)).trace(variables, x, jax.random.key(1))
+  program = lowered.lower(lowering_platforms=("cuda",)).as_text()
+  assert "dropout_forward" not in program
+  assert "convolution" not in program
+  assert program.count("stablehlo.dot_general") == 2  # forward, and the gradient of the kernel
+
+
 def drop(x, key, rate=0.4, axis_name=None, **kwargs):
   return layers.Dropout(rate, axis_name=axis_name, **kwargs).apply({}, x, rngs={"dropout": key})
 

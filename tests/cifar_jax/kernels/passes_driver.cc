@@ -1,4 +1,4 @@
-// Runs batch norm and max-pooling without XLA, for sanitizers: random shapes, against plain loops.
+// Runs batch norm, max-pooling and dropout without XLA, for sanitizers: random shapes, against plain loops.
 //
 //   passes_driver SEED COUNT
 //
@@ -11,6 +11,7 @@
 #include <random>
 #include <vector>
 
+#include "dropout.h"
 #include "normalization.h"
 #include "pooling.h"
 
@@ -152,6 +153,39 @@ void pool(bool bfloat16, std::mt19937& random) {
   for (int64_t i = 0; i < size; i++) check("pool dx", p.channels, dx[i], gradient[i], 0);
 }
 
+// The words that jax.random.bits draws: Threefry-2x32 with 20 rounds (Salmon et al. 2011).
+uint32_t threefry(uint32_t key0, uint32_t key1, uint32_t number) {
+  const uint32_t keys[3] = {key0, key1, key0 ^ key1 ^ 0x1BD11BDA};
+  const int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+  uint32_t x = key0, y = number + key1;
+  for (int round = 0; round < 20; round++) {
+    const int bits = rotations[round / 4 % 2][round % 4];
+    x += y;
+    y = (y << bits | y >> (32 - bits)) ^ x;
+    if (round % 4 == 3) {
+      const uint32_t group = round / 4 + 1;
+      x += keys[group % 3];
+      y += keys[(group + 1) % 3] + group;
+    }
+  }
+  return x ^ y;
+}
+
+void drop(bool bfloat16, std::mt19937& random) {
+  const int64_t examples = 1 + random() % 5, size = 1 + random() % 100;
+  std::vector<uint32_t> keys(2 * examples);
+  for (uint32_t& word : keys) word = random();
+  const float keep = (1 + random() % 99) / 100.0f;
+  const Array x(bfloat16, examples * size, random), y(bfloat16, examples * size);
+  kernels::dropout_passes(bfloat16)->drop({examples, size, keys.data(), keep}, x.data(), y.data(),
+                                          in_order);
+  for (int64_t i = 0; i < examples * size; i++) {
+    const uint32_t* key = &keys[i / size * 2];
+    const double uniform = std::ldexp(threefry(key[0], key[1], i % size) >> 9, -23);
+    check("dropout", size, y[i], uniform < keep ? x[i] / keep : 0, std::abs(x[i] / keep));
+  }
+}
+
 }  // namespace
 
 int main(int, char** arguments) {
@@ -160,6 +194,7 @@ int main(int, char** arguments) {
   for (int i = 0; i < std::atoi(arguments[2]); i++) {
     for (const bool bfloat16 : {false, true}) {
       pool(bfloat16, random);
+      drop(bfloat16, random);
       for (const auto activation : {kernels::Activation::kNone, kernels::Activation::kRelu}) {
         normalize(bfloat16, activation, true, random);
       }

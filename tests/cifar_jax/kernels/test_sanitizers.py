@@ -43,6 +43,6 @@ def test_convolutions_are_right_and_stay_in_bounds(emulated, tmp_path):
   run_driver("convolution_driver.cc", SOURCES - PASSES, tmp_path, options)
 
 
-def test_batch_norm_and_pooling_are_right_and_stay_in_bounds(tmp_path):
+def test_batch_norm_pooling_and_dropout_are_right_and_stay_in_bounds(tmp_path):
   sources = PASSES | {build.FOLDER / "cpu.cc"}
   run_driver("passes_driver.cc", sources, tmp_path, instruction_sets=("avx2", "avx512"))
