@@ -5,8 +5,24 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from cifar_jax.kernels import build, convolution
+
+
+def has_kernel(x: jax.Array, handlers: tuple[str, ...]) -> bool:
+  """Return whether the library has `handlers`, and passes over data like x on this processor.
+
+  It has none for sizes that are symbols, as in a program that is exported for any batch.
+  """
+  return (
+    x.dtype in (jnp.bfloat16, jnp.float32)
+    and all(isinstance(size, int) and size > 0 for size in x.shape)
+    and build.register(handlers)
+    and convolution.instruction_set(jnp.dtype(jnp.float32)) is not None
+  )
 
 
 def with_kernel(handler: str) -> Callable[[Callable], Callable]:

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cifar_jax.kernels import build, convolution
-from cifar_jax.kernels.calls import with_kernel
+from cifar_jax.kernels.calls import has_kernel, with_kernel
 
 _HANDLERS = (
   "normalization_statistics",
@@ -35,12 +34,7 @@ FUNCTIONS: dict[Activation, Callable[[jax.Array], jax.Array]] = {
 
 def serves(x: jax.Array) -> bool:
   """Return whether the functions of this module have a kernel for x on this processor."""
-  return (
-    x.dtype in (jnp.bfloat16, jnp.float32)
-    and all(isinstance(size, int) and size > 0 for size in x.shape)
-    and build.register(_HANDLERS)
-    and convolution.instruction_set(jnp.dtype(jnp.float32)) is not None
-  )
+  return has_kernel(x, _HANDLERS)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))

@@ -5,21 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from cifar_jax.kernels import build, convolution
-from cifar_jax.kernels.calls import with_kernel
+from cifar_jax.kernels.calls import has_kernel, with_kernel
 
 _HANDLERS = ("pooling_forward", "pooling_gradient")
 
 
 def _has_kernel(x: jax.Array, window: int) -> bool:
-  return (
-    jax.default_backend() == "cpu"
-    and x.dtype in (jnp.bfloat16, jnp.float32)
-    and all(isinstance(size, int) and size > 0 for size in x.shape)
-    and min(x.shape[1:3]) >= window
-    and build.register(_HANDLERS)
-    and convolution.instruction_set(jnp.dtype(jnp.float32)) is not None
-  )
+  return jax.default_backend() == "cpu" and has_kernel(x, _HANDLERS) and min(x.shape[1:3]) >= window
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
