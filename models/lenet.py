@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cifar_jax.errors import UserError
 from models import layers, register
 from models.convolution import Conv
 
@@ -33,6 +34,8 @@ class LeNet(nn.Module):
     dense_dropout: rate after the hidden dense layer.
     batch_norm: put batch norm before each ReLU; the layer before a batch norm has no bias.
     dense: units of the hidden dense layer.
+    linear_convs: numbers of the convolutions, counted from 1, that no ReLU follows; without batch
+      norm only.
   """
 
   num_classes: int
@@ -42,6 +45,7 @@ class LeNet(nn.Module):
   dense_dropout: float
   batch_norm: bool = False
   dense: int = 512
+  linear_convs: Sequence[int] = ()
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
@@ -57,20 +61,22 @@ class LeNet(nn.Module):
       "dtype": self.dtype,
     }
 
-    def activate(x: jax.Array, norm_name: str) -> jax.Array:
-      return norm(activation="relu", name=norm_name)(x) if self.batch_norm else nn.relu(x)
+    def activate(x: jax.Array, norm_name: str, conv_number: int = 0) -> jax.Array:
+      if self.batch_norm:
+        return norm(activation="relu", name=norm_name)(x)
+      return x if conv_number in self.linear_convs else nn.relu(x)
 
     layers.check_halvings(images, len(self.widths), "model.name", "use larger images")
     x = images.astype(self.dtype)
     stages = zip(self.widths, self.second_sizes, strict=True)
     for stage, (width, second_size) in enumerate(stages, start=1):
       x = Conv(width, (3, 3), **options, name=f"stage{stage}_conv1")(x)
-      x = activate(x, f"stage{stage}_norm1")
+      x = activate(x, f"stage{stage}_norm1", 2 * stage - 1)
       x = Conv(width, (second_size,) * 2, **options, name=f"stage{stage}_conv2")(x)
       if self.batch_norm:
         x = layers.max_pool(activate(x, f"stage{stage}_norm2"))
-      else:
-        x = layers.relu_max_pool(x)
+      else:  # the cheaper order, with the same bits; see layers.relu_max_pool
+        x = activate(layers.max_pool(x), "", 2 * stage)
       x = dropout(self.conv_dropout)(x)
     x = x.reshape(x.shape[0], -1)
     x = activate(layers.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
@@ -85,20 +91,27 @@ def lenet(
   second_sizes: Sequence[int],
   conv_dropout: float = 0.25,
   dense_dropout: float = 0.4,
+  linear_convs: Sequence[int] = (),
   **common: Any,
 ) -> LeNet:
   """Return one of report 002's networks; in its runs without dropout both rates are 0.
 
   Raises:
-    UserError: a rate is outside [0, 1).
+    UserError: a rate is outside [0, 1), or there is no convolution of a number in `linear_convs`.
   """
   layers.check_rate("conv_dropout", conv_dropout)
   layers.check_rate("dense_dropout", dense_dropout)
+  if not set(linear_convs) <= set(range(1, 2 * len(widths) + 1)):
+    raise UserError(
+      f"model.linear_convs: {tuple(linear_convs)} are not numbers of convolutions; give numbers "
+      f"from 1 to {2 * len(widths)}"
+    )
   return LeNet(
     widths=widths,
     second_sizes=second_sizes,
     conv_dropout=conv_dropout,
     dense_dropout=dense_dropout,
+    linear_convs=tuple(linear_convs),
     **common,
   )
 

@@ -150,14 +150,15 @@ def vgg(side, stages, widths=(64, 128, 256, 512, 512), dense=(512,), units=10, d
   return keras.Model(inputs, Dense(units, name="head")(x))
 
 
-def lenet(side, widths=(32, 64), dense=512, conv_dropout=0.25, dense_dropout=0.4):
-  """Build report 002's models."""
+def lenet(side, widths=(32, 64), dense=512, conv_dropout=0.25, dense_dropout=0.4, linear=()):
+  """Build report 002's models; no ReLU follows the convolutions with the numbers `linear`."""
   conv = functools.partial(Conv2D, kernel_regularizer=l2(1e-4))
   net = [keras.Input((side, side, 3))]
   for stage, width in enumerate(widths, start=1):
-    net += [conv(width, (3, 3), name=f"stage{stage}_conv1"), layers.Activation("relu")]
-    size = (3, 3) if stage == 1 else (5, 5)
-    net += [conv(width, size, name=f"stage{stage}_conv2"), layers.Activation("relu")]
+    for index, size in ((1, 3), (2, 3 if stage == 1 else 5)):
+      net.append(conv(width, (size, size), name=f"stage{stage}_conv{index}"))
+      if 2 * (stage - 1) + index not in linear:
+        net.append(layers.Activation("relu"))
     net += [MaxPooling2D(), Dropout(conv_dropout)]
   net += [layers.Flatten(), Dense(dense, name="dense1"), layers.Activation("relu")]
   return keras.Sequential([*net, Dropout(dense_dropout), Dense(10, name="head")])

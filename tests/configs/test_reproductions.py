@@ -41,6 +41,7 @@ PRINTED = {
   "report002_l2_5e4": 1_668_906,
   "report002_l2_5e5": 1_668_906,
   "report002_model1_rmsprop": 2_233_898,
+  "report002_model1_summary": 2_233_898,
 }
 PHOTOS = {"dense": (512,), "units": 1}
 VGG16 = ("vgg", {"stages": (2, 2, 3, 3, 3), "units": 1})
@@ -186,6 +187,7 @@ VARIANTS = {
     },
   ),
   "report001_vgg16_augmented": ("report001_vgg16_frozen", {"augment": ...}),
+  "report002_model1_summary": ("report002_model1", {"model.linear_convs": (2, 3, 4)}),
   "report002_model3": ("report002_model1", {"model.name": "lenet3"}),
   "report002_dropout": ("report002_model3", {"loss.l2": ()}),
   "report002_final": ("report002_model3", {"loss.l2": (("conv.*kernel$", 5e-4),)}),

@@ -79,6 +79,7 @@ def test_a_name_is_registered_once():
   [
     ({"name": "lenet2", "conv_dropout": 1}, 32, r"model\.conv_dropout: 1 is not a dropout .*"),
     ({"name": "lenet3", "dense_dropout": -1}, 32, r"model\.dense_dropout: -1 is not a dropout .*"),
+    ({"name": "lenet2", "linear_convs": (4, 5)}, 32, r"model\.linear_convs: \(4, 5\) are not .*"),
     ({"name": "two_block_cnn", "dropout": 2.0}, 32, r"model\.dropout: 2\.0 is not a dropout .*"),
     ({"name": "vgg19_cifar", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a dropout .*"),
     ({"name": "pointwise_resnet", "dropout": 1.0}, 32, r"model\.dropout: 1\.0 is not a .*"),

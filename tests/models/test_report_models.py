@@ -124,6 +124,11 @@ SMALL = {
     ("lenet", {"widths": (4, 6), "dense": 9}),
     ((r"conv.*kernel$", 1e-4),),
   ),
+  "lenet_linear": (
+    lenet.LeNet(10, (4, 6), (3, 5), 0.25, 0.4, dense=9, linear_convs=(2, 3, 4)),
+    ("lenet", {"widths": (4, 6), "dense": 9, "linear": (2, 3, 4)}),
+    ((r"conv.*kernel$", 1e-4),),
+  ),
   "two_block_cnn_bn": (
     lenet.LeNet(10, (4, 6), (3, 3), conv_dropout=0, dense_dropout=0.5, batch_norm=True, dense=9),
     ("two_block_cnn", {"widths": (4, 6), "dense": 9, "batch_norm": True}),
