@@ -11,9 +11,9 @@ better of the report's two widths (the other is 128). It trains for 60 epochs wi
 batches of 1,024. The last weights count.
 
 The report does not print the kernel size and padding of this network (models/basic_cnn.py explains
-the choice; --config.model.padding=valid is the other one), nor how many images it held out for
-validation; here it is a tenth. Keras also trains on the smaller last batch of an epoch (44 steps),
-which is dropped here (43).
+the choice; --config.model.padding=valid is the other one, which report001_basic_cnn_128 tries), nor
+how many images it held out for validation; here it is a tenth. Keras also trains on the smaller
+last batch of an epoch (44 steps), which is dropped here (43).
 """
 
 import ml_collections
