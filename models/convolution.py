@@ -101,7 +101,9 @@ def dot(
   to bfloat16 and back, and writes its gradient transposed, which the optimizer reads slowly.
   """
   images, filters = x.reshape(-1, 1, 1, x.shape[-1]), kernel[None, None]
-  if dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())) and kernels.serves(images, filters):
+  is_dense = dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))
+  keeps_type = preferred_element_type in (None, x.dtype)
+  if is_dense and keeps_type and kernels.serves(images, filters):
     y = kernels.convolve(images, filters, kernels.NO_BIAS, (1, 1), ((0, 0), (0, 0)))
     return y.reshape(*x.shape[:-1], -1)
   return lax.dot_general(x, kernel, dimension_numbers, precision, preferred_element_type)

@@ -220,8 +220,8 @@ class Dropout(nn.Module):
       return x
     rows = rng.row_numbers(x.shape[0], self.axis_name)
     keys = jax.random.key_data(rng.number_keys(self.make_rng("dropout"), rows))
-    shape = [1 if axis in self.broadcast_dims else size for axis, size in enumerate(x.shape)]
     if not self.broadcast_dims:
       return dropout.dropout(x, keys, self.rate)
+    shape = [1 if axis in self.broadcast_dims else size for axis, size in enumerate(x.shape)]
     is_kept = dropout.dropout(jnp.ones(shape), keys, self.rate) > 0
     return jnp.where(is_kept, x / jnp.float32(1 - self.rate), 0).astype(x.dtype)

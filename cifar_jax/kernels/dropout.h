@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+
+#include "chunks.h"
 
 namespace kernels {
 
@@ -12,9 +13,6 @@ struct Dropout {
   const uint32_t* keys;
   float keep;  // the probability that an element is kept
 };
-
-// Calls the function once for each number below the first argument, on several threads.
-using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 struct DropoutPasses {
   // y ← x · (1 / keep) where a number drawn from [0, 1) is below `keep`, else 0

@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+
+#include "chunks.h"
 
 namespace kernels {
 
@@ -16,9 +17,6 @@ struct Normalization {
   Activation activation;
   const float *mean, *factor, *bias;
 };
-
-// Calls the function once for each number below the first argument, on several threads.
-using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 // The four passes over the data for one type of element. Sums are float32 within a chunk of rows
 // and float64 over the chunks, which depend on the shape alone.

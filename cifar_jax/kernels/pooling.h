@@ -2,7 +2,8 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
+
+#include "chunks.h"
 
 namespace kernels {
 
@@ -13,9 +14,6 @@ struct Pooling {
   int64_t rows() const { return height / window; }
   int64_t columns() const { return width / window; }
 };
-
-// Calls the function once for each number below the first argument, on several threads.
-using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 struct PoolingPasses {
   void (*forward)(const Pooling&, const void* x, void* y, const ForEachChunk&);

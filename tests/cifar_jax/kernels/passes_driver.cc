@@ -1,4 +1,5 @@
-// Runs batch norm, max-pooling and dropout without XLA, for sanitizers: random shapes, against plain loops.
+// Runs batch norm, max-pooling and dropout without XLA, for sanitizers: random shapes, against plain
+// loops.
 //
 //   passes_driver SEED COUNT
 //

@@ -1,0 +1,12 @@
+// How a pass over data divides its work.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+
+namespace kernels {
+
+// Calls the function once for each number below the first argument, on several threads.
+using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
+
+}  // namespace kernels
