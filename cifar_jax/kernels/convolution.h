@@ -50,7 +50,10 @@ struct Product {
 #define KERNEL_INLINE inline __attribute__((always_inline))
 
 // Memory of the calling thread, 64-byte aligned, kept for its next call. Each use has a slot.
-enum class Slot { kWeights, kBias, kPartialSums, kBiasSums, kSource, kStaging, kGradient, kProducts, kCount };
+enum class Slot {
+  kWeights, kBias, kPartialSums, kOwnSums, kBiasSums, kSource, kStaging, kGradient,
+  kPackedGradient, kProducts, kCount
+};
 void* scratch(Slot slot, int64_t bytes);
 
 }  // namespace kernels

@@ -145,9 +145,11 @@ bool check(const Operations& operations, const Convolution& c, std::mt19937& ran
 int main(int count, char** arguments) {
   std::mt19937 random(count > 1 ? std::atoi(arguments[1]) : 0);
   const int shapes = count > 2 ? std::atoi(arguments[2]) : 50;
+  // Weights so large that their gradient packs dy before everything else.
+  const Convolution large = {35, 2, 2, 70, 3, 3, 1100, 2, 2, 1, 1, 1, 1};
   bool good = true;
   for (int i = 0; i < shapes; i++) {
-    const Convolution c = draw(random);
+    const Convolution c = i ? draw(random) : large;
     for (const Operations* operations : kernels::all_operations()) {
       if (kernels::instruction_set() >= operations->needs) {
         good = check(*operations, c, random) && good;

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from jax import lax
 
@@ -38,6 +38,10 @@ def shapes(draw):
   batch, inputs, filters = draw(st.sampled_from([1, 2, 7, 16, 33])), draw(channels), draw(channels)
   strides = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
   return (batch, *image, inputs), (*kernel, inputs, filters), strides, padding
+
+
+# The weight gradient packs dy before everything else.
+LARGE_WEIGHTS = (33, 5, 3, 70), (3, 2, 70, 1500), (2, 1), ((1, 1), (0, 1))
 
 
 def plain(x, w, strides, padding):
@@ -70,8 +74,11 @@ def reference(x, w, bias, dy, strides, padding):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(
+  max_examples=20, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
+)
 @given(shape=shapes())
+@example(shape=LARGE_WEIGHTS)
 def test_value_and_gradients(dtype, shape):
   x_shape, w_shape, strides, padding = shape
   x, w = random(x_shape, dtype, 0), random(w_shape, dtype, 1)
