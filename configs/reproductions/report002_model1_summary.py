@@ -3,10 +3,12 @@ r"""Report 002, model 1 with the ReLUs of its printed summary instead of its lis
   python main.py --config=configs/reproductions/report002_model1_summary.py \
     --workdir=runs/report002_model1_summary
 
-Reported: 73.9 % validation accuracy, of one of the two. Ours: not run.
+Reported: 73.9 % validation accuracy and a loss of 1.054, of one of the two. Ours, one seed in
+bfloat16: 69.6 % validation in the last epoch (loss with the penalty 1.468).
 
 The summary has a ReLU after the first convolution and the dense layer only. The numbers of
-parameters are the same, and the report does not say which network it trained.
+parameters are the same, and the report does not say which network it trained. The listing's reaches
+75.7 % and losses of 1.03 to 1.19 in its last epochs (report002_model1), so it is the more likely.
 """
 
 import ml_collections
