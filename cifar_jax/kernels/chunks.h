@@ -1,4 +1,4 @@
-// How a pass over data divides its work.
+// How convolutions and passes over data divide their work.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,6 @@
 namespace kernels {
 
 // Calls the function once for each number below the first argument, on several threads.
-using ForEachChunk = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
+using ParallelFor = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 }  // namespace kernels

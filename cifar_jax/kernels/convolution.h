@@ -3,9 +3,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <vector>
 
+#include "chunks.h"
 #include "targets.h"
 
 namespace kernels {
@@ -17,9 +17,6 @@ struct Convolution {
   int64_t out_height, out_width;
   int64_t stride_y, stride_x, pad_y, pad_x;  // padding above and to the left; the rest follows
 };
-
-// Calls the function once for each number below the first argument, on several threads.
-using ParallelFor = std::function<void(int64_t, const std::function<void(int64_t)>&)>;
 
 // The three operations in one instruction set and type of element. The bias and its gradient, Σ dy,
 // are float32; null for none. `threads` is how many `parallel_for` has; results do not depend on it.

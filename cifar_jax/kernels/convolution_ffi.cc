@@ -57,9 +57,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, cons
   const Convolution c = {xs[0], xs[1], xs[2], xs[3], ws[0], ws[1], ws[3],
                          ys[1], ys[2], strides[0], strides[1], padding[0], padding[1]};
   const int64_t threads = pool.num_threads() > 1 ? pool.num_threads() : 1;
-  const ParallelFor on_pool = [&](int64_t chunks, const std::function<void(int64_t)>& work) {
-    parallel_for(pool, chunks, work);
-  };
+  const ParallelFor on_pool = on_threads(pool);
   int64_t count = 1;
   for (const int64_t size : result.loops()) count *= size;
   for (int64_t i = 0; i < count; i++) run(*operations, c, i, on_pool, threads);

@@ -16,7 +16,7 @@ struct Dropout {
 
 struct DropoutPasses {
   // y ← x · (1 / keep) where a number drawn from [0, 1) is below `keep`, else 0
-  void (*drop)(const Dropout&, const void* x, void* y, const ForEachChunk&);
+  void (*drop)(const Dropout&, const void* x, void* y, const ParallelFor&);
 };
 
 // The pass for this processor, or null.

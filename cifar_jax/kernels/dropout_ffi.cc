@@ -24,9 +24,7 @@ ffi::Error drop(ffi::ThreadPool pool, Buffer x, Buffer keys, Buffer keep, Result
   const Dropout dropout = {examples, static_cast<int64_t>(x.element_count()) / examples,
                            keys.typed_data<uint32_t>(), *keep.typed_data<float>()};
   passes->drop(dropout, x.untyped_data(), y->untyped_data(),
-               [&](int64_t chunks, const std::function<void(int64_t)>& work) {
-                 parallel_for(pool, chunks, work);
-               });
+               on_threads(pool));
   return ffi::Error::Success();
 }
 

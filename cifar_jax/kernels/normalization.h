@@ -23,19 +23,19 @@ struct Normalization {
 struct NormalizationPasses {
   // sum ← Σ x, square ← Σ x²
   void (*statistics)(const Normalization&, const void* x, double* sum, double* square,
-                     const ForEachChunk&);
+                     const ParallelFor&);
   // residual may be null.
   void (*normalize)(const Normalization&, const void* x, const void* residual, void* y,
-                    const ForEachChunk&);
+                    const ParallelFor&);
   // sum ← Σ dy, product ← Σ dy · (x − mean), with the gradient before the activation in place of
   // dy. With an addition and kRelu, y must be given (else null), and that gradient is also stored
   // in `passed`. Additions have no other activations.
   void (*gradient_sums)(const Normalization&, const void* x, const void* dy, const void* y,
-                        double* sum, double* product, void* passed, const ForEachChunk&);
+                        double* sum, double* product, void* passed, const ParallelFor&);
   // dx ← dy · factor + (x − mean) · slope + offset, with the gradient before the activation in place
   // of dy; for kReluBefore only where x > 0.
   void (*input_gradient)(const Normalization&, const void* x, const void* dy, const float* slope,
-                         const float* offset, void* dx, const ForEachChunk&);
+                         const float* offset, void* dx, const ParallelFor&);
 };
 
 // The passes for this processor, or null.

@@ -26,7 +26,7 @@ void round_to_float(const std::vector<double>& values, double scale, float* to) 
   for (size_t i = 0; i < values.size(); i++) to[i] = static_cast<float>(values[i] * scale);
 }
 
-// Calls run(passes, normalization, i, count, for_each_chunk) for array i of those that x stacks.
+// Calls run(passes, normalization, i, count, parallel_for) for array i of those that x stacks.
 template <typename Run>
 ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, const Buffer* mean,
                     const Buffer* factor, const Buffer* bias, const Run& run) {
@@ -37,9 +37,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, c
   }
   const NormalizationPasses* passes = normalization_passes(bfloat16);
   if (!passes) return ffi::Error::Internal("normalization: this processor has no kernels");
-  const ForEachChunk on_pool = [&](int64_t chunks, const std::function<void(int64_t)>& work) {
-    parallel_for(pool, chunks, work);
-  };
+  const ParallelFor on_pool = on_threads(pool);
   const auto sizes = x.dimensions().last(2);
   int64_t count = 1;
   for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
@@ -58,9 +56,9 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, c
 ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square, int64_t activation) {
   return for_each(pool, x, activation, nullptr, nullptr, nullptr,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
-                      int64_t count, const ForEachChunk& for_each_chunk) {
+                      int64_t count, const ParallelFor& parallel_for) {
     std::vector<double> sum(n.channels), sum_of_squares(n.channels);
-    passes.statistics(n, at(x, i, count), sum.data(), sum_of_squares.data(), for_each_chunk);
+    passes.statistics(n, at(x, i, count), sum.data(), sum_of_squares.data(), parallel_for);
     round_to_float(sum, 1.0 / n.rows, at<float>(*mean, i, count));
     round_to_float(sum_of_squares, 1.0 / n.rows, at<float>(*square, i, count));
   });
@@ -74,8 +72,8 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
   }
   return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
-                      int64_t count, const ForEachChunk& for_each_chunk) {
-    passes.normalize(n, at(x, i, count), at(residual, i, count), at(*y, i, count), for_each_chunk);
+                      int64_t count, const ParallelFor& parallel_for) {
+    passes.normalize(n, at(x, i, count), at(residual, i, count), at(*y, i, count), parallel_for);
   });
 }
 
@@ -84,10 +82,10 @@ ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Bu
                          int64_t activation) {
   return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
-                      int64_t count, const ForEachChunk& for_each_chunk) {
+                      int64_t count, const ParallelFor& parallel_for) {
     std::vector<double> sums(n.channels), products(n.channels);
     passes.gradient_sums(n, at(x, i, count), at(dy, i, count), at(y, i, count), sums.data(),
-                         products.data(), at(*passed, i, count), for_each_chunk);
+                         products.data(), at(*passed, i, count), parallel_for);
     round_to_float(sums, 1, at<float>(*sum, i, count));
     round_to_float(products, 1, at<float>(*product, i, count));
   });
@@ -97,9 +95,9 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean
                           Buffer bias, Buffer slope, Buffer offset, Result dx, int64_t activation) {
   return for_each(pool, x, activation, &mean, &factor, &bias,
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
-                      int64_t count, const ForEachChunk& for_each_chunk) {
+                      int64_t count, const ParallelFor& parallel_for) {
     passes.input_gradient(n, at(x, i, count), at(dy, i, count), at<float>(slope, i, count),
-                          at<float>(offset, i, count), at(*dx, i, count), for_each_chunk);
+                          at<float>(offset, i, count), at(*dx, i, count), parallel_for);
   });
 }
 

@@ -16,9 +16,9 @@ struct Pooling {
 };
 
 struct PoolingPasses {
-  void (*forward)(const Pooling&, const void* x, void* y, const ForEachChunk&);
+  void (*forward)(const Pooling&, const void* x, void* y, const ParallelFor&);
   // dx ← dy at the first of the largest values of its window (or the last NaN), 0 elsewhere
-  void (*gradient)(const Pooling&, const void* x, const void* dy, void* dx, const ForEachChunk&);
+  void (*gradient)(const Pooling&, const void* x, const void* dy, void* dx, const ParallelFor&);
 };
 
 // The passes for this processor, or null.

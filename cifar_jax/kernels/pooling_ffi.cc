@@ -11,7 +11,7 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 
-// Calls run(passes, pooling, for_each_chunk) for images x.
+// Calls run(passes, pooling, parallel_for) for images x.
 template <typename Run>
 ffi::Error call(ffi::ThreadPool pool, const Buffer& x, int64_t window, const Run& run) {
   const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
@@ -23,24 +23,22 @@ ffi::Error call(ffi::ThreadPool pool, const Buffer& x, int64_t window, const Run
   const auto sizes = x.dimensions().last(3);
   const int64_t images = x.element_count() / (sizes[0] * sizes[1] * sizes[2]);
   const Pooling pooling = {images, sizes[0], sizes[1], sizes[2], window};
-  run(*passes, pooling, [&](int64_t chunks, const std::function<void(int64_t)>& work) {
-    parallel_for(pool, chunks, work);
-  });
+  run(*passes, pooling, on_threads(pool));
   return ffi::Error::Success();
 }
 
 ffi::Error forward(ffi::ThreadPool pool, Buffer x, Result y, int64_t window) {
   return call(pool, x, window, [&](const PoolingPasses& passes, const Pooling& pooling,
-                                   const ForEachChunk& for_each_chunk) {
-    passes.forward(pooling, x.untyped_data(), y->untyped_data(), for_each_chunk);
+                                   const ParallelFor& parallel_for) {
+    passes.forward(pooling, x.untyped_data(), y->untyped_data(), parallel_for);
   });
 }
 
 ffi::Error gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Result dx, int64_t window) {
   return call(pool, x, window, [&](const PoolingPasses& passes, const Pooling& pooling,
-                                   const ForEachChunk& for_each_chunk) {
+                                   const ParallelFor& parallel_for) {
     passes.gradient(pooling, x.untyped_data(), dy.untyped_data(), dx->untyped_data(),
-                    for_each_chunk);
+                    parallel_for);
   });
 }
 

@@ -3,10 +3,10 @@
 
 #include <atomic>
 #include <cstdint>
-#include <exception>
 #include <memory>
 #include <thread>
 
+#include "chunks.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace kernels {
@@ -46,6 +46,13 @@ void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
       std::this_thread::yield();
     }
   }
+}
+
+// That, on the threads of `pool`.
+inline ParallelFor on_threads(xla::ffi::ThreadPool pool) {
+  return [pool](int64_t chunks, const std::function<void(int64_t)>& work) {
+    parallel_for(pool, chunks, work);
+  };
 }
 
 }  // namespace kernels
