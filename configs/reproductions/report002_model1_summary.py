@@ -4,7 +4,8 @@ r"""Report 002, model 1 with the ReLUs of its printed summary instead of its lis
     --workdir=runs/report002_model1_summary
 
 Reported: 73.9 % validation accuracy and a loss of 1.054, of one of the two. Ours, one seed in
-bfloat16: 69.6 % validation in the last epoch (loss with the penalty 1.468).
+bfloat16: 69.6 % validation in the last epoch, loss with the penalty 1.468
+(benchmarks/results/report002_model1_summary).
 
 The summary has a ReLU after the first convolution and the dense layer only. The numbers of
 parameters are the same, and the report does not say which network it trained. The listing's reaches

@@ -74,9 +74,7 @@ def reference(x, w, bias, dy, strides, padding):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@settings(
-  max_examples=20, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate]
-)
+@settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
 @given(shape=shapes())
 @example(shape=LARGE_WEIGHTS)
 def test_value_and_gradients(dtype, shape):
