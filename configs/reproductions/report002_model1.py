@@ -13,8 +13,8 @@ only callback plots, so the weights of the last epoch count.
 The listing creates RMSprop(1e-4, decay=1e-6) but compiles with 'adam', so the report ran Keras'
 Adam at 1e-3, as this config does. The printed summary has no ReLU after three of the convolutions.
 That network reaches 69.6 % and a loss of 1.468 (report002_model1_summary), this one losses of 0.79
-to 1.19 in its last thirty epochs, so the report trained this one. Its 73.9 % are 0.2 points less than
-the lowest of these epochs; with the RMSprop of the listing they would be among them
+to 1.19 in its last thirty epochs, so the report trained this one. Its 73.9 % are 0.2 points less
+than the lowest of these epochs; with the RMSprop of the listing they would be among them
 (report002_model1_rmsprop). How far seeds differ was not measured.
 
 The report does not print how it scales pixels; here they are divided by 255. Keras also trains on
