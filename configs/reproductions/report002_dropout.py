@@ -4,9 +4,9 @@ r"""Report 002's search on model 3: dropout without L2.
     --workdir=runs/report002_dropout
 
 Reported: a training loss of 0.198 and a validation loss of 0.765, no accuracy. Ours, one seed in
-bfloat16: a training loss of 0.199 (with dropout), a validation loss of 1.006 and 75.3 %
-(benchmarks/results/report002_dropout). In the last 35 epochs validation losses range from
-0.722 to 1.022.
+bfloat16: a training loss of 0.199 (with dropout), a validation loss of 1.006 and 75.3 % validation
+accuracy (benchmarks/results/report002_dropout). Validation losses range from 0.722 to 1.022 in the
+last 35 epochs.
 
 The report prints no dropout rates here; they are model 3's. report002_final has both dropout and
 L2.
