@@ -199,9 +199,9 @@ _INDEPENDENT_CONVOLUTIONS = """
   from cifar_jax.kernels import convolution
 
   @jax.jit
-  def step(xs, ws):
+  def step(xs, ws, bias=jnp.ones(36)):
     def loss(xs, ws):
-      bias, padding = jnp.ones(36), ((1, 1), (1, 1))
+      padding = ((1, 1), (1, 1))
       y = [convolution.convolve(x, w, bias, (1, 1), padding) for x, w in zip(xs, ws)]
       return sum(jnp.mean(jnp.sin(y.astype(jnp.float32))) for y in y)
     return jax.grad(loss, (0, 1))(xs, ws)
@@ -213,7 +213,10 @@ _INDEPENDENT_CONVOLUTIONS = """
     ws = [jax.random.normal(jax.random.key(i), (3, 3, 40, 36)).astype(dtype) for i in range(4)]
     for _ in range(100):
       results = step(xs, ws)
-    arrays = jax.device_get(jax.tree.leaves(results))
+    # Rows so wide that how many fit into the cache depends on how many channels a thread has.
+    wide = jax.random.normal(jax.random.key(4), (2, 8, 24, 160)).astype(dtype)
+    few = jax.random.normal(jax.random.key(4), (3, 3, 160, 9)).astype(dtype)
+    arrays = jax.device_get(jax.tree.leaves((results, step([wide], [few], jnp.ones(9)))))
     print(hashlib.sha256(b"".join(a.tobytes() for a in arrays)).hexdigest())
 """
 
