@@ -24,11 +24,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+from cifar_jax.errors import UserError
+
 log = logging.getLogger("cifar-jax")
 FOLDER = pathlib.Path(__file__).parent
 COMPILERS = ("g++", "clang++", "c++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-pthread", "-fno-math-errno", "-Wall", "-Wno-psabi")
 COMPILE_SECONDS = 300
+LIMIT = "CIFAR_JAX_KERNELS"  # the environment variable that names the best set to use
+INSTRUCTION_SETS = ("none", "avx2", "avx512", "avx512_bf16", "amx")  # as in cpu.cc
 
 
 class _Unavailable(Exception):
@@ -37,7 +41,14 @@ class _Unavailable(Exception):
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-  """Return the library, compiled now unless it was before; None (and a log line) without one."""
+  """Return the library, compiled now unless it was before; None (and a log line) without one.
+
+  Raises:
+    UserError: the environment variable CIFAR_JAX_KERNELS names no instruction set.
+  """
+  limit = os.environ.get(LIMIT)
+  if limit and limit not in INSTRUCTION_SETS:
+    raise UserError(f"{LIMIT}: there is no {limit!r}; use one of {', '.join(INSTRUCTION_SETS)}")
   try:
     return ctypes.CDLL(str(library()))
   except (_Unavailable, OSError) as error:

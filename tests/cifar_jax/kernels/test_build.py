@@ -1,10 +1,13 @@
 """The kernels' library: where it is kept, and that no compiler ever fails a start."""
 
+import os
 import platform
+import subprocess
 import sys
 
 import pytest
 
+from cifar_jax.errors import UserError
 from cifar_jax.kernels import build
 
 pytestmark = pytest.mark.skipif(
@@ -80,3 +83,22 @@ def test_no_compiler_is_one_log_line(monkeypatch, log_lines, capsys):
   assert "no C++ compiler; install one of no-such-compiler" in line
   build.main()
   assert capsys.readouterr().out.startswith("CPU kernels unavailable")
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch):
+  monkeypatch.setenv(build.LIMIT, "avx1024")
+  with pytest.raises(UserError, match="CIFAR_JAX_KERNELS: there is no 'avx1024'; use one of none"):
+    build.load.__wrapped__()
+
+
+@pytest.mark.skipif(build.load() is None, reason="no library here")
+@pytest.mark.parametrize("limit", build.INSTRUCTION_SETS)
+def test_the_library_uses_nothing_better_than_its_limit(limit):
+  script = (
+    "import ctypes, sys; query = ctypes.CDLL(sys.argv[1]).kernels_instruction_set;"
+    "query.restype = ctypes.c_char_p; print(query().decode())"
+  )
+  environment = os.environ | {build.LIMIT: limit}
+  command = [sys.executable, "-c", script, str(build.library())]
+  used = subprocess.check_output(command, env=environment, text=True).strip()
+  assert build.INSTRUCTION_SETS.index(used) <= build.INSTRUCTION_SETS.index(limit)
