@@ -15,9 +15,9 @@ without test-time augmentation (`test_tta_accuracy` and `test_accuracy` in resul
 
 The published hyper-parameters are "decoupled" and per 1,024 examples: lr 11.5, weight decay 0.0153,
 momentum m = 0.85. The published code sums the losses of a batch, where this one takes their mean.
-It divides lr and weight decay by 1024 (1 + 1 / (1 - m)), the factor by which the sum and Nesterov
-momentum lengthen a step, and passes the quotient of the two to PyTorch's SGD as weight_decay. For
-the mean of the losses that is
+It divides lr, and 1,024 times the weight decay, by 1024 (1 + 1 / (1 - m)), the factor by which the
+sum and Nesterov momentum lengthen a step, and passes their quotient to PyTorch's SGD as
+weight_decay. For the mean of the losses that is
 
   learning rate  11.5 / (1 + 1 / (1 - 0.85)) = 1.5
   weight_decay   0.0153 / 11.5 = 1.330e-3, an L2 coefficient of half as much.

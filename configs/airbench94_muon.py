@@ -33,6 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
   config = airbench94.get_config()
   config.model.scale = 1 / 256
   config.model.unit_head = True
+  config.model.draw_whitening_bias = True
   config.num_epochs = 8
   config.last_epoch = 1.0
   config.batch_size = BATCH

@@ -36,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.freeze_after = ()
   config.proxy.keep = 512
   config.proxy.learn_every = 4
-  config.proxy.model = ml_collections.ConfigDict({"name": "airbench", "widths": (32, 64, 64)})
+  config.proxy.model = ml_collections.ConfigDict(
+    {"name": "airbench", "widths": (32, 64, 64), "momentum": 0.9}
+  )
   config.proxy.freeze = ("^whiten/bias$",)
   return config

@@ -1,5 +1,7 @@
 """The networks of the CIFAR-10 speedruns of Jordan 2024 (arXiv:2404.00498; cifar10-airbench).
 
+airbench96 is that of the repository since June 2024, which differs from the paper's.
+
 A network is a 2×2 convolution that whitens patches, GELU, three groups, the global maximum, a dense
 layer without bias, and logits × 1/9. A group is conv, 2×2 max pooling, batch norm, GELU, then conv,
 batch norm, GELU. In `airbench96` a group has conv, batch norm and GELU once more, and a residual
@@ -17,7 +19,8 @@ The table counts all parameters. The recipes never train the 288 of the whitenin
 Initialisation: the whitening kernel is computed from the images that `init` receives, which must be
 normalised training images (`INIT_IMAGES` of them, as published). The first outputs of a group's
 convolution, one for each input, copy the inputs (PyTorch's `dirac_`). The other outputs, and the
-dense layer, are drawn from PyTorch's default, U(±1/√fan-in).
+dense layer, are drawn from PyTorch's default, U(±1/√fan-in). The whitening's bias starts at 0, or
+in `airbench94_muon` from PyTorch's default.
 
 Differences from the published code: the moving variance is the biased one, not PyTorch's unbiased
 (a relative difference of 1e-4 at 1,024 examples). The last pooling covers everything that is left,
@@ -84,14 +87,23 @@ class Whitening(nn.Module):
   """A 2×2 convolution with bias and no padding, whose initial kernel whitens its images."""
 
   dtype: jnp.dtype
+  draw_bias: bool = False
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
     kernel = self.param("kernel", lambda key: whitening_kernel(images.astype(jnp.float32)))
-    bias = self.param("bias", nn.initializers.zeros, kernel.shape[-1:])
+    bias_init = _draw_whitening_bias if self.draw_bias else nn.initializers.zeros
+    bias = self.param("bias", bias_init, kernel.shape[-1:])
     # In float32: rounded patches and eigenvectors would not be white.
     x = convolve(images.astype(jnp.float32), kernel, bias, padding="VALID")
     return x.astype(self.dtype)
+
+
+def _draw_whitening_bias(key: jax.Array, shape: Sequence[int]) -> jax.Array:
+  """Return draws from U(±1/√fan-in). The whitening has twice as many outputs as inputs."""
+  (outputs,) = shape
+  limit = (outputs / 2) ** -0.5
+  return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
 
 
 class Group(nn.Module):
@@ -127,6 +139,7 @@ class Airbench(nn.Module):
     momentum: of batch norm's moving statistics.
     scale: factor of the logits.
     unit_head: start the dense layer's kernel at standard deviation 1.
+    draw_whitening_bias: start the whitening's bias from PyTorch's default and not at 0.
   """
 
   INIT_IMAGES = 5000  # see models/__init__.py
@@ -137,6 +150,7 @@ class Airbench(nn.Module):
   momentum: float
   scale: float
   unit_head: bool
+  draw_whitening_bias: bool
   dtype: jnp.dtype = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
@@ -153,7 +167,8 @@ class Airbench(nn.Module):
     norm = layers.batch_norm(train, self.dtype, axis_name, self.momentum, epsilon=1e-12)
     norm = functools.partial(norm, use_scale=False)
 
-    x = activate(Whitening(self.dtype, name="whiten")(images), "gelu")
+    whiten = Whitening(self.dtype, self.draw_whitening_bias, name="whiten")
+    x = activate(whiten(images), "gelu")
     for number, width in enumerate(self.widths, start=1):
       x = Group(width, self.residual, conv, norm, name=f"group{number}")(x)
     x = jnp.max(x, axis=(1, 2)).astype(jnp.float32)
@@ -181,6 +196,7 @@ def airbench(
   momentum: float = 0.6,
   scale: float = 1 / 9,
   unit_head: bool = False,
+  draw_whitening_bias: bool = False,
   **common: Any,
 ) -> Airbench:
   """Return a speedrun's network; see Airbench. Raise UserError for a momentum outside [0, 1)."""
@@ -192,5 +208,6 @@ def airbench(
     momentum=momentum,
     scale=scale,
     unit_head=unit_head,
+    draw_whitening_bias=draw_whitening_bias,
     **common,
   )

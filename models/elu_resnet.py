@@ -35,7 +35,8 @@ the other:
   four ReLUs; S has no parameters. As in the authors' code, blocks with a projection have S too, and
   epsilon is 2.5 for CIFAR-10. Their S looks at a whole batch. The S here looks at each example
   alone, so no prediction depends on the other examples or on the number of devices. The authors'
-  side supervision and learning-rate schedule are left out, as in the report.
+  side supervision, learning-rate schedule and falling weight decay are left out, as in the report,
+  and so is their epsilon of 0 for the first 150 epochs.
 - 'highway' (Srivastava, Greff & Schmidhuber 2015, arXiv:1505.00387) returns T(x) F(x) +
   (1 - T(x)) x, with the gate T(x) = sigmoid(conv3x3(x)). The gate's bias starts negative, so the
   network starts near the identity. Where the shape changes, the block is a plain one.

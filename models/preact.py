@@ -6,10 +6,10 @@ of resnet18 … resnet152. `wide_resnet`, `wrn16_8` … are those of Zagoruyko &
 
 Both families follow the papers, not kuangliu/pytorch-cifar, in two points. A batch norm and ReLU
 follow the last block (1,024 more parameters in preact_resnet18 and 34, 4,096 in the others). The
-shortcut of a stage's first block starts from the activated input, as the paper has it for the
-network's first block and wherever the shape changes. Initialisation and batch norm are those of
-resnet.py. All models take `dropout`, the rate of WideResNet's dropout before the last convolution
-of each block.
+shortcut of the network's first block starts from the activated input, like those where the shape
+changes. Initialisation and batch norm are those of resnet.py; the authors of wide ResNets draw from
+He's fan-in distribution. All models take `dropout`, the rate of WideResNet's dropout before the
+last convolution of each block.
 """
 
 import functools

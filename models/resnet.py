@@ -2,8 +2,10 @@
 
 `resnet18` … `resnet152` are the paper's ImageNet networks (table 1) with a stem for small images,
 as in kuangliu/pytorch-cifar. `resnet20` … `resnet110` are the paper's CIFAR-10 networks (section
-4.2). Convolutions draw from He's fan-out normal distribution. Batch norm has PyTorch's defaults:
-epsilon 1e-5, and momentum 0.1, the weight of the new statistics, where Flax's 0.9 weighs the old.
+4.2). Convolutions draw from He's fan-out normal distribution, as in the reference code in Torch;
+kuangliu's draw from PyTorch's default, U(±1/√fan-in). Batch norm has PyTorch's defaults: epsilon
+1e-5, and momentum 0.1, the weight of the new statistics, where Flax's 0.9 weighs the old. The
+moving variance is the biased one, not PyTorch's unbiased.
 """
 
 import functools

@@ -1,8 +1,9 @@
 """Image augmentations: batched, jit-able, pure functions of (keys, images).
 
 Images are float32 [batch, height, width, channels], already normalised by `normalize`. Crops pad
-with zero and cutout fills with zero. Zero is the dataset's mean colour when images are standardised
-(as in He et al. 2016 and DeVries & Taylor 2017), and black when they are only scaled to [0, 1].
+with zero and cutout fills with zero. Zero is the dataset's mean colour when images are
+standardised, and black when they are only scaled to [0, 1]. DeVries & Taylor 2017 fill holes with
+the mean colour too, but pad crops with black, like most PyTorch code, which crops first.
 `keys` holds one typed PRNG key (threefry, JAX's default) per image. An image's key alone decides
 what happens to it; its batch and its device have no influence.
 

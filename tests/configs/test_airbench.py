@@ -16,7 +16,7 @@ import train
 from cifar_jax.config import check_config
 from cifar_jax.optim import optimizers, schedules
 from cifar_jax.training import hard_examples, steps
-from configs import airbench94, airbench96_subset, default
+from configs import airbench94, airbench94_muon, airbench96_subset, default
 from experiment import Experiment, resolve
 
 
@@ -113,6 +113,19 @@ def test_configs_keep_the_protocol(name):
   tx = optimizers.create(config.optimizer, lambda step: 0.1, 48)
   jax.eval_shape(tx.init, params)  # fails if a pattern matches no parameter
   jax.eval_shape(lambda p: optimizers.l2_penalty(p, config.loss.l2), params)
+
+
+def test_muons_recipe_has_the_published_rates_of_a_sum_of_losses():
+  config = airbench94_muon.get_config()
+  multipliers, l2 = dict(config.optimizer.lr_multipliers), dict(config.loss.l2)
+  assert (config.batch_size, config.optimizer.learning_rate) == (2000, 0.24)
+  for pattern, rate in (("^head/", 0.67), ("bias$", 0.053)):
+    # PyTorch: w -= rate * (sum of 2,000 losses' gradients + weight_decay * w), of which
+    # rate * weight_decay is 2e-6 * 2000; ours: of their mean.
+    assert 0.24 * multipliers[pattern] == pytest.approx(rate * 2000)
+    assert 0.24 * multipliers[pattern] * 2 * l2[pattern] == pytest.approx(2e-6 * 2000)
+  model = models.create(config.model, 10)
+  assert model.scale == 1 / 256 and model.unit_head and model.draw_whitening_bias
 
 
 def test_the_hardest_half_has_the_published_rate_of_a_sum_of_losses():

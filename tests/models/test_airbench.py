@@ -70,6 +70,24 @@ def test_the_whitening_layer_is_that_kernel_and_a_bias():
   np.testing.assert_allclose(outputs[:, 0, 0], corner, rtol=1e-4, atol=1e-4)
 
 
+def test_the_whitenings_bias_can_be_drawn_as_pytorch_draws_it():
+  layer = airbench.Whitening(jnp.float32, draw_bias=True)
+  biases = np.concatenate(
+    [layer.init(jax.random.key(seed), smooth_images(4))["params"]["bias"] for seed in range(20)]
+  )
+  limit = 1 / np.sqrt(2 * 2 * 3)  # an output has this many inputs
+  assert 0.95 * limit < np.abs(biases).max() <= limit
+  assert abs(biases.mean()) < 4 * limit / np.sqrt(3 * len(biases))
+
+
+@pytest.mark.parametrize(
+  ("name", "momentum"), [("airbench94", 0.6), ("airbench95", 0.6), ("airbench96", 0.9)]
+)
+def test_moving_statistics_keep_the_published_share(name, momentum):
+  model = models.create({"name": name}, 10)
+  assert model.momentum == momentum
+
+
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(("inputs", "outputs"), [(3, 8), (8, 8), (8, 3)])
 def test_dirac_copies_its_inputs_and_draws_the_rest(inputs, outputs):
