@@ -63,7 +63,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.validation = ml_collections.FieldReference(0.1, field_type=object)
   config.data.split_seed = 0  # of the validation split; runs with different `seed` share a split
   config.data.train_examples = 0  # train on this many examples, stratified; 0 is all
-  config.data.epoch_examples = 0  # repeat a small dataset until an epoch has at least this many
+  config.data.epoch_examples = 0  # repeat a small dataset whole until an epoch has about as many
   # Train on one official file after the other, each for an equal share of the epochs.
   config.data.file_by_file = False
   config.data.normalize = "standardize"  # by channel mean and deviation; 'unit' is pixels / 255

@@ -93,12 +93,13 @@ def training_stages(
 ) -> list[np.ndarray]:
   """Return the training examples of each stage: one stage, or one for each official file.
 
-  A stage repeats its examples until it has at least `data.epoch_examples`.
+  A stage repeats its examples, each as often, until it has about `data.epoch_examples`.
 
   Raises:
     UserError: `data.file_by_file` for a dataset without official files of equal size.
   """
-  repeats = max(1, -(-data.epoch_examples // len(splits.train)))
+  # To the nearest: one example short must not double an epoch.
+  repeats = max(1, round(data.epoch_examples / len(splits.train)))
   if not data.file_by_file:
     return [np.tile(splits.train, repeats)]
   files = dataset.train.ids[splits.train] // _FILE_EXAMPLES

@@ -93,7 +93,7 @@ def test_a_random_split_ignores_classes_and_is_the_same_on_every_machine():
   assert np.ptp(shares) > 1 / 1000  # a stratified split has equal shares to one image
 
 
-@pytest.mark.parametrize(("wanted", "repeats"), [(0, 1), (207, 1), (208, 2), (1000, 5)])
+@pytest.mark.parametrize(("wanted", "repeats"), [(0, 1), (207, 1), (310, 1), (311, 2), (1000, 5)])
 def test_a_small_set_is_repeated_whole(wanted, repeats):
   dataset, data = fake_dataset(), data_config(epoch_examples=wanted)
   splits = make_splits(dataset, data)
