@@ -30,12 +30,13 @@ class Call(NamedTuple):
 
 
 def describe(config: ml_collections.ConfigDict) -> str:
-  """Return a table of the layers with output shapes and parameters, Keras' totals, and sizes.
+  """Return the model's name, a table of its layers with output shapes and parameters, and totals.
 
+  The name is followed by the arguments that the config sets to other values than their defaults.
   Nothing is computed: shapes are traced. The dataset is loaded only if the image size and the
   number of classes are unknown otherwise. Batch statistics count as non-trainable parameters. Sizes
-  are those of float32 values. Outputs of functions between layers, such as ReLU and pooling, do not
-  count.
+  are those of float32 values. Outputs of functions between layers, such as ReLU and pooling, are
+  neither listed nor counted.
   """
   form = datasets.find_form(config.data.name, config.data.options) or _load_form(config)
   *image_shape, num_classes = form
@@ -67,7 +68,17 @@ def describe(config: ml_collections.ConfigDict) -> str:
   totals.append(
     f"Outputs of these layers for one image: {outputs:,} ({format_size(_BYTES * outputs)})"
   )
-  return "\n".join([header, rule, *lines, rule, *totals])
+  return "\n".join([_title(config.model), header, rule, *lines, rule, *totals])
+
+
+def _title(config_model: ml_collections.ConfigDict) -> str:
+  defaults = models.list_arguments(config_model.name)
+  changed = [
+    f"{field}={tuple(value) if isinstance(value, list) else value!r}"
+    for field, value in config_model.items()
+    if field in defaults and value is not None and value != defaults[field]
+  ]
+  return f"Model: {', '.join([config_model.name, *changed])}"
 
 
 def format_size(num_bytes: float) -> str:

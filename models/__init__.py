@@ -41,6 +41,9 @@ ModelFactory = TypeVar("ModelFactory", bound=Callable[..., nn.Module])
 # By name: a factory, and the arguments that the name fixes.
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {}
 
+# What every model receives, whether its factory names them or takes them as **common.
+_COMMON = ("num_classes", "dtype", "axis_name", "sync_bn")
+
 # By the type of an argument's default: the types that a config may set, and their description.
 _ARGUMENT_TYPES: dict[type, tuple[tuple[type, ...], str]] = {
   bool: ((bool,), "True or False"),
@@ -79,7 +82,7 @@ def list_arguments(name: str) -> dict[str, Any]:
   return {
     parameter.name: parameter.default
     for parameter in inspect.signature(factory).parameters.values()
-    if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in fixed
+    if parameter.kind is not parameter.VAR_KEYWORD and parameter.name not in (*fixed, *_COMMON)
   }
 
 

@@ -60,8 +60,10 @@ def epoch_line(row: Row, num_epochs: int) -> str:
   text += f"  train loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.2%}"
   if "val_loss" in row:
     text += f"  val loss {row['val_loss']:.4f}  accuracy {row['val_accuracy']:.2%}"
+  if "train_objective" in row:
+    text += f"  objective {row['train_objective']:.4f}"
   if "val_objective" in row:
-    text += f"  objective {row['val_objective']:.4f}"
+    text += f", val {row['val_objective']:.4f}"
   text += f"  lr {row['learning_rate']:.3g}  {row['images_per_second']:,.0f} images/s"
   return f"{text}  {row['seconds']:.1f} s"
 

@@ -1,4 +1,4 @@
-r"""Report 001, task 2: the residual network exactly as its listing is printed, 59.2 % test.
+r"""Report 001, task 2: the residual network without its second convolution, 59.2 % test.
 
   python main.py --config=configs/reproductions/report001_residual_as_printed.py \
     --workdir=runs/report001_residual_as_printed
@@ -9,8 +9,8 @@ and 76.4 % training (benchmarks/results/report001_residual_as_printed). So it le
 generalises better than reported; why is not known.
 
 The listing's second pooling takes the output of the first stage and not that of the second
-convolution, which drops that convolution from the network (see models/basic_cnn.py). Printing
-damaged the listing, but this line of it is complete. The report prints one set of figures, and does
+convolution, which drops that convolution from the network (see models/basic_cnn.py). The line lost
+its beginning, and perhaps the number is misread too. The report prints one set of figures, and does
 not show which of the two networks produced it.
 """
 

@@ -28,7 +28,7 @@ REPORTED = "90.7 % test (loss 0.352), 90.6 % validation, 100 % training"
 def get_config() -> ml_collections.ConfigDict:
   config = report001_cats_vs_dogs.get_config()
   config.model.name = "vgg16"
-  del config.model.widths  # VGG-16 has its own
+  del config.model.widths, config.model.padding  # VGG-16 has its own
   config.model.pretrained = "timm"
   config.optimizer.freeze = ("^base/",)
   return config

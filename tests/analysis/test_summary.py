@@ -13,7 +13,10 @@ def test_summary_has_keras_columns_and_totals(tmp_path):
   config = small_runs.config(tmp_path, model__widths=(32, 64, 128))
   config.model.dense = (256, 128)
   text = summary.describe(config)
-  header, rule, *lines, last_rule, total, trainable, non_trainable, outputs = text.splitlines()
+  title, header, rule, *lines, last_rule, total, trainable, non_trainable, outputs = (
+    text.splitlines()
+  )
+  assert title == "Model: simple_cnn"
   assert header.split("  ")[0] == "layer (type)"
   assert rule == last_rule == "-" * len(header)
   assert [total, trainable, non_trainable] == [
@@ -28,6 +31,11 @@ def test_summary_has_keras_columns_and_totals(tmp_path):
   assert [sum(column) for column in zip(*counts, strict=True)] == [846_634, 896]
   assert "stage1_conv1 (Conv)       (batch, 32, 32, 32)        896              0" in text
   assert text.index("stage3_norm2") < text.index("dense1") < text.index("head (Dense)")
+
+
+def test_the_title_names_what_the_table_does_not_show():
+  config = importlib.import_module("configs.reproductions.report002_model1_summary").get_config()
+  assert summary.describe(config).startswith("Model: lenet2, linear_convs=(2, 3, 4)\n")
 
 
 @pytest.mark.parametrize(

@@ -43,12 +43,12 @@ PRINTED = {
   "report002_model1_rmsprop": 2_233_898,
   "report002_model1_summary": 2_233_898,
 }
-PHOTOS = {"dense": (512,), "units": 1}
+PHOTOS = {"dense": (512,), "units": 1, "padding": "valid"}
 VGG16 = ("vgg", {"stages": (2, 2, 3, 3, 3), "units": 1})
 VGG19 = ("vgg", {"stages": (2, 2, 4, 4, 4), "dense": (512, 512)})
 BOTTLENECKS = {"stages": (3, 4, 6, 3), "bottleneck": True}
 TWINS = {
-  "report001_basic_cnn_128": ("basic_cnn", {"widths": (128, 128, 128)}),
+  "report001_basic_cnn_128": ("basic_cnn", {"widths": (128, 128, 128), "padding": "valid"}),
   "report001_cats_vs_dogs": ("basic_cnn", PHOTOS | {"widths": (32, 32, 32)}),
   "report001_cats_vs_dogs_1e4": ("basic_cnn", PHOTOS | {"widths": (32, 32, 32)}),
   "report001_cats_vs_dogs_64": ("basic_cnn", PHOTOS | {"widths": (64, 64, 64)}),
@@ -173,6 +173,7 @@ VARIANTS = {
     {
       "model.name": "vgg16",
       "model.widths": ABSENT,
+      "model.padding": ABSENT,
       "model.pretrained": "timm",
       "optimizer.freeze": ("^base/",),
     },

@@ -69,6 +69,16 @@ def test_an_image_too_small_for_the_stages_is_refused():
     shapes({"name": "simple_cnn", "widths": (4, 4, 4, 4)}, size=8)
 
 
+def test_a_config_may_not_set_what_every_model_receives(monkeypatch):
+  def spelled_out(num_classes, width=4, dtype=None, axis_name=None, sync_bn=True):
+    raise AssertionError("must not be called")
+
+  monkeypatch.setitem(models._REGISTRY, "spelled_out", (spelled_out, {}))
+  assert models.list_arguments("spelled_out") == {"width": 4}
+  with pytest.raises(UserError, match=r"^model\.num_classes: .* takes: width, pretrained, sync_bn"):
+    models.create({"name": "spelled_out", "num_classes": 7}, 10)
+
+
 def test_a_name_is_registered_once():
   with pytest.raises(ValueError, match="resnet18"):
     models.register("resnet18")(lambda **common: None)
@@ -101,7 +111,8 @@ def test_a_name_is_registered_once():
     ({"name": "lenet3"}, 7, r"model\.name: 3 stages halve an image of 7x7 pixels to nothing; .*"),
     ({"name": "vgg16"}, 31, r"model\.name: 5 stages halve an image of 31x31 pixels to nothing; .*"),
     ({"name": "basic_cnn"}, 7, r"model\.widths: 3 stages halve an image of 7x7 pixels .*"),
-    ({"name": "basic_cnn", "padding": "full"}, 32, r"model\.padding: 'full' is not one of .*"),
+    ({"name": "basic_cnn", "padding": "full"}, 32, r"model\.padding: .* 'full'; .*: same, valid"),
+    ({"name": "residual_cnn", "padding": "valid"}, 32, r"model\.padding: .* 'valid'; .* same"),
     (
       {"name": "basic_cnn", "padding": "valid"},
       21,  # 22 is enough: 20, 10, 8, 4, 2, 1

@@ -100,8 +100,8 @@ SMALL = {
     (),
   ),
   "inception_cnn": (
-    basic_cnn.BasicCNN(10, widths=(4, 6, 8), kind="inception"),
-    ("basic_cnn", {"widths": (4, 6, 8), "inception": True}),
+    basic_cnn.BasicCNN(10, widths=(4, 6), kind="inception", padding="valid"),
+    ("basic_cnn", {"widths": (4, 6), "inception": True, "padding": "valid"}),
     (),
   ),
   "residual_cnn": (
