@@ -1,7 +1,8 @@
 r"""Report 001, task 1: the frozen VGG-16 on augmented photos, 84.6 % test.
 
   python main.py --config=configs/reproductions/report001_vgg16_augmented.py \
-    --workdir=runs/report001_vgg16_augmented --config.data.source=PHOTOS
+    --workdir=runs/report001_vgg16_augmented --config.data.source=PHOTOS \
+    --config.model.pretrained=vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5
 
 Reported: 84.6 % test (loss 0.342), 85.2 % validation and 86.6 % training accuracy. Ours: not run.
 

@@ -1,7 +1,8 @@
 r"""Report 001, task 1: the frozen run continued with nothing frozen, 91.9 % test.
 
   python main.py --config=configs/reproductions/report001_vgg16_frozen.py \
-    --workdir=runs/report001_vgg16_frozen --config.data.source=PHOTOS
+    --workdir=runs/report001_vgg16_frozen --config.data.source=PHOTOS \
+    --config.model.pretrained=vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5
   python main.py --config=configs/reproductions/report001_vgg16_unfrozen.py \
     --workdir=runs/report001_vgg16_unfrozen --config.data.source=PHOTOS \
     --config.model.pretrained=runs/report001_vgg16_frozen

@@ -1,10 +1,10 @@
-r"""Report 003, CIFAR-10: the ELU ResNet-50, 75 % test.
+r"""Report 003, CIFAR-10: the ELU ResNet-50, 75 %.
 
   python main.py --config=configs/reproductions/report003_resnet50.py \
     --workdir=runs/report003_resnet50
 
-Reported: 75 % test accuracy, of an implementation that the report calls "unoptimized and poorly
-implemented". Ours: not run.
+Reported: it "yielded 75%", presumably on the test images, of an implementation that the report
+calls "unoptimized and poorly implemented". Ours: not run.
 
 The blocks are bottlenecks, as in He et al.'s ResNet-50. As printed they cannot run;
 models/elu_resnet.py explains the correction (23,584,650 parameters). The last convolution of a
@@ -16,7 +16,7 @@ import ml_collections
 
 from configs.reproductions import report003_resnet20
 
-REPORTED = "75 % test"
+REPORTED = "75 %"
 
 
 def get_config() -> ml_collections.ConfigDict:

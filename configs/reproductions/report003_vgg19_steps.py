@@ -7,8 +7,8 @@ Reported: a test accuracy "as high as 70%", "after a while tampering with" the n
 the report does not describe. Ours: not run.
 
 The report cuts the rate "after a fixed number of epochs", but prints neither the number nor the
-factor. Here the rate is halved every 20 epochs, as in the Keras VGG for CIFAR-10 from which
-most copies start (geifmany/cifar-vgg on GitHub).
+factor. Here the rate is halved every 20 epochs, as in the Keras VGG for CIFAR-10 of
+geifmany/cifar-vgg on GitHub.
 """
 
 import ml_collections
