@@ -1,4 +1,4 @@
-"""What a config describes, built: dataset, splits, model, schedule, optimiser, compiled steps.
+"""What a config describes, built: dataset, splits, model, schedule, optimizer, compiled steps.
 
 Training starts here, and so does everything that works on a trained network.
 """
@@ -79,8 +79,8 @@ class Experiment:
     steps_per_epoch, total_steps: training steps in an epoch and in the run.
     seeds: the seeds trained together.
     model: the network; `network` is the part of it that trains on `inputs`.
-    schedule, tx: the learning rate by step and the optimiser.
-    proxy, proxy_tx: the proxy network and its optimiser, None unless `config.proxy.keep`.
+    schedule, tx: the learning rate by step and the optimizer.
+    proxy, proxy_tx: the proxy network and its optimizer, None unless `config.proxy.keep`.
     preprocess: normalisation, augmentation and evaluation transform.
     parameters: numbers of trainable parameters and of batch statistics.
 
@@ -97,6 +97,11 @@ class Experiment:
         "num_seeds: several seeds need the dataset on the device; raise data.resident_bytes"
       )
     self.stages = splits.training_stages(self.dataset, self.splits, config.data)
+    if config.num_epochs < len(self.stages):
+      raise errors.UserError(
+        f"num_epochs: {config.num_epochs} leaves out some of the {len(self.stages)} files of "
+        "data.file_by_file; take at least one epoch for each"
+      )
     self.steps_per_epoch = len(self.stages[0]) // config.batch_size
     if not self.steps_per_epoch:
       raise errors.UserError(
@@ -227,8 +232,8 @@ class Experiment:
 
   @property
   def _is_single(self) -> bool:
-    """Whether a dispatch takes one batch: on CPU, where loops are slow, and if data is streamed."""
-    # XLA:CPU runs convolutions in a loop about 100 times slower.
+    """Whether a dispatch takes one batch: on CPU (loops may be slow), and if data is streamed."""
+    # Without the CPU kernels XLA:CPU computes the convolutions, in a loop about 100 times slower.
     return jax.default_backend() == "cpu" or isinstance(self.source, sources.StreamedSource)
 
   def train_shards(

@@ -14,7 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from cifar_jax import errors
+from cifar_jax import errors, registry
 from cifar_jax.augment import chain, evaluation, transforms
 from cifar_jax.data import datasets
 from cifar_jax.runtime import distributed
@@ -43,17 +43,17 @@ def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
 
 
 def _load_or_fall_back(config: ml_collections.ConfigDict) -> datasets.Dataset:
+  data = config.data
+  if data.fallback and data.fallback not in datasets.list_names():
+    raise registry.unknown("data.fallback", "dataset", data.fallback, datasets.list_names())
   try:
-    data = config.data
     return datasets.load(data.name, data.dir or None, data.source or None, data.options)
   except datasets.Unavailable as error:
-    if not config.data.fallback:
+    if not data.fallback:
       raise
     log.warning("%s", error)
-    log.warning(
-      "Training on %r instead (data.fallback); results.json records this.", config.data.fallback
-    )
-    return datasets.load(config.data.fallback)
+    log.warning("Training on %r instead (data.fallback); results.json records this.", data.fallback)
+    return datasets.load(config.data.fallback, data.dir or None)
 
 
 @jax.jit

@@ -8,7 +8,8 @@ word: python main.py evaluate --workdir=/tmp/run. These modes need --config:
   --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
-  --mode=sweep      train the config with the choices of fields in --sweep, and rank them
+  --mode=sweep      train the config with the choices of fields in --sweep, and rank them; a file
+                    of configs/sweeps/ with base= needs no --config
   --mode=verify     train a shortened config several times: where does it give the same bits?
 
 These modes need only the --workdir of a run:
@@ -27,8 +28,12 @@ These modes need only the --workdir of a run:
 These modes need the folders that follow:
 
   --mode=compare    do the configs of run folders really differ?
-  --mode=rerun      repeat a recorded run in --workdir: are the results the same?
   --mode=check      verify every hash of run folders and data directories
+
+This mode needs --workdir and a record:
+
+  --mode=rerun      repeat the results.json or run folder that follows, in --workdir: are the
+                    results the same?
 
 These modes need nothing:
 
@@ -37,6 +42,7 @@ These modes need nothing:
   --mode=completion print what completes this command in bash and zsh
 """
 
+import os
 import sys
 
 from absl import app, flags
@@ -121,7 +127,7 @@ _OPTIONS = {
   "sweep": flags.DEFINE_string(
     "sweep",
     "",
-    "sweep: a file in configs/sweeps/, or fields: 'model.depth=10,16 seed=0,1'. docs/sweeps.md has "
+    "sweep: a file in configs/sweeps/, or fields: 'batch_size=64,128 seed=0,1'. docs/sweeps.md has "
     "TPE, halving and several workers.",
   ),
   "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
@@ -214,14 +220,18 @@ def main(argv: list[str]) -> int | None:
       raise errors.UserError(f"--mode={_MODE.value}: runs in one process; start it once")
     startup.start_jax(group)
   options = {name: flag.value for name, flag in _OPTIONS.items()}
-  code = mode.run(modes.Call(flags.FLAGS.config, _WORKDIR.value, paths, options))
+  # Shells do not expand a ~ after "=".
+  workdirs = [os.path.expanduser(path) for path in _WORKDIR.value]
+  options["from"] = os.path.expanduser(str(options["from"]))
+  code = mode.run(modes.Call(flags.FLAGS.config, workdirs, paths, options))
   distributed.leave()
   return code
 
 
 def run() -> None:
   """Parse the command line and run `main`; an error becomes one line and a non-zero exit code."""
-  debug = "--debug" in sys.argv or "--debug=true" in sys.argv  # the flags may be what is wrong
+  # Not from absl, because the flags may be what is wrong.
+  debug = startup.boolean_flag(sys.argv, "debug", default=False)
   console.show_log()
   shutdown.escape_output()
   if not debug:

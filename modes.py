@@ -59,7 +59,7 @@ def _train(call: Call) -> None:
   import jax
 
   import train
-  from cifar_jax.runs import results
+  from cifar_jax.runs import results, run_folder
   from cifar_jax.runtime import monitoring
   from cifar_jax.training import fork_parent
 
@@ -74,8 +74,10 @@ def _train(call: Call) -> None:
     fork=fork if source else None,
   )
   if jax.process_index() == 0:
-    print(results.summarize(metrics))
-    print(f"wrote {errors.printable(os.path.join(workdir, 'results.json'))}")
+    file = os.path.join(workdir, "results.json")
+    with run_folder.reading(file):  # a finished run is not trained, but read
+      print(results.summarize(metrics))
+    print(f"wrote {errors.printable(file)}")
 
 
 def _prepare(call: Call) -> None:

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.optim import optimizers
@@ -104,6 +103,7 @@ def train_and_evaluate(
       return finished
     with stop_signals() as stop:
       experiment = make_experiment(config)
+      folder.raise_if_other_data(experiment.describe_data())
       if earlier_epochs is not None:
         schedule, steps_per_epoch = experiment.schedule, experiment.steps_per_epoch
         continuing.lengthen(folder, earlier_epochs, config, schedule, steps_per_epoch)
@@ -147,7 +147,9 @@ class Trainer:
     )
     self._checkpoints = checkpoints.Checkpoints(folder.path)
     needs_weights = self._checkpoints.is_empty() and parent is None
-    self._state = experiment.init(transfer.load(config.model.pretrained) if needs_weights else None)
+    source = config.model.pretrained if needs_weights else ""
+    self._state = experiment.init(transfer.load(source))
+    self._weights_folder = transfer.find_folder(source)
     self._callbacks_state = jax.jit(over_seeds(lambda seed: self._callbacks.init()))(
       experiment.seed_array()
     )
@@ -266,9 +268,8 @@ class Trainer:
       log.info("keep_every: %d more checkpoints of %.1f MB, %.1f MB", count, size, count * size)
     self._folder.write_config(config)
     self._folder.write_dataset(experiment.describe_data())
-    source = config.model.pretrained
-    if self._folder.writer and source and epath.Path(source).expanduser().is_dir():
-      test_uses.inherit(self._folder.path, source)
+    if self._folder.writer and self._weights_folder is not None:
+      test_uses.inherit(self._folder.path, self._weights_folder)
     self._heartbeat = monitoring.Heartbeat(
       heartbeat_seconds,
       self._step,
@@ -460,7 +461,7 @@ class Trainer:
     content["compile_seconds"] = self._compiled.compile_seconds
     content["memory"] = monitoring.memory()
     content["test_uses"] = test_uses.count(self._folder.path)
-    content |= results.ancestry(self._folder.lineage(), content["selected_on"])
+    content |= results.ancestry(self._folder, content["selected_on"])
     self._folder.write_results(content)
     return content
 

@@ -1,7 +1,7 @@
 """Check, flatten and compare configs.
 
 `check_config` rejects an impossible config before any expensive work starts. The arguments of the
-model, the optimiser, the schedule and the augmentation are checked when those are created, because
+model, the optimizer, the schedule and the augmentation are checked when those are created, because
 only they know their arguments.
 """
 
@@ -297,6 +297,11 @@ def _check_monitor(section: str, config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(
       f"{section}.monitor: 'val_objective' is the loss with its penalties, but loss.l2 is empty; "
       "use 'val_loss'"
+    )
+  mode, best = config[section].mode, "max" if monitor.endswith("accuracy") else "min"
+  if mode != best:
+    raise errors.UserError(
+      f"{section}.mode: {mode!r} would take the worst {monitor} for the best; set it to {best!r}"
     )
   if monitor.startswith("val_") and not config.data.validation:
     raise errors.UserError(

@@ -24,7 +24,7 @@ from flax import traverse_util
 
 from cifar_jax.data.datasets import Dataset, Split
 from cifar_jax.errors import UserError
-from cifar_jax.runs import checkpoints, hub, weights_file
+from cifar_jax.runs import checkpoints, hub, test_uses, weights_file
 from cifar_jax.runtime.console import log, progress
 from cifar_jax.types import Params, Variables
 from models import pretrained, torch_resnet
@@ -40,8 +40,7 @@ def load(source: str) -> Variables | None:
   """
   if not source:
     return None
-  path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
-  path = weights_file.find(path) or path
+  path = _find(source)
   if path.is_dir():
     return checkpoints.read_best(path)[1]
   if source != "timm" and not path.exists():
@@ -58,12 +57,36 @@ def load(source: str) -> Variables | None:
   return {"params": {"base": pretrained.load_vgg16(source if source == "timm" else str(path))}}
 
 
+def find_folder(source: str) -> epath.Path | None:
+  """Return the folder of the run whose weights `source` names, downloaded; None for other weights.
+
+  Raises:
+    UserError: the weights are unavailable.
+  """
+  if not source or source == "timm":
+    return None
+  path = _find(source)
+  return path.parent if path.name == weights_file.NAME else path if path.is_dir() else None
+
+
+def _find(source: str) -> epath.Path:
+  """Return the run folder with checkpoints, or the file, that `source` names."""
+  path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
+  return weights_file.find(path) or path
+
+
 def _download(source: str) -> epath.Path:
   """Return the weights of a repository: a run's, or those in timm's and torchvision's naming."""
   limits = {**hub.RUN_FILES, **hub.TORCH_FILES}
   names = (weights_file.NAME, *hub.TORCH_FILES)
-  folder = hub.download(source, {name: limits[name] for name in names})
-  return next(folder / name for name in names if (folder / name).exists())
+  described = ("results.json", test_uses.FILE)  # for find_folder
+  folder = hub.download(source, {name: limits[name] for name in (*names, *described)})
+  for name in names:
+    if (folder / name).exists():
+      return folder / name
+  raise UserError(
+    f"model.pretrained: {source} has none of {', '.join(names)}; name a repository with weights"
+  )
 
 
 def insert(variables: Variables, weights: Variables) -> Variables:

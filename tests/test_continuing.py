@@ -121,3 +121,19 @@ def test_every_earlier_length_is_kept(tmp_path):
   assert (saved.pop("earlier_num_epochs"), saved["num_epochs"]) == ([2, 4], 7)
   assert run_record.read_config(folder.path) == saved
   folder.raise_if_other_config(config, default.get_config())
+
+
+@pytest.mark.parametrize("num_epochs", [2, 3], ids=["resumed", "continued"])
+def test_a_run_goes_on_with_its_own_images_only(one_step_data, tmp_path, num_epochs):
+  run(one_step_data, tmp_path, 2)
+  if num_epochs == 2:
+    (tmp_path / "results.json").unlink()
+  file = tmp_path / "dataset.json"
+  description = json.loads(file.read_text()) | {"fingerprint": "other"}
+  file.write_text(json.dumps(description))
+  kept = {path: path.read_bytes() for path in tmp_path.glob("*.json*")}
+  with pytest.raises(
+    errors.UserError, match=r"^data\.name: .* \(fingerprint other there, .*now\);"
+  ):
+    run(one_step_data, tmp_path, num_epochs)
+  assert {path: path.read_bytes() for path in tmp_path.glob("*.json*")} == kept

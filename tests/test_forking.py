@@ -217,3 +217,12 @@ def test_a_folder_has_one_origin(one_step_data, tmp_path, parent):
   # The last epoch's weights were selected, and its whole state is there.
   path, step = fork_parent._parse(f"{tmp_path / 'b'}@best")
   assert (str(path), step) == (str(tmp_path / "b"), 7)
+
+
+def test_a_fork_need_not_have_the_figures_of_its_parent(parent, one_step_data, tmp_path):
+  fork = Fork(str(parent), confirm_jump=True)
+  fields = COSINE | {"loss__l2": (), "select__monitor": ""}
+  content = run(one_step_data, tmp_path / "fork", 6, fork, **fields)
+  rows = rows_of(tmp_path / "fork")
+  assert "val_objective" in rows[0] and "val_objective" not in rows[-1]
+  assert "val_objective" not in content and content["val_loss"] == rows[-1]["val_loss"]

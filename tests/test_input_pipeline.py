@@ -2,10 +2,36 @@
 
 import jax
 import numpy as np
+import pytest
 from fakes import fake_dataset
 
 import input_pipeline
+from cifar_jax import errors
+from cifar_jax.data import datasets
 from configs import default
+
+
+def test_another_dataset_is_used_if_the_wanted_one_is_unavailable(monkeypatch, log_lines):
+  loaded = []
+
+  def load(name, data_dir=None, source=None, options=None):
+    loaded.append((name, data_dir))
+    if name == "cifar10":
+      raise datasets.Unavailable("cifar10: unavailable")
+    return fake_dataset()
+
+  monkeypatch.setattr(datasets, "load", load)
+  config = default.get_config()
+  config.data.dir = "/data"
+  with pytest.raises(datasets.Unavailable):
+    input_pipeline._load_or_fall_back(config)
+  config.data.fallback = "digits"
+  input_pipeline._load_or_fall_back(config)
+  assert loaded[1:] == [("cifar10", "/data"), ("digits", "/data")]
+  assert "Training on 'digits' instead" in log_lines[-1]
+  config.data.fallback = "digit"
+  with pytest.raises(errors.UserError, match=r"^data\.fallback: unknown dataset 'digit'; did you"):
+    input_pipeline._load_or_fall_back(config)
 
 
 def test_order_is_a_permutation_and_a_function_of_seed_and_epoch():

@@ -64,7 +64,7 @@ def _choose_validation(
   labels, num_train = dataset.train.labels, len(dataset.train.labels)
   candidates = np.arange(num_train)
   if choice == "batch_1":
-    if not dataset.name.startswith("cifar10") or num_train != 50_000:
+    if dataset.name != "cifar10" or num_train != 50_000:
       raise errors.UserError(
         f"data.validation: 'batch_1' is an official file of CIFAR-10, but the dataset is "
         f"{dataset.name!r}; give a fraction or a count"
@@ -98,18 +98,22 @@ def training_stages(
   Raises:
     UserError: `data.file_by_file` for a dataset without official files of equal size.
   """
-  # To the nearest: one example short must not double an epoch.
-  repeats = max(1, round(data.epoch_examples / len(splits.train)))
   if not data.file_by_file:
-    return [np.tile(splits.train, repeats)]
+    return [_repeat(splits.train, data.epoch_examples)]
   files = dataset.train.ids[splits.train] // _FILE_EXAMPLES
   stages = [splits.train[files == number] for number in np.unique(files)]
-  if not dataset.name.startswith("cifar10") or len({len(stage) for stage in stages}) > 1:
+  if dataset.name != "cifar10" or len({len(stage) for stage in stages}) > 1:
     raise errors.UserError(
       "data.file_by_file: needs whole official files of CIFAR-10; set data.validation to "
       "'batch_1', 'test' or 0"
     )
-  return [np.tile(stage, repeats) for stage in stages]
+  return [_repeat(stage, data.epoch_examples) for stage in stages]
+
+
+def _repeat(examples: np.ndarray, count: int) -> np.ndarray:
+  """Repeat examples whole until there are about `count`."""
+  # To the nearest: one example short must not double an epoch.
+  return np.tile(examples, max(1, round(count / len(examples))))
 
 
 def official_file(dataset: Dataset, example: int) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 
 from cifar_jax import errors
 from cifar_jax.kernels import convolution
-from cifar_jax.runs import test_uses
+from cifar_jax.runs import run_folder, test_uses
 from cifar_jax.types import Row
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -95,18 +95,20 @@ def collect(
     UserError: every seed has diverged.
   """
   config, seeds = summary.config, summary.seeds
-  diverged = _find_diverged(rows, best_epochs, epochs_run)
-  if diverged.all():
-    raise errors.UserError(
-      f"select.monitor: no epoch's {config.select.monitor or 'loss'} was a number, so no weights "
-      "are selected; lower optimizer.learning_rate, with another workdir"
-    )
   figures = {
     f"{split}_{name}": np.atleast_1d(value)
     for split, split_metrics in metrics.items()
     for name, value in split_metrics.items()
   }
   figures |= _validation_figures(rows, best_epochs)
+  diverged = _find_diverged(rows, best_epochs, epochs_run)
+  for name in {"val_loss", "test_loss"} & figures.keys():
+    diverged |= ~np.isfinite(figures[name])
+  if diverged.all():
+    raise errors.UserError(
+      f"select.monitor: no epoch's {config.select.monitor or 'loss'} was a number, or the loss of "
+      "the selected weights is none; lower optimizer.learning_rate, with another workdir"
+    )
   content: Row = {name: float(value[~diverged].mean()) for name, value in figures.items()}
   if len(seeds) > 1:
     content |= _spread(figures, seeds, best_epochs, diverged)
@@ -138,16 +140,18 @@ def collect(
 
 def _validation_figures(rows: Sequence[Row], best_epochs: Sequence[int]) -> dict[str, np.ndarray]:
   """Return the validation figures of each seed's selected epoch, [seeds]; NaN without one."""
-  figures: dict[str, np.ndarray] = {}
-  for name in ("val_loss", "val_accuracy", "val_top5", "val_objective"):
-    if rows and name in rows[0]:
-      values = [
-        rows[epoch - 1].get("seeds", rows[epoch - 1 : epoch])[i][name] if epoch else np.nan
-        for i, epoch in enumerate(best_epochs)
-      ]
-      # A resumed run reads None for NaN; as float64 None becomes NaN again.
-      figures[name] = np.array(values, np.float64)
-  return figures
+  # The first rows of a fork are its parent's, which may lack a figure that the fork has.
+  selected = [
+    rows[epoch - 1].get("seeds", rows[epoch - 1 : epoch])[i] if epoch else {}
+    for i, epoch in enumerate(best_epochs)
+  ]
+  names = ("val_loss", "val_accuracy", "val_top5", "val_objective")
+  # A resumed run reads None for NaN; as float64 None becomes NaN again.
+  return {
+    name: np.array([row.get(name) for row in selected], np.float64)
+    for name in names
+    if any(name in row for row in selected)
+  }
 
 
 def _find_diverged(
@@ -204,17 +208,21 @@ def selected_on(config: ml_collections.ConfigDict) -> str:
   return "test" if config.data.validation == "test" else "validation"
 
 
-def ancestry(lineage: Sequence[Row], selected: str) -> Row:
-  """Return what results.json adds for a fork: its lineage, and 'selected_on' with its ancestors'.
+def ancestry(folder: run_folder.RunFolder, selected: str) -> Row:
+  """Return what results.json says of the runs that this one began with.
 
   Args:
-    lineage: as RunFolder.lineage returns it.
-    selected: what the fork itself was selected on.
+    folder: of this run.
+    selected: what this run itself was selected on.
+
+  Returns:
+    'selected_on', which is 'test' if it was of one of them; and for a fork its 'lineage'.
   """
-  if not lineage:
-    return {}
+  lineage = folder.lineage()
   on_test = any(ancestor.get("selected_on") == "test" for ancestor in lineage)
-  return {"lineage": list(lineage), "selected_on": "test" if on_test else selected}
+  on_test = on_test or test_uses.began_with_weights_selected_on_test(folder.path)
+  content: Row = {"selected_on": "test" if on_test else selected}
+  return content | ({"lineage": lineage} if lineage else {})
 
 
 def environment(dtype: str) -> Row:

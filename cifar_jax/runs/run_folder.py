@@ -144,6 +144,32 @@ class RunFolder:
     """Write dataset.json, which describes the dataset to later users of the network."""
     self._write_json("dataset.json", description)
 
+  def has_checkpoint(self) -> bool:
+    """Return whether the folder has a checkpoint to continue from."""
+    return any(f.name.isdigit() for f in (self.path / "checkpoints" / "latest").glob("*"))
+
+  def raise_if_other_data(self, description: Row) -> None:
+    """Raise UserError if the folder's run was trained on other images.
+
+    Args:
+      description: what dataset.json would hold of the run that is about to start.
+    """
+    file = self.path / "dataset.json"
+    if not (self.has_checkpoint() and file.exists()):
+      return
+    saved = read_json(file, "--mode=check restores it")
+    names = ("fingerprint", "train_examples", "validation_examples", "test_examples")
+    changes = [
+      f"{name} {saved[name]} there, {description[name]} now"
+      for name in names
+      if name in saved and saved[name] != description[name]
+    ]
+    if changes:
+      raise errors.UserError(
+        f"data.name: the images are not those that {self.path} was trained on "
+        f"({'; '.join(changes)}); restore them, or use another workdir"
+      )
+
   def metrics(self) -> list[Row]:
     """Return the rows of metrics.jsonl, one for each finished epoch.
 
@@ -225,6 +251,9 @@ class RunFolder:
     temporary = self.path / f".{name}.tmp"
     try:
       temporary.write_text(text)
+      if "://" not in str(temporary):  # on disk before the old file goes, also if the power fails
+        with open(temporary, "rb") as stream:
+          os.fsync(stream.fileno())
       temporary.replace(self.path / name)
     except OSError as error:
       raise errors.UserError(

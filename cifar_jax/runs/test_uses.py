@@ -7,7 +7,8 @@ seeds that are evaluated together count once. A finished run that is started aga
 nothing, and so adds nothing.
 
 A run that begins with the state or the weights of another run inherits that run's lines, and so its
-count. Lines are added and never removed.
+count; they also say if those weights were selected on the test set. Lines are added and never
+removed.
 
 What a program does with the test images through `Run.load_data` is not counted.
 """
@@ -44,13 +45,22 @@ def record(folder: epath.PathLike, mode: str, purpose: str, test_set: str = OFFI
 def inherit(folder: epath.PathLike, parent: epath.PathLike) -> None:
   """Add the uses of the run that another run begins with, unless the folder has uses already.
 
+  Args:
+    folder: of the run that begins.
+    parent: of the run that it begins with, or of its weights.safetensors.
+
   Raises:
     UserError: the file cannot be written.
   """
   if (epath.Path(folder) / FILE).exists():  # a start that was killed has added them
     return
-  path = epath.Path(parent).expanduser().resolve()
-  rows = [row | {"inherited_from": row.get("inherited_from", path.name)} for row in uses(path)]
+  path = epath.Path(parent)
+  if "://" not in str(parent):
+    path = path.expanduser().resolve()
+  added = {"selected_on": "test"} if _is_selected_on_test(path) else {}
+  rows = [
+    row | {"inherited_from": row.get("inherited_from", path.name)} | added for row in uses(path)
+  ]
   if rows:
     _append(epath.Path(folder), rows)
 
@@ -81,6 +91,11 @@ def count(folder: epath.PathLike, test_set: str = OFFICIAL) -> int:
   return sum(row.get("test_set", OFFICIAL) == test_set for row in uses(folder))
 
 
+def began_with_weights_selected_on_test(folder: epath.PathLike) -> bool:
+  """Return whether a run that this run began with had its weights selected on the test set."""
+  return any(row.get("selected_on") == OFFICIAL for row in uses(folder))
+
+
 def describe(number: int, images: str = "test images") -> str:
   """Return a count as text, such as 'test images used 3 times'."""
   times = {1: "once", 2: "twice"}.get(number, f"{number:,} times")
@@ -100,6 +115,14 @@ def _uses_before_counting(path: epath.Path) -> list[Row]:
       row = {"mode": "train", "purpose": purpose, "test_set": OFFICIAL}
       rows.append({"time": results.get("finished"), **row})
   return rows
+
+
+def _is_selected_on_test(path: epath.Path) -> bool:
+  try:
+    results = json.loads((path / "results.json").read_text())
+  except (OSError, ValueError, RecursionError):
+    return False
+  return isinstance(results, dict) and results.get("selected_on") == OFFICIAL
 
 
 def _append(path: epath.Path, rows: list[Row]) -> None:

@@ -56,11 +56,23 @@ def restart_if_needed(arguments: Sequence[str]) -> None:
   environment = cpu_environment(os.environ)
   if environment == dict(os.environ):
     return
-  if "--norestart" in arguments or "--restart=false" in arguments or has_debugger():
+  if not boolean_flag(arguments, "restart", default=True) or has_debugger():
     if "XLA_FLAGS" in environment:
       os.environ["XLA_FLAGS"] = environment["XLA_FLAGS"]
     return
   os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+
+
+def boolean_flag(arguments: Sequence[str], name: str, default: bool) -> bool:
+  """Return the value of a flag in any of absl's spellings, before absl reads the arguments."""
+  value = default
+  for argument in arguments:
+    flag, _, text = argument.partition("=")
+    if flag in (f"-{name}", f"--{name}"):
+      value = text.lower() in ("", "true", "t", "1")
+    elif flag in (f"-no{name}", f"--no{name}"):
+      value = False
+  return value
 
 
 def has_debugger() -> bool:

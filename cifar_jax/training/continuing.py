@@ -38,7 +38,7 @@ def lengthen(
   if folder.results() is not None and len(rows) < earlier_epochs:
     reason = f"early stopping ended the run in {path} after epoch {len(rows)}, as it would again"
     raise _refusal(config, reason, folder)
-  if rows and not any(f.name.isdigit() for f in (path / "checkpoints" / "latest").glob("*")):
+  if rows and not folder.has_checkpoint():
     raise errors.UserError(
       f"num_epochs: {path} has no checkpoint to continue from; restore checkpoints/latest, or use "
       "another workdir"

@@ -44,6 +44,7 @@ from configs import default
     ("proxy.freeze", (1,), "proxy.freeze: 1 is not a regular expression"),
     ("loss.l2", (("(", 1.0),), "loss.l2: '(' is not a regular expression (missing )"),
     ("loss.l2", (("kernel", float("nan")),), "loss.l2: nan must be finite"),
+    ("select.mode", "min", "select.mode: 'min' would take the worst val_accuracy for the best; "),
     ("plateau.mode", "auto", "plateau.mode: 'auto' is not one of min, max"),
     ("plateau.monitor", "val_objective", "plateau.monitor: 'val_objective' is the loss with its"),
   ],

@@ -171,3 +171,13 @@ def test_features_computed_once_give_the_same_logits():
     on_features.apply(variables, features, train=True),
     model.apply({"params": {**variables["params"], "base": base}}, images, train=False),
   )
+
+
+def test_the_folder_whose_uses_of_the_test_set_count_too(first_run, tmp_path):
+  assert transfer.find_folder("") is None and transfer.find_folder("timm") is None
+  assert transfer.find_folder(str(first_run)) == first_run
+  shared = tmp_path / "weights.safetensors"
+  shared.touch()
+  for source in (tmp_path, shared):
+    assert transfer.find_folder(str(source)) == tmp_path
+  assert transfer.find_folder(str(tmp_path / "model.safetensors")) is None

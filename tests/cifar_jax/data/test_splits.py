@@ -93,6 +93,15 @@ def test_a_random_split_ignores_classes_and_is_the_same_on_every_machine():
   assert np.ptp(shares) > 1 / 1000  # a stratified split has equal shares to one image
 
 
+def test_each_official_file_is_repeated_to_the_wanted_size():
+  ids = np.arange(50_000, dtype=np.int32)
+  train = types.SimpleNamespace(labels=np.zeros(50_000, np.int32), ids=ids)
+  dataset = types.SimpleNamespace(name="cifar10", train=train, test=train)
+  data = data_config(validation="batch_1", file_by_file=True, epoch_examples=20_000)
+  stages = training_stages(dataset, make_splits(dataset, data), data)
+  assert [len(stage) for stage in stages] == [20_000] * 4
+
+
 @pytest.mark.parametrize(("wanted", "repeats"), [(0, 1), (207, 1), (310, 1), (311, 2), (1000, 5)])
 def test_a_small_set_is_repeated_whole(wanted, repeats):
   dataset, data = fake_dataset(), data_config(epoch_examples=wanted)
@@ -132,3 +141,16 @@ def test_file_by_file_is_a_stage_for_each_official_file():
 def test_impossible_splits(fields, message):
   with pytest.raises(errors.UserError, match=message):
     make_splits(fake_dataset(), data_config(**fields))
+
+
+@pytest.mark.parametrize("name", ["cifar100", "cifar100_coarse"])
+def test_only_cifar10_has_official_files(name):
+  train = types.SimpleNamespace(
+    labels=np.zeros(50_000, np.int32), ids=np.arange(50_000, dtype=np.int32)
+  )
+  dataset = types.SimpleNamespace(name=name, train=train, test=train)
+  with pytest.raises(errors.UserError, match=r"^data\.validation: 'batch_1' is an official file"):
+    make_splits(dataset, data_config(validation="batch_1"))
+  data = data_config(file_by_file=True)
+  with pytest.raises(errors.UserError, match=r"^data\.file_by_file: needs whole official files"):
+    training_stages(dataset, make_splits(dataset, data), data)

@@ -74,3 +74,24 @@ def test_a_run_that_was_not_tested_shows_its_validation_figures():
 def test_without_any_selected_weights_there_are_no_results():
   with pytest.raises(errors.UserError, match="no epoch's val_accuracy was a number"):
     collect([[1.0]], [0], [1])
+
+
+def test_validation_figures_are_those_of_the_selected_rows():
+  def row(epoch, **figures):
+    return results.epoch_row(epoch, epoch, {k: np.array(v) for k, v in figures.items()}, [0, 1])
+
+  rows = [row(1, val_loss=[1, 2]), row(2, val_loss=[3, NAN], val_objective=[5, 6])]
+  figures = results._validation_figures(rows, [2, 1])
+  np.testing.assert_array_equal(figures["val_loss"], [3, 2])
+  np.testing.assert_array_equal(figures["val_objective"], [5, NAN])
+  assert results._validation_figures(rows, [1, 0]).keys() == {"val_loss"}
+
+
+def test_weights_whose_loss_is_not_a_number_have_diverged(monkeypatch):
+  content = collect([[1, 1, 1]], [1, 1, 1], [1, 1, 1])
+  assert content["diverged_seeds"] == []
+  monkeypatch.setattr(
+    results, "_validation_figures", lambda *_: {"val_loss": np.array([1, NAN, 2])}
+  )
+  content = collect([[1, 1, 1]], [1, 1, 1], [1, 1, 1])
+  assert content["diverged_seeds"] == [6] and content["test_loss"] == 2.0

@@ -1,11 +1,12 @@
 """The count of uses of the test images: nothing lowers it, and nothing is seen uncounted."""
 
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar_jax import errors
-from cifar_jax.runs import results, test_uses
+from cifar_jax.runs import results, run_folder, test_uses
 
 
 def test_uses_are_counted_by_test_set(tmp_path):
@@ -98,3 +99,30 @@ def test_the_count_stands_beside_the_test_accuracy():
     "m on d: test accuracy 50.00%, loss 1.0000, top-5 90.00% (10,000 test images used 3 times)"
   )
   assert results.summarize(content).splitlines()[0].endswith("(10,000 images)")
+
+
+def test_weights_selected_on_the_test_set_are_remembered(tmp_path):
+  parent, child, grandchild = (tmp_path / name for name in ("a", "b", "c"))
+  for path in (parent, child, grandchild):
+    path.mkdir()
+  test_uses.record(parent, "train", "selected weights")
+  (parent / "results.json").write_text('{"selected_on": "test"}')
+  test_uses.inherit(child, parent)
+  test_uses.record(child, "train", "selected weights")
+  (child / "results.json").write_text('{"selected_on": "validation"}')
+  test_uses.inherit(grandchild, child)
+  found = [test_uses.began_with_weights_selected_on_test(p) for p in (parent, child, grandchild)]
+  assert found == [False, True, True]
+  assert results.ancestry(run_folder.RunFolder(child), "validation") == {"selected_on": "test"}
+
+
+def test_uses_are_inherited_from_a_bucket(tmp_path, monkeypatch):
+  bucket = tmp_path / "bucket"
+  bucket.mkdir()
+  test_uses.record(bucket, "train", "selected weights")
+  real = epath.Path
+  monkeypatch.setattr(
+    epath, "Path", lambda path: bucket if str(path) == "gs://bucket/run" else real(path)
+  )
+  test_uses.inherit(tmp_path, "gs://bucket/run")
+  assert test_uses.count(tmp_path) == 1

@@ -87,7 +87,7 @@ def test_restart_happens_once(restarts, monkeypatch):
   assert len(restarts) == 1
 
 
-@pytest.mark.parametrize("flag", ["--norestart", "--restart=false", None])
+@pytest.mark.parametrize("flag", ["--norestart", "-restart=0", "--restart=False", None])
 def test_without_a_restart_the_flags_of_xla_are_set(restarts, monkeypatch, flag):
   monkeypatch.setenv("XLA_FLAGS", "--before")
   monkeypatch.setattr(startup, "cpu_environment", lambda environment: {"XLA_FLAGS": "--after"})
@@ -167,3 +167,19 @@ def test_programs_for_virtual_devices_are_not_cached(tmp_path):
       cwd=small_runs.ROOT,
     )
     assert process.stdout.strip() == expected, process.stderr
+
+
+@pytest.mark.parametrize(
+  ("arguments", "expected"),
+  [
+    ([], False),
+    (["--debug"], True),
+    (["-debug"], True),
+    (["--debug=True"], True),
+    (["--debug=1", "--nodebug"], False),
+    (["--debug=f"], False),
+    (["debug", "--debugger"], False),
+  ],
+)
+def test_boolean_flags_are_read_like_absl_reads_them(arguments, expected):
+  assert startup.boolean_flag(["main.py", *arguments], "debug", default=False) == expected
