@@ -1,5 +1,7 @@
 # make quickstart   set everything up and train a small network on real CIFAR-10
 # make test         set everything up and run the tests
+# make install      only set up .venv with what training needs; ACCELERATOR=cuda, tpu or nothing
+#                   chooses jax's devices
 # make lint         check style, format and types
 # make docs         run the tour's notebook in small, build the documentation site in docs/_build
 
@@ -12,7 +14,7 @@ ACCELERATOR := $(shell bash launch/find_accelerator.sh)
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
 
-.PHONY: quickstart test lint docs peers export-env clean-venv
+.PHONY: quickstart test install lint docs peers export-env clean-venv
 .DELETE_ON_ERROR:
 
 quickstart: .venv/installed
@@ -20,6 +22,8 @@ quickstart: .venv/installed
 
 test: .venv/installed-test
 	$(RUN) -m pytest -n 3 --dist=worksteal
+
+install: .venv/installed
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .

@@ -124,9 +124,9 @@ def _reason_not_run(name: str) -> str:
   """Return 'not run' with the reason, as far as the config tells."""
   experiment = _module(name).get_config()
   if experiment.data.name.startswith("cifar100"):
-    return "not run: CIFAR-100 is not available here"
+    return "not run: needs CIFAR-100"
   if experiment.model.get("pretrained"):
-    return "not run: ImageNet's weights are not available here"
+    return "not run: needs ImageNet's weights"
   return "not run yet"
 
 
@@ -226,15 +226,16 @@ def headline_speed() -> str:
   file = next(file for name in names if (file := _RECORDS / "speed" / name).exists())
   record = json.loads(file.read_text())
   ours, *peers = record["rows"]
+  eager = {"PyTorch": "PyTorch eager"}
   ratios = [
-    f"{peer['ours / it']['median']:.2f} times {peer['side']}'s"
+    f"{peer['ours / it']['median']:.2f} of the time of {eager.get(peer['side'], peer['side'])}"
     for peer in peers
     if peer.get("ours / it")
   ]
   device = _device(record["environment"]["sides"]["ours"]["device"])
   return (
     f"On {device} a training step of ResNet-18 (batch {ours['batch']}, {ours['dtype']}) takes "
-    f"{ours['step ms']:.4g} ms: {', '.join(ratios)}."
+    f"{ours['step ms']:.0f} ms: {', '.join(ratios)}."
   )
 
 

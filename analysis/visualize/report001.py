@@ -4,7 +4,8 @@ The report shows the outputs of Keras' layers. A `Conv2D(activation="relu")` of 
 ReLU, which is not part of a convolution here.
 
 Its filter images: noise moves along the gradient of a filter's mean output "for a fixed number of
-iterations"; the result is normalised, scaled, shifted and clipped. The report prints no numbers.
+iterations"; the result is normalised, scaled, shifted and clipped. The report calls this gradient
+descent, but means to excite the filter, so here it is ascent. It prints no numbers.
 The numbers here are those of Chollet 2021 (Deep Learning with Python, second edition, 9.4.2), which
 has these steps in this order.
 """

@@ -1,6 +1,7 @@
 """The generated tables of README.md and docs/."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -27,6 +28,21 @@ def test_a_recorded_run_has_its_figures_and_links_to_its_config():
   row = next(line for line in tables.accuracy().splitlines() if "[airbench94]" in line)
   assert "(../configs/airbench94.py)" in row
   assert "93.4 (92.9–93.8) % test, 94.1 (93.6–94.5) % test with multicrop" in row
+
+
+@pytest.mark.parametrize(
+  ("name", "needs"),
+  [("report003_cifar100", "CIFAR-100"), ("report001_vgg16_frozen", "ImageNet's weights")],
+)
+def test_a_config_that_needs_other_files_says_which(name, needs):
+  assert tables._reason_not_run(name) == f"not run: needs {needs}"
+
+
+def test_the_headline_compares_with_the_time_of_each_peer():
+  sentence = tables.headline_speed()
+  assert re.search(r"takes \d+ ms: ", sentence)
+  assert re.search(r"\d\.\d\d of the time of PyTorch eager, ", sentence)
+  assert re.search(r"\d\.\d\d of the time of PyTorch compiled\.$", sentence)
 
 
 def test_speed_names_the_peers_and_the_processor():
