@@ -125,7 +125,7 @@ def begin(
   if rates and not parent.fork.confirm_jump:
     raise errors.UserError(
       f"--from: the learning rate would go from {rates[0]:.3g} to {rates[1]:.3g} at step "
-      f"{parent.step}, and the steps before had not the rates of the new schedule; add "
+      f"{parent.step}, and the steps before did not have the rates of the new schedule; add "
       "--confirm_jump, or set a schedule whose past is the same"
     )
   best_epochs = child.callbacks.best_epochs(tree["control"])
@@ -156,7 +156,7 @@ def _raise_if_out_of_place(parent: Parent, child: Child, changes: Changes) -> No
     )
   if odd_epochs or len(parent.rows) != parent.step // size:
     raise errors.UserError(
-      f"batch_size: the epochs of {parent.path} have not the {size} steps of these, so its step "
+      f"batch_size: the epochs of {parent.path} do not have the {size} steps of these, so its step "
       f"{parent.step} has no place in them; keep the batches and the number of examples, or take "
       f"only the weights (--config.model.pretrained={parent.path} instead of --from)"
     )
