@@ -75,7 +75,7 @@ def convolve(
   rows, columns = (padding, padding) if isinstance(padding, int) else padding
   sides = (_pair(rows), _pair(columns))
   if kernels.serves(images, kernel):  # chooses by the platform that the program is compiled for
-    kernel_bias = kernels.NO_BIAS if bias is None else bias
+    kernel_bias = kernels.NO_BIAS if bias is None else bias.astype(jnp.float32)
     return kernels.convolve(images, kernel, kernel_bias, strides, sides)
   if jax.default_backend() == "cpu":
     # This value is 1 for every finite kernel, but XLA cannot know that at compile time.

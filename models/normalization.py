@@ -47,14 +47,16 @@ class BatchNorm(nn.Module):
     shape = x.shape[-1:]
     moving_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
     moving_variance = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-    scale = self.param("scale", self.scale_init, shape) if self.use_scale else jnp.ones(shape)
-    bias = self.param("bias", nn.initializers.zeros, shape)
+    ones = jnp.ones(shape, jnp.float32)
+    scale = self.param("scale", self.scale_init, shape, jnp.float32) if self.use_scale else ones
+    bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
 
     if self.use_running_average:
       statistics = moving_mean.value, moving_variance.value
       return self._normalize(x, residual, *statistics, scale, bias)
     axis_name = None if self.is_initializing() else self.axis_name
     if self._has_kernel(x, residual):
+      scale, bias = _as_float32(scale, bias)
       y, mean, variance = kernels.batch_norm(
         x, residual, scale, bias, self.epsilon, self.activation, axis_name
       )
@@ -84,6 +86,7 @@ class BatchNorm(nn.Module):
   ) -> jax.Array:
     factor = lax.rsqrt(variance + self.epsilon) * scale
     if self._has_kernel(x, residual):
+      mean, factor, bias = _as_float32(mean, factor, bias)
       return kernels.normalize(x, residual, mean, factor, bias, self.activation)
     y = ((self._input(x) - mean) * factor + bias).astype(self.dtype)
     y = y if residual is None else y + residual
@@ -98,6 +101,11 @@ def activate(x: jax.Array, activation: kernels.Activation) -> jax.Array:
   if jax.default_backend() == "cpu" and kernels.serves(x):
     return kernels.activate(x, activation)
   return kernels.FUNCTIONS[activation](x)
+
+
+def _as_float32(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+  """Return what the kernels expect, of parameters and statistics that a caller may have cast."""
+  return tuple(array.astype(jnp.float32) for array in arrays)
 
 
 def _statistics(x: jax.Array, axis_name: str | None) -> tuple[jax.Array, jax.Array]:

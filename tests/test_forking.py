@@ -101,7 +101,7 @@ def test_a_run_that_stopped_early_forked_without_stopping_is_one_that_never_stop
 def test_a_jump_of_the_learning_rate_must_be_confirmed(one_step_data, tmp_path, parent, log_lines):
   message = (
     r"^--from: the learning rate would go from 0\.00477 to 0\.025 at step 5, and the steps before "
-    r"did not have the rates of the new schedule; add --confirm_jump, or set a schedule whose past is "
+    r"did not have the rates of the new schedule; add --confirm_jump, or set a schedule whose past "
   )
   with pytest.raises(errors.UserError, match=message):
     run(one_step_data, tmp_path / "forked", 10, Fork(str(parent)), **COSINE)
@@ -171,7 +171,12 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_pat
       {},
       r"^num_epochs: .*@5 is at epoch 5 already, and the fork ends after 5; ra",
     ),
-    ("{parent}", 9, {"batch_size": 600}, r"^batch_size: the epochs of .* do not have the 2 steps of"),
+    (
+      "{parent}",
+      9,
+      {"batch_size": 600},
+      r"^batch_size: the epochs of .* do not have the 2 steps ",
+    ),
     ("{parent}", 9, {"num_seeds": 2}, r"^num_seeds: 1 in .*parent, 2 now; a fork has the seeds of"),
     (
       "{parent}",

@@ -2,11 +2,11 @@
 
   python -m cifar_jax.kernels.build
 
-All *.cc files are compiled at once and linked. Code for one instruction set stands between
-`TARGET_BEGIN(...)` and `TARGET_END` (targets.h), so that one library runs on every x86-64. The
-library is kept where this package is, or in the user's cache folder if that is read-only, under a
-name made of the sources, the compiler and jaxlib. Without a compiler, or on another processor,
-there is no library: callers fall back to XLA.
+Up to four *.cc files are compiled at once, 250 MB each, and linked. Code for one instruction set
+stands between `TARGET_BEGIN(...)` and `TARGET_END` (targets.h), so that one library runs on every
+x86-64. The library is kept where this package is, or in the user's cache folder if that is
+read-only, under a name made of the sources, the compiler and jaxlib. Without a compiler, or on
+another processor, there is no library: callers fall back to XLA.
 """
 
 import concurrent.futures
@@ -80,13 +80,23 @@ def library(flags: Sequence[str] = FLAGS) -> pathlib.Path:
   """
   if sys.platform != "linux" or platform.machine() != "x86_64":
     raise _Unavailable(f"they need Linux on x86-64, not {sys.platform} on {platform.machine()}")
-  compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
-  if compiler is None:
+  compilers = list(filter(None, map(shutil.which, COMPILERS)))
+  if not compilers:
     raise _Unavailable(f"no C++ compiler; install one of {', '.join(COMPILERS)}")
+  failures = []
+  for compiler in compilers:
+    try:
+      return _library(compiler, flags)
+    except _Unavailable as error:  # such as one that does not know AMX
+      failures.append(error)
+  raise failures[0]
+
+
+def _library(compiler: str, flags: Sequence[str]) -> pathlib.Path:
   name = f"libkernels-{_key(compiler, flags)}.so"
   folders = [FOLDER / "_build", _user_cache()]
   for folder in folders:
-    if (folder / name).is_file():
+    if os.path.isfile(folder / name):  # pathlib's raises in a folder that this user may not read
       return folder / name
   for folder in folders:
     if _is_writable(folder):
@@ -107,7 +117,7 @@ def _key(compiler: str, flags: Sequence[str]) -> str:
 
 
 def _compile(compiler: str, flags: Sequence[str], target: pathlib.Path) -> None:
-  """Compile all sources at once, link them, and rename the result to `target` in one step."""
+  """Compile all sources, link them, and rename the result to `target` in one step."""
   import jax.ffi
 
   sources = sorted(FOLDER.glob("*.cc"))
@@ -118,7 +128,7 @@ def _compile(compiler: str, flags: Sequence[str], target: pathlib.Path) -> None:
       [compiler, *flags, *include, "-c", str(source), "-o", made]
       for source, made in zip(sources, objects, strict=True)
     ]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(4, len(os.sched_getaffinity(0)))) as pool:
       list(pool.map(_run, commands))
     linked = f"{work}/{target.name}"
     _run([compiler, *flags, "-shared", *objects, "-o", linked])
@@ -155,7 +165,7 @@ def main() -> None:
   """Compile the library; print its path, or why there is none. Never fail a set-up."""
   try:
     print(library())
-  except _Unavailable as error:
+  except (_Unavailable, OSError) as error:
     print(f"CPU kernels unavailable: {error}")
 
 

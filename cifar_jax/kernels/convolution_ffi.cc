@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "buffers.h"
 #include "convolution.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -40,16 +41,27 @@ struct Operand {
 };
 
 // Calls run(operations, convolution, index, parallel_for, threads) for each convolution that the
-// leading axes of `result` count. x is what a convolution reads, w its weights, y what it makes (or
-// gradients of these).
+// leading axes of `result` count. x is what a convolution reads, w its weights, bias none or a
+// number for each filter, y what it makes (or gradients of these).
 template <typename Run>
-ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, const Buffer& y,
-                    const Operand& result, Numbers strides, Numbers padding, const Run& run) {
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, const Buffer* bias,
+                    const Buffer& y, const Operand& result, Numbers strides, Numbers padding,
+                    const Run& run) {
   const auto type = x.element_type();
   const bool bfloat16 = type == ffi::DataType::BF16;
   if ((!bfloat16 && type != ffi::DataType::F32) || w.element_type() != type ||
       y.element_type() != type || strides.size() != 2 || padding.size() != 2) {
     return ffi::Error::InvalidArgument("convolution: operands must all be bfloat16 or float32");
+  }
+  if (x.dimensions().size() < 4 || w.dimensions().size() < 4 || y.dimensions().size() < 4) {
+    return ffi::Error::InvalidArgument("convolution: operands must have four axes at least");
+  }
+  if (bias) {
+    const auto sizes = bias->dimensions();
+    const int64_t filters = w.dimensions().back(), numbers = sizes.size() ? sizes.back() : -1;
+    if (bias->element_type() != ffi::DataType::F32 || (numbers && numbers != filters)) {
+      return ffi::Error::InvalidArgument("convolution: bias must be float32, one for each filter");
+    }
   }
   const Operations* operations = best_operations(bfloat16);
   if (!operations) return ffi::Error::Internal("convolution: this processor has no kernels");
@@ -73,7 +85,7 @@ ffi::Error forward(ffi::ThreadPool pool, Buffer x, Buffer w, Buffer bias, Result
                    Numbers padding) {
   const Operand xs{x, 4}, ws{w, 4}, biases{bias, 1}, ys{*y, 4};
   const auto loops = ys.loops();
-  return for_each(pool, x, w, *y, ys, strides, padding,
+  return for_each(pool, x, w, &bias, *y, ys, strides, padding,
                   [&](const Operations& o, const Convolution& c, int64_t i,
                       const ParallelFor& parallel_for, int64_t threads) {
                     o.forward(c, xs.at(loops, i), ws.at(loops, i), bias_at(biases, loops, i),
@@ -85,7 +97,7 @@ ffi::Error input_gradient(ffi::ThreadPool pool, Buffer dy, Buffer w, Result dx, 
                           Numbers padding) {
   const Operand dys{dy, 4}, ws{w, 4}, dxs{*dx, 4};
   const auto loops = dxs.loops();
-  return for_each(pool, *dx, w, dy, dxs, strides, padding,
+  return for_each(pool, *dx, w, nullptr, dy, dxs, strides, padding,
                   [&](const Operations& o, const Convolution& c, int64_t i,
                       const ParallelFor& parallel_for, int64_t threads) {
                     o.input_gradient(c, dys.at(loops, i), ws.at(loops, i), dxs.at(loops, i),
@@ -97,7 +109,7 @@ ffi::Error weight_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Result dw,
                            Numbers strides, Numbers padding) {
   const Operand xs{x, 4}, dys{dy, 4}, dws{*dw, 4}, dbiases{*dbias, 1};
   const auto loops = dws.loops();
-  return for_each(pool, x, *dw, dy, dws, strides, padding,
+  return for_each(pool, x, *dw, &*dbias, dy, dws, strides, padding,
                   [&](const Operations& o, const Convolution& c, int64_t i,
                       const ParallelFor& parallel_for, int64_t threads) {
                     o.weight_gradient(c, xs.at(loops, i), dys.at(loops, i), dws.at(loops, i),

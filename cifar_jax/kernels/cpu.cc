@@ -30,7 +30,8 @@ bool linux_grants_amx() {
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
 }
 
-InstructionSet find() {
+// The best set, and no better one than `limit`.
+InstructionSet find(InstructionSet limit) {
   // These two ask the operating system too whether it saves the registers.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
     return InstructionSet::kNone;
@@ -41,18 +42,18 @@ InstructionSet find() {
   }
   if (!(cpuid(7, 1).a >> 5 & 1)) return InstructionSet::kAvx512;
   const uint32_t d = cpuid(7, 0).d;
-  const bool amx = (d >> 22 & 1) && (d >> 24 & 1);
+  const bool amx = (d >> 22 & 1) && (d >> 24 & 1) && limit == InstructionSet::kAmx;
   return amx && linux_grants_amx() ? InstructionSet::kAmx : InstructionSet::kAvx512Bf16;
 }
 
 InstructionSet choose() {
-  InstructionSet set = find();
-  if (const char* limit = std::getenv("CIFAR_JAX_KERNELS")) {
+  InstructionSet limit = InstructionSet::kAmx;
+  if (const char* name = std::getenv("CIFAR_JAX_KERNELS")) {
     for (int i = 0; i < 5; i++) {
-      if (!std::strcmp(limit, kNames[i])) set = std::min(set, static_cast<InstructionSet>(i));
+      if (!std::strcmp(name, kNames[i])) limit = static_cast<InstructionSet>(i);
     }
   }
-  return set;
+  return std::min(limit, find(limit));
 }
 
 }  // namespace
@@ -64,7 +65,7 @@ InstructionSet instruction_set() {
 
 }  // namespace kernels
 
-// The name of the instruction set, for Python and results.json.
+// The name of the instruction set, for tests.
 extern "C" const char* kernels_instruction_set() {
   return kernels::kNames[static_cast<int>(kernels::instruction_set())];
 }

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from cifar_jax.kernels.calls import has_kernel, with_kernel
 
 
-def _has_kernel(x: jax.Array) -> bool:
+def _has_kernel(x: jax.Array, keys: jax.Array) -> bool:
   return (
     jax.default_backend() == "cpu"
     and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]  # draws these bits
     and has_kernel(x, ("dropout_forward",))
+    and keys.shape == (x.shape[0], 2)  # those of Threefry
     and x.size // x.shape[0] < 2**32
   )
 
@@ -28,7 +29,7 @@ def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
     rate: in [0, 1).
   """
   keep = jnp.float32(1 - rate)
-  return _drop_by_kernel(x, keys, keep) if _has_kernel(x) else _drop(x, keys, keep)
+  return _drop_by_kernel(x, keys, keep) if _has_kernel(x, keys) else _drop(x, keys, keep)
 
 
 def _drop(x: jax.Array, keys: jax.Array, keep: jax.Array) -> jax.Array:

@@ -147,7 +147,7 @@ def activate(x: jax.Array, activation: Activation) -> jax.Array:
 
   It is the normalisation with mean 0 and factor 1.
   """
-  zeros = jnp.zeros(x.shape[-1:])
+  zeros = jnp.zeros(x.shape[-1:], jnp.float32)
   return normalize(x, None, zeros, zeros + 1, zeros, activation)
 
 
@@ -156,8 +156,8 @@ def _activate_forward(x: jax.Array, activation: Activation) -> tuple[jax.Array, 
 
 
 def _activate_backward(activation: Activation, x: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
-  zeros = jnp.zeros(x.shape[-1:])
-  channels = (zeros, zeros + 1, zeros, zeros, zeros)
+  zeros, none = jnp.zeros(x.shape[-1:], jnp.float32), jnp.zeros(0, jnp.float32)
+  channels = (zeros, zeros + 1, zeros, none, none)
   dx = _input_gradient(_rows(x), _rows(dy), *channels, activation=_NUMBERS[activation])
   return (dx.reshape(x.shape),)
 
@@ -235,7 +235,9 @@ def _input_gradient(
 ) -> jax.Array:
   centred = _input(x, activation) - mean
   passed = _passed(dy, centred * factor + bias, activation)
-  dx = passed * factor + (centred * slope + offset)
+  dx = passed * factor
+  if slope.size:  # of the statistics of x
+    dx += centred * slope + offset
   return (jnp.where(x > 0, dx, 0) if activation == _NUMBERS["relu_before"] else dx).astype(x.dtype)
 
 

@@ -1,8 +1,10 @@
 // Batch normalisation as XLA calls it: arrays of [rows, channels] or [channels], with leading axes
 // where jax.vmap asks for several at once (all arrays then have the same ones).
 // An array of size 0 stands for none.
+#include <algorithm>
 #include <vector>
 
+#include "buffers.h"
 #include "normalization.h"
 #include "threads.h"
 #include "xla/ffi/api/ffi.h"
@@ -26,27 +28,53 @@ void round_to_float(const std::vector<double>& values, double scale, float* to) 
   for (size_t i = 0; i < values.size(); i++) to[i] = static_cast<float>(values[i] * scale);
 }
 
+// What a call reads and writes besides x.
+struct Operands {
+  std::vector<const Buffer*> rows;           // like x
+  std::vector<const Buffer*> rows_or_none;   // like x, or none
+  std::vector<const Buffer*> parameters;     // mean, factor and bias, or nothing: of each channel
+  std::vector<const Buffer*> sums;           // of each channel
+  std::vector<const Buffer*> sums_or_none;
+};
+
 // Calls run(passes, normalization, i, count, parallel_for) for array i of those that x stacks.
 template <typename Run>
-ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, const Buffer* mean,
-                    const Buffer* factor, const Buffer* bias, const Run& run) {
-  const bool bfloat16 = x.element_type() == ffi::DataType::BF16;
+ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation,
+                    const Operands& operands, const Run& run) {
+  const auto type = x.element_type();
+  const bool bfloat16 = type == ffi::DataType::BF16;
   const size_t rank = x.dimensions().size();
-  if ((!bfloat16 && x.element_type() != ffi::DataType::F32) || rank < 2) {
+  if ((!bfloat16 && type != ffi::DataType::F32) || rank < 2 || activation < 0 ||
+      activation > static_cast<int64_t>(Activation::kGelu)) {
     return ffi::Error::InvalidArgument("normalization: x must be rows of bfloat16 or float32");
+  }
+  const auto sizes = x.dimensions().last(2);
+  int64_t count = 1;
+  for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
+  const auto all = [](const std::vector<const Buffer*>& buffers, auto fits, auto of, int64_t size) {
+    return std::all_of(buffers.begin(), buffers.end(),
+                       [&](const Buffer* buffer) { return fits(*buffer, of, size); });
+  };
+  const int64_t elements = x.element_count(), channels = count * sizes[1];
+  if (!all(operands.rows, holds, type, elements) ||
+      !all(operands.rows_or_none, may_hold, type, elements)) {
+    return ffi::Error::InvalidArgument("normalization: rows must be of x's type and shape");
+  }
+  if (!all(operands.parameters, holds, ffi::DataType::F32, channels) ||
+      !all(operands.sums, holds, ffi::DataType::F32, channels) ||
+      !all(operands.sums_or_none, may_hold, ffi::DataType::F32, channels)) {
+    return ffi::Error::InvalidArgument(
+        "normalization: statistics and parameters must be float32, one for each channel");
   }
   const NormalizationPasses* passes = normalization_passes(bfloat16);
   if (!passes) return ffi::Error::Internal("normalization: this processor has no kernels");
   const ParallelFor on_pool = on_threads(pool);
-  const auto sizes = x.dimensions().last(2);
-  int64_t count = 1;
-  for (const int64_t size : x.dimensions().first(rank - 2)) count *= size;
   for (int64_t i = 0; i < count; i++) {
     Normalization n = {sizes[0], sizes[1], static_cast<Activation>(activation), nullptr, nullptr, nullptr};
-    if (mean) {
-      n.mean = at<float>(*mean, i, count);
-      n.factor = at<float>(*factor, i, count);
-      n.bias = at<float>(*bias, i, count);
+    if (!operands.parameters.empty()) {
+      n.mean = at<float>(*operands.parameters[0], i, count);
+      n.factor = at<float>(*operands.parameters[1], i, count);
+      n.bias = at<float>(*operands.parameters[2], i, count);
     }
     run(*passes, n, i, count, on_pool);
   }
@@ -54,7 +82,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation, c
 }
 
 ffi::Error statistics(ffi::ThreadPool pool, Buffer x, Result mean, Result square, int64_t activation) {
-  return for_each(pool, x, activation, nullptr, nullptr, nullptr,
+  return for_each(pool, x, activation, {{}, {}, {}, {&*mean, &*square}, {}},
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ParallelFor& parallel_for) {
     std::vector<double> sum(n.channels), sum_of_squares(n.channels);
@@ -70,7 +98,7 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
   if (residual.size_bytes() && kind != Activation::kNone && kind != Activation::kRelu) {
     return ffi::Error::InvalidArgument("normalization: after an addition there is only the ReLU");
   }
-  return for_each(pool, x, activation, &mean, &factor, &bias,
+  return for_each(pool, x, activation, {{&*y}, {&residual}, {&mean, &factor, &bias}, {}, {}},
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ParallelFor& parallel_for) {
     passes.normalize(n, at(x, i, count), at(residual, i, count), at(*y, i, count), parallel_for);
@@ -80,7 +108,8 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
 ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Buffer mean,
                          Buffer factor, Buffer bias, Result sum, Result product, Result passed,
                          int64_t activation) {
-  return for_each(pool, x, activation, &mean, &factor, &bias,
+  return for_each(pool, x, activation,
+                  {{&dy}, {&y, &*passed}, {&mean, &factor, &bias}, {&*sum, &*product}, {}},
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ParallelFor& parallel_for) {
     std::vector<double> sums(n.channels), products(n.channels);
@@ -93,7 +122,8 @@ ffi::Error gradient_sums(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer y, Bu
 
 ffi::Error input_gradient(ffi::ThreadPool pool, Buffer x, Buffer dy, Buffer mean, Buffer factor,
                           Buffer bias, Buffer slope, Buffer offset, Result dx, int64_t activation) {
-  return for_each(pool, x, activation, &mean, &factor, &bias,
+  return for_each(pool, x, activation,
+                  {{&dy, &*dx}, {}, {&mean, &factor, &bias}, {}, {&slope, &offset}},
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,
                       int64_t count, const ParallelFor& parallel_for) {
     passes.input_gradient(n, at(x, i, count), at(dy, i, count), at<float>(slope, i, count),

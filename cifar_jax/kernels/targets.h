@@ -36,7 +36,7 @@ constexpr bool kEmulated = false;
 enum class InstructionSet { kNone, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
 // What this processor and operating system have; the environment variable CIFAR_JAX_KERNELS
-// (none, avx2, avx512, avx512_bf16, amx) lowers it. Found once per process; asks Linux for AMX.
+// (none, avx2, avx512, avx512_bf16, amx) lowers it. Found once per process; asks Linux for AMX if it may be used.
 InstructionSet instruction_set();
 
 }  // namespace kernels

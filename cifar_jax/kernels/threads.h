@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <new>
 #include <thread>
 
 #include "chunks.h"
@@ -18,11 +19,13 @@ namespace kernels {
 // one counter; the caller takes too until none is left, and then waits only for chunks that a
 // running thread holds. A task that starts later finds none and touches nothing of the caller's
 // but the shared counters. Which thread takes a chunk varies; what a chunk is does not, so results
-// do not depend on timing. `work` must not throw.
+// do not depend on timing. If a chunk finds no memory, the others are still taken, because threads
+// read `work` until then; the call then throws.
 template <typename Work>
 void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
   struct Counters {
     std::atomic<int64_t> next{0}, done{0};
+    std::atomic<bool> has_failed{false};
   };
   const int64_t helpers = (chunks < pool.num_threads() ? chunks : pool.num_threads()) - 1;
   if (helpers <= 0) {
@@ -33,7 +36,11 @@ void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
   const Work* shared_work = &work;
   auto take = [counters, chunks, shared_work] {
     for (int64_t i; (i = counters->next.fetch_add(1)) < chunks;) {
-      (*shared_work)(i);
+      try {
+        (*shared_work)(i);
+      } catch (const std::bad_alloc&) {
+        counters->has_failed = true;
+      }
       counters->done.fetch_add(1, std::memory_order_release);
     }
   };
@@ -46,9 +53,10 @@ void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
       std::this_thread::yield();
     }
   }
+  if (counters->has_failed) throw std::bad_alloc();
 }
 
-// That, on the threads of `pool`.
+// Returns parallel_for bound to `pool`.
 inline ParallelFor on_threads(xla::ffi::ThreadPool pool) {
   return [pool](int64_t chunks, const std::function<void(int64_t)>& work) {
     parallel_for(pool, chunks, work);

@@ -9,6 +9,7 @@ import pytest
 from keras_weights import copy_weights, flax_weights, random_variables, shapes
 
 from cifar_jax.errors import UserError
+from cifar_jax.kernels import dropout
 from models import basic_cnn, layers
 
 
@@ -253,3 +254,17 @@ def test_a_single_logit_is_a_sigmoid_with_binary_cross_entropy():
 def test_a_single_logit_needs_two_classes():
   with pytest.raises(UserError, match=r"^model\.single_logit: .* dataset has 10; leave it False"):
     shapes({"name": "basic_cnn", "single_logit": True})
+
+
+def test_dropout_under_vmap_over_rates_is_each_rate_alone():
+  x = jax.random.normal(jax.random.key(0), (4, 100))
+  keys = jax.random.key_data(jax.random.split(jax.random.key(1), 4))
+  together = jax.vmap(lambda rate: dropout.dropout(x, keys, rate))(jnp.array([0.1, 0.9]))
+  for got, rate in zip(together, (0.1, 0.9), strict=True):
+    np.testing.assert_array_equal(got, dropout.dropout(x, keys, jnp.float32(rate)))
+
+
+def test_dropout_leaves_other_generators_to_jax():
+  x = jnp.ones((4, 10))
+  keys = jax.random.key_data(jax.random.split(jax.random.key(1, impl="rbg"), 4))
+  assert keys.shape == (4, 4) and not dropout._has_kernel(x, keys)

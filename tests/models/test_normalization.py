@@ -258,3 +258,27 @@ def test_same_bits_with_any_number_of_threads():
     ).stdout.split()
 
   assert digests(1) == digests(2)
+
+
+def test_parameters_and_statistics_may_be_of_another_type():
+  x = jax.random.normal(jax.random.key(0), (64, 8))
+  for moving in (False, True):
+    layer = BatchNorm(use_running_average=moving)
+    variables = jax.tree.map(lambda leaf: leaf + 0.5, layer.init(jax.random.key(1), x))
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), variables)
+
+    def apply(variables, layer=layer):
+      return layer.apply(variables, x, mutable=["batch_stats"])[0]
+
+    # Moving statistics make a factor in bfloat16.
+    np.testing.assert_allclose(apply(rounded), apply(variables), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("name", ["relu", "elu"])
+def test_gradients_at_infinity_are_those_of_jax(name):
+  x = jnp.array([[np.inf, -np.inf, 1.0, -1.0]])
+  ours, expected = (
+    jax.grad(lambda x, f=f: jnp.sum(f(x)))(x)
+    for f in (lambda x: activate(x, name), ACTIVATIONS[name])
+  )
+  np.testing.assert_allclose(ours, expected, rtol=1e-6)

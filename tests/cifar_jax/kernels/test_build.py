@@ -102,3 +102,24 @@ def test_the_library_uses_nothing_better_than_its_limit(limit):
   command = [sys.executable, "-c", script, str(build.library())]
   used = subprocess.check_output(command, env=environment, text=True).strip()
   assert build.INSTRUCTION_SETS.index(used) <= build.INSTRUCTION_SETS.index(limit)
+
+
+def test_the_next_compiler_is_tried(use_compiler, monkeypatch, tmp_path):
+  package = use_compiler(WORKS)
+  (works,) = build.COMPILERS
+  fails = tmp_path / "fails"
+  fails.write_text(f"#!/bin/sh\n{FAILS}")
+  fails.chmod(0o755)
+  monkeypatch.setattr(build, "COMPILERS", (str(fails), works))
+  assert build.library().parent == package / "_build"
+
+
+def test_a_set_up_does_not_fail_where_nothing_can_be_written(use_compiler, monkeypatch, capsys):
+  use_compiler(WORKS)
+
+  def refuse(*_):
+    raise PermissionError(13, "Permission denied")
+
+  monkeypatch.setattr(build, "_compile", refuse)
+  build.main()
+  assert "CPU kernels unavailable: [Errno 13] Permission denied" in capsys.readouterr().out

@@ -236,3 +236,28 @@ def test_same_bits_with_any_number_of_threads_and_no_deadlock():
     ).stdout.split()
 
   assert digests(1) == digests(2) == digests(3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("height", [2, 8])
+def test_the_gradient_of_a_result_without_pixels_is_zero(dtype, height):
+  padding = ((0, 0), (0, 0))
+  w = random((3, 3, 3, 5), dtype, 1)
+
+  def gradients(x, w, bias):
+    y = convolution.convolve(x, w, bias, (1, 1), padding)
+    return y.shape, *jax.grad(
+      lambda w, bias: jnp.sum(convolution.convolve(x, w, bias, (1, 1), padding)), (0, 1)
+    )(w, bias)
+
+  bias = jnp.ones(5, jnp.float32)
+  shape, dw, dbias = gradients(random((4, height, 8, 3), dtype, 0), w, bias)
+  assert shape == (4, height - 2, 6, 5)
+  assert bool(jnp.any(dw)) == bool(jnp.any(dbias)) == (height > 2)
+
+
+@pytest.mark.parametrize("bias", [jnp.ones(5, jnp.bfloat16), jnp.ones(1, jnp.float32)])
+def test_a_bias_that_does_not_fit_is_refused(bias):
+  x, w = random((2, 4, 4, 3), "float32", 0), random((3, 3, 3, 5), "float32", 1)
+  with pytest.raises(Exception, match="bias must be float32, one for each filter"):
+    convolution.convolve(x, w, bias, (1, 1), ((0, 0), (0, 0))).block_until_ready()

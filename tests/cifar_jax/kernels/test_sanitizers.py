@@ -46,3 +46,15 @@ def test_convolutions_are_right_and_stay_in_bounds(emulated, tmp_path):
 def test_batch_norm_pooling_and_dropout_are_right_and_stay_in_bounds(tmp_path):
   sources = PASSES | {build.FOLDER / "cpu.cc"}
   run_driver("passes_driver.cc", sources, tmp_path, instruction_sets=("avx2", "avx512"))
+
+
+def test_work_is_divided_among_threads_without_a_race(tmp_path):
+  program = tmp_path / "threads"
+  include = ["-I", str(build.FOLDER), "-I", str(FOLDER / "pool_without_xla")]
+  command = [COMPILER, *build.FLAGS, "-g1", "-fsanitize=thread", *include]
+  subprocess.run([*command, str(FOLDER / "threads_driver.cc"), "-o", str(program)], check=True)
+  # Linux places programs at addresses that older sanitizers do not expect.
+  done = subprocess.run(
+    ["setarch", "--addr-no-randomize", str(program)], capture_output=True, text=True, timeout=300
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
