@@ -1,1 +1,1 @@
-"""What the program stands on: data, augmentation, optimisation, training steps, run folders."""
+"""What the program stands on: data, augmentation, optimization, training steps, run folders."""

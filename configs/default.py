@@ -42,7 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.dtype = "auto"
 
   config.model = ml_collections.ConfigDict()
-  config.model.name = "resnet18"  # models/ lists the names and their arguments
+  config.model.name = "resnet18"  # see docs/catalogue.md, or run `python main.py models`
   config.model.sync_bn = True  # batch norm sees all devices, so their number changes nothing
   # Weights to start from: a run folder (its selected weights), a file of weights, a repository on
   # the Hugging Face hub (hf://owner/name), 'timm' (VGG-16's ImageNet weights), or '' for none;
@@ -50,7 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.model.pretrained = ""
 
   config.data = ml_collections.ConfigDict()
-  config.data.name = "cifar10"  # cifar_jax/data/datasets.py lists the names
+  config.data.name = "cifar10"  # docs/catalogue.md lists the names
   config.data.dir = ""  # TFDS directory; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets
   config.data.source = ""  # folder or archive to prepare from; '' tries the known sources in turn
   # Arguments of the dataset, such as size=150, per_class=2000 for photos.
@@ -72,7 +72,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.workers = 0  # processes that read ahead when streaming; 0: threads, mostly faster
 
   # Transforms of training images, in order: 'random_crop(padding=4) | random_flip()'.
-  # cifar_jax/augment/transforms.py lists them.
+  # docs/catalogue.md lists the names.
   config.augment = ""
 
   # Transforms of the images that are evaluated or predicted, in the same words. '' is none, as
@@ -86,7 +86,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.loss.l2 = ()
 
   config.optimizer = ml_collections.ConfigDict()
-  config.optimizer.name = "sgd"  # cifar_jax/optim/optimizers.py lists the names
+  config.optimizer.name = "sgd"  # docs/catalogue.md lists the names
   config.optimizer.learning_rate = 0.1  # the schedule's highest, or first
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
   config.optimizer.freeze = ()  # patterns of parameters that never change
@@ -95,14 +95,15 @@ def get_config() -> ml_collections.ConfigDict:
   config.optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 is no clipping
 
   config.schedule = ml_collections.ConfigDict()
-  config.schedule.name = "constant"  # cifar_jax/optim/schedules.py lists the names
+  config.schedule.name = "constant"  # docs/catalogue.md lists the names
 
   # Decay of the moving average of weights and statistics that is evaluated instead; 0 is none.
   config.ema_decay = 0.0
 
   # Lookahead keeps a slow copy of weights and statistics. After every `every` steps the copy and
   # the weights both become d * slow + (1 - d) * fast, where d = decay * (fraction of the run) **
-  # power. The run ends with the slow weights. 0 is no Lookahead.
+  # power. The last step of num_epochs ends with the slow weights. Earlier epochs evaluate the fast
+  # ones, and may select them. 0 is no Lookahead.
   config.lookahead = ml_collections.ConfigDict()
   config.lookahead.every = 0  # steps
   config.lookahead.decay = 0.5
@@ -126,6 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.plateau.patience = 10  # epochs
   config.plateau.min_delta = 1e-4
   config.plateau.cooldown = 0  # epochs
+  # Reductions stop at min_lr / optimizer.learning_rate of the schedule's rate, so with a schedule
+  # that decays the learning rate may fall below min_lr.
   config.plateau.min_lr = 0.0
 
   # Stop when the monitored metric stops improving; monitor '' is off.
@@ -164,8 +167,9 @@ def get_config() -> ml_collections.ConfigDict:
   # mean of their gradients; 0 is one pass. Batch norm then normalises by the statistics of a pass.
   config.microbatch = 0
 
-  # Steps in one compiled program. 0 is an epoch on accelerators and one step on CPU, where XLA runs
-  # convolutions inside a loop about 100 times slower.
+  # Steps in one compiled program. 0 is an epoch on accelerators, and one step on CPU or if images
+  # are streamed. Where the CPU kernels cannot be compiled, XLA computes the convolutions, and takes
+  # about 100 times as long inside a loop.
   config.steps_per_dispatch = 0
 
   return config

@@ -78,9 +78,12 @@ def is_pair(value: object, low: float, high: float) -> bool:
   )
 
 
-def whole_number(low: int) -> Check:
-  """Return the check for an int of at least `low`."""
-  return Check(lambda value: type(value) is int and value >= low, f"a whole number >= {low}")
+def whole_number(low: int, high: int) -> Check:
+  """Return the check for an int within [low, high]."""
+  return Check(
+    lambda value: type(value) is int and low <= value <= high,
+    f"a whole number within [{low}, {high}]",
+  )
 
 
 def number(low: float, high: float, wording: str) -> Check:

@@ -52,6 +52,9 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
 
 # Flips, crops and holes.
 
+_MOST_PIXELS = 10_000  # far more than an image has; sums of larger numbers may not fit into int32
+_PADDING = whole_number(0, _MOST_PIXELS)
+
 
 @register()
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
@@ -79,7 +82,7 @@ def _mirror(chosen: jax.Array, images: jax.Array) -> jax.Array:
   return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
-@register(padding=whole_number(0), mode=choice("constant", "reflect"))
+@register(padding=_PADDING, mode=choice("constant", "reflect"))
 def random_crop(
   keys: jax.Array, images: jax.Array, *, padding: int = 4, mode: str = "constant"
 ) -> jax.Array:
@@ -95,7 +98,7 @@ def random_crop(
   )
 
 
-@register_by_batch(padding=whole_number(0))
+@register_by_batch(padding=_PADDING)
 def batch_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
   """Crop like `random_crop`, but all images of a batch at the same place.
 
@@ -106,7 +109,7 @@ def batch_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Ar
   return lax.dynamic_slice(padded, (0, *offset, 0), images.shape)
 
 
-@register(padding=whole_number(0))
+@register(padding=_PADDING)
 def pad_and_resize(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
   """Pad every side by `padding` zeros and shrink the result to the original size. Draws nothing.
 
@@ -118,7 +121,7 @@ def pad_and_resize(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> j
   return jax.image.resize(padded, images.shape, "linear", antialias=False)
 
 
-@register(size=whole_number(1), inside=choice(True, False))
+@register(size=whole_number(1, _MOST_PIXELS), inside=choice(True, False))
 def cutout(keys: jax.Array, images: jax.Array, *, size: int = 8, inside: bool = False) -> jax.Array:
   """Set a square of each image to zero (DeVries & Taylor 2017).
 

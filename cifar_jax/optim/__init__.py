@@ -1,1 +1,1 @@
-"""Optimisers, learning-rate schedules and averages of weights."""
+"""Optimizers, learning-rate schedules and averages of weights."""

@@ -41,13 +41,14 @@ def update_lookahead(
   """Return the new (slow, fast) of Lookahead (Zhang et al. 2019) with Jordan 2024's growing decay.
 
   Every `every` steps both trees become d * slow + (1 - d) * fast, where d = decay * (step /
-  total_steps) ** power. After the last step of the run, unless it is such a step, fast becomes
-  slow. power=0 and decay=1 - alpha give the rule of Zhang et al.
+  total_steps) ** power. After step total_steps, unless it is such a step, fast becomes slow. A run
+  that stops earlier ends with the fast weights. power=0 and decay=1 - alpha give the rule of Zhang
+  et al.
 
   Args:
     slow, fast: trees of the same structure and shapes; the optimizer moves `fast`.
     step: the number of steps taken, from 1.
-    total_steps: the number of steps in the run.
+    total_steps: the number of steps in a run that does not stop early.
     every: > 0.
     decay: in [0, 1].
     power: >= 0.

@@ -48,7 +48,7 @@ def muon(
     -1.0,  # undoes optax.contrib.muon's descent, because `descend` follows
     beta=beta,
     nesterov=nesterov,
-    ns_steps=ns_steps,
+    ns_steps=int(ns_steps),  # optax refuses 5.0
     consistent_rms=consistent_rms or None,
     muon_weight_dimension_numbers=_find_matrix_axes,
   )
@@ -65,9 +65,10 @@ def muon_sgd(
 ) -> optax.GradientTransformation:
   """Return airbench94_muon's optimizer: Muon on convolutions, Nesterov SGD on all other parameters.
 
-  A convolution's kernel with n outputs is first scaled to the norm √n, then moves by the learning
-  rate times its orthogonalised gradient. Unlike `muon` it has no factor by shape and no correction
-  of the momentum's bias. The other parameters move as with `sgd` and lr_in_velocity=False.
+  A convolution's kernel moves by the learning rate times its orthogonalised gradient, after
+  `optimizers.create` has scaled it by `normalise_kernels`. Unlike `muon` it has no factor by shape
+  and no correction of the momentum's bias. The other parameters move as with `sgd` and
+  lr_in_velocity=False.
 
   Source: Jordan 2024, cifar10-airbench, where Newton-Schulz iterations are in bfloat16; here they
   have the gradient's dtype. Kernels of the same shape are orthogonalised together.
@@ -87,7 +88,7 @@ def muon_sgd(
   def update(
     gradients: optax.Updates,
     velocity: optax.Updates,
-    params: optax.Params,
+    params: optax.Params | None = None,
     *,
     learning_rate: float | jax.Array,
   ) -> tuple[optax.Updates, optax.Updates]:
@@ -97,18 +98,35 @@ def muon_sgd(
     velocity = jax.tree.map(accelerate, velocity, gradients)
     directions = jax.tree.map(accelerate, velocity, gradients)  # Nesterov's look ahead
     leaves, treedef = jax.tree.flatten(directions)
-    weights = jax.tree.leaves(params)
     updates = [-learning_rate * leaf for leaf in leaves]
     kernels = [i for i, leaf in enumerate(leaves) if leaf.ndim == 4]
     for shape in {leaves[i].shape: None for i in kernels}:
       same_shape = [i for i in kernels if leaves[i].shape == shape]
-      orthogonal = _orthogonalise(jnp.stack([leaves[i] for i in same_shape]), ns_steps)
+      orthogonal = _orthogonalise(jnp.stack([leaves[i] for i in same_shape]), int(ns_steps))
       for i, direction in zip(same_shape, orthogonal, strict=True):
-        scale = jnp.sqrt(shape[-1]) / jnp.linalg.norm(weights[i].ravel())
-        updates[i] = (scale - 1) * weights[i] - learning_rate * direction
+        updates[i] = -learning_rate * direction
     return jax.tree.unflatten(treedef, updates), velocity
 
   return optax.GradientTransformationExtraArgs(optax.tree.zeros_like, update)
+
+
+def normalise_kernels(updates: PyTree, params: PyTree, labels: PyTree) -> PyTree:
+  """Return updates that also scale each convolution's kernel with n outputs to the norm √n.
+
+  No learning rate scales this part of an update, so it is added after `lr_multipliers`.
+
+  Args:
+    updates, params: trees of the same structure and shapes.
+    labels: the same tree of the labels of `label_frozen`; frozen kernels keep their norm.
+  """
+
+  def normalise(update: jax.Array, weights: jax.Array, label: str) -> jax.Array:
+    if weights.ndim != 4 or label == "frozen":
+      return update
+    scale = jnp.sqrt(weights.shape[-1]) / jnp.linalg.norm(weights.ravel())
+    return (scale - 1) * weights + update
+
+  return jax.tree.map(normalise, updates, params, labels)
 
 
 def _check_iterations(ns_steps: int) -> None:

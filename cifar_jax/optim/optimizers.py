@@ -1,8 +1,8 @@
 """Optimizers, by name: optax chains that turn a gradient into an update of the parameters.
 
 Every optimizer is, in this order: clipping by global norm, a method (`METHODS`), decoupled weight
-decay, multipliers of the learning rate by parameter. To add a method, write it below and name it in
-`METHODS`.
+decay, multipliers of the learning rate by parameter; `muon_sgd` then normalises its kernels. To add
+a method, write it below and name it in `METHODS`.
 
 Where Keras, PyTorch and optax differ, these optimizers follow Keras, because the reports used it:
 
@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import optax
 
 from cifar_jax import errors
-from cifar_jax.optim.muon import muon, muon_sgd
+from cifar_jax.optim.muon import muon, muon_sgd, normalise_kernels
 from cifar_jax.optim.parameter_rules import label_frozen, match_rules
+from cifar_jax.optim.schedule_arguments import round_steps
 from cifar_jax.optim.schedules import Schedule
 from cifar_jax.optim.transformations import check_decay, decay_kernels, descend, scale_by_adam
 from cifar_jax.registry import call_named, check_number
@@ -52,7 +53,10 @@ class _CommonFields(NamedTuple):
 
 
 def create(
-  config_optimizer: Mapping[str, Any], schedule: Schedule, steps_per_epoch: float = 1
+  config_optimizer: Mapping[str, Any],
+  schedule: Schedule,
+  steps_per_epoch: float = 1,
+  more_frozen: Mapping[str, Iterable[str]] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
   """Return the optimizer that a config describes, by these fields:
 
@@ -71,6 +75,7 @@ def create(
     config_optimizer: the fields; None is the default of each.
     schedule: from the step to the learning rate.
     steps_per_epoch: updates in one epoch, for `freeze_after`.
+    more_frozen: further patterns of parameters that never change, by the field that holds them.
 
   Returns:
     A transformation whose `update(gradients, state, params, lr_scale=1.0)` needs params; lr_scale,
@@ -81,11 +86,14 @@ def create(
     UserError: a name or argument is unknown, or a value is out of range; names the field.
   """
   method_config, common = _split_config(config_optimizer)
-  method = _chain_method(method_config, common)
+  frozen = {"optimizer.freeze": tuple(common.freeze)}
+  frozen |= {field: tuple(patterns) for field, patterns in (more_frozen or {}).items()}
+  method = _chain_method(method_config, common, frozen)
 
   def init(params: PyTree) -> OptimizerState:
     first_step = jnp.zeros([], jnp.int32)
-    _scale_by_parameter(params, first_step, common, steps_per_epoch)  # fails if a pattern is wrong
+    _multiply_rates(params, common)  # fails if a pattern is wrong, as does the next line
+    _freeze_after(params, first_step, common, steps_per_epoch)
     return OptimizerState(first_step, method.init(params))
 
   def update(
@@ -99,7 +107,10 @@ def create(
     updates, method_state = method.update(
       gradients, state.method, params, learning_rate=learning_rate
     )
-    updates = _scale_by_parameter(updates, state.step, common, steps_per_epoch)
+    updates = _multiply_rates(updates, common)
+    if method_config["name"] == "muon_sgd":
+      updates = normalise_kernels(updates, params, label_frozen(frozen, params))
+    updates = _freeze_after(updates, state.step, common, steps_per_epoch)
     return updates, OptimizerState(optax.safe_increment(state.step), method_state)
 
   return optax.GradientTransformationExtraArgs(init, update)
@@ -119,7 +130,9 @@ def _split_config(config_optimizer: Mapping[str, Any]) -> tuple[dict[str, Any], 
 
 
 def _chain_method(
-  method_config: Mapping[str, Any], common: _CommonFields
+  method_config: Mapping[str, Any],
+  common: _CommonFields,
+  frozen: Mapping[str, tuple[str, ...]],
 ) -> optax.GradientTransformationExtraArgs:
   """Return clipping, the method, decay and freezing; arrays in `common` may be traced."""
   transforms = [
@@ -130,24 +143,31 @@ def _chain_method(
   if isinstance(common.weight_decay, jax.Array) or common.weight_decay:
     transforms.append(decay_kernels(common.weight_decay))
   method = optax.chain(*transforms)
-  if not common.freeze:
+  if not any(frozen.values()):
     return method
   parts = {"trained": method, "frozen": optax.set_to_zero()}
-  return optax.partition(parts, lambda params: label_frozen(common.freeze, params))
+  return optax.partition(parts, lambda params: label_frozen(frozen, params))
 
 
-def _scale_by_parameter(
-  updates: PyTree, step: jax.Array, common: _CommonFields, steps_per_epoch: float
-) -> PyTree:
-  """Return the updates scaled by `lr_multipliers`, and zero where `freeze_after` is over."""
+def _multiply_rates(updates: PyTree, common: _CommonFields) -> PyTree:
+  """Return the updates scaled by `lr_multipliers`."""
   multipliers = match_rules("optimizer.lr_multipliers", common.lr_multipliers, updates)
-  epochs = match_rules("optimizer.freeze_after", common.freeze_after, updates)
   leaves, treedef = jax.tree.flatten(updates)
-  for i, (multiplier, last_epoch) in enumerate(zip(multipliers, epochs, strict=True)):
+  for i, multiplier in enumerate(multipliers):
     if multiplier is not None:
       leaves[i] *= multiplier
+  return jax.tree.unflatten(treedef, leaves)
+
+
+def _freeze_after(
+  updates: PyTree, step: jax.Array, common: _CommonFields, steps_per_epoch: float
+) -> PyTree:
+  """Return the updates, zero where the epochs of `freeze_after` are over."""
+  epochs = match_rules("optimizer.freeze_after", common.freeze_after, updates)
+  leaves, treedef = jax.tree.flatten(updates)
+  for i, last_epoch in enumerate(epochs):
     if last_epoch is not None:
-      leaves[i] = jnp.where(step < round(last_epoch * steps_per_epoch), leaves[i], 0)
+      leaves[i] = jnp.where(step < round_steps(last_epoch, steps_per_epoch), leaves[i], 0)
   return jax.tree.unflatten(treedef, leaves)
 
 

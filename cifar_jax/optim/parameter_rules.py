@@ -3,8 +3,9 @@
 A path joins a parameter's names by slashes, such as 'ResNetBlock_0/Conv_1/kernel'.
 """
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -56,18 +57,22 @@ def match_rules(
   return [None if i is None else compiled[i][1] for i in matches]
 
 
-def label_frozen(patterns: Iterable[str], params: PyTree) -> PyTree:
+def label_frozen(frozen: Mapping[str, tuple[str, ...]], params: PyTree) -> PyTree:
   """Return 'frozen' for parameters whose path a pattern matches, 'trained' for the others.
 
+  frozen: patterns by the field that holds them, for errors.
+
   Raises:
-    UserError: a pattern of the field optimizer.freeze matches no parameter.
+    UserError: a pattern matches no parameter; names its field.
   """
   paths = list_paths(params)
-  for pattern in patterns:
-    if not any(re.search(pattern, path) for path in paths):
-      raise _no_match("optimizer.freeze", pattern, "no parameter", paths)
+  for field, patterns in frozen.items():
+    for pattern in patterns:
+      if not any(re.search(pattern, path) for path in paths):
+        raise _no_match(field, pattern, "no parameter", paths)
 
   def label(path: tuple[Any, ...], _: jax.Array) -> str:
+    patterns = itertools.chain.from_iterable(frozen.values())
     is_frozen = any(re.search(pattern, join_path(path)) for pattern in patterns)
     return "frozen" if is_frozen else "trained"
 

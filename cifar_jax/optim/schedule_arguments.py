@@ -26,13 +26,21 @@ def check_fraction(name: str, value: Any) -> None:
   check_number(f"schedule.{name}", value, "a fraction of learning_rate >= 0", lambda x: x >= 0)
 
 
+def round_steps(epochs: float, steps_per_epoch: float) -> int:
+  """Return epochs (>= 0) as a whole number of steps, at most 2**31 - 1.
+
+  Devices count steps in int32, and no run is longer; so a later step is never reached either way.
+  """
+  return round(min(epochs * steps_per_epoch, 2**31 - 1))
+
+
 def resolve_steps(
   steps_argument: tuple[str, float | None],
   epochs_argument: tuple[str, float | None],
   default_epochs: float,
   run: RunLength,
 ) -> float:
-  """Return a duration in steps from two arguments, of which a config sets at most one.
+  """Return a duration in steps, a float, from two arguments, of which a config sets at most one.
 
   Args:
     steps_argument: the name and value of the argument in steps.
@@ -51,7 +59,7 @@ def resolve_steps(
     )
   if steps is not None:
     check_number(f"schedule.{steps_name}", steps, "a number > 0", lambda x: x > 0)
-    return steps
+    return steps * 1.0
   epochs = default_epochs if epochs is None else epochs
   check_number(f"schedule.{epochs_name}", epochs, "a number > 0", lambda x: x > 0)
-  return epochs * run.steps_per_epoch
+  return epochs * float(run.steps_per_epoch)

@@ -22,7 +22,14 @@ import optax
 
 from cifar_jax import errors
 from cifar_jax.optim.cycles import cosine_restarts, cyclical, one_cycle
-from cifar_jax.optim.schedule_arguments import Curve, Rate, RunLength, check_fraction, resolve_steps
+from cifar_jax.optim.schedule_arguments import (
+  Curve,
+  Rate,
+  RunLength,
+  check_fraction,
+  resolve_steps,
+  round_steps,
+)
 from cifar_jax.registry import call_named, check_number
 
 # Maps a step, an int or an integer array of shape [], to the learning rate, float32 of shape [].
@@ -57,9 +64,10 @@ def create(
 
 
 def count_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
-  """Return the updates of a run; its last epoch may be a part of one."""
-  # Rounded first, because 1.1 epochs of 10 steps are 11.000000000000002.
-  return math.ceil(round((config.num_epochs - 1 + config.last_epoch) * steps_per_epoch, 6))
+  """Return the updates of a run; its last epoch may be a part of one, of at least one update."""
+  # Rounded first, because 0.07 epochs of 100 steps are 7.000000000000001.
+  last_steps = math.ceil(round(config.last_epoch * steps_per_epoch, 6))
+  return (config.num_epochs - 1) * steps_per_epoch + max(last_steps, 1)
 
 
 def constant(learning_rate: Rate, run: RunLength) -> Curve:
@@ -97,9 +105,9 @@ def step_decay(
   largest = 3.4e38 ** (1 / len(boundaries))  # whose last power float32 holds
   wanted = f"a number > 0 and, with {len(boundaries)} boundaries, < {largest:.3g}"
   check_number("schedule.factor", factor, wanted, lambda x: 0 < x < largest)
-  steps = [round(boundary * run.steps_per_epoch) for boundary in boundaries]
+  steps = [round_steps(boundary, run.steps_per_epoch) for boundary in boundaries]
   shape = optax.join_schedules(
-    [optax.constant_schedule(factor**i) for i in range(len(steps) + 1)], steps
+    [optax.constant_schedule(float(factor) ** i) for i in range(len(steps) + 1)], steps
   )
   return lambda step: learning_rate * shape(step)
 
@@ -234,7 +242,7 @@ def warmup_stable_decay(
   num_steps = run.total_steps // 5
   if decay_epochs is not None:
     check_number("schedule.decay_epochs", decay_epochs, "a number >= 0", lambda x: x >= 0)
-    num_steps = round(decay_epochs * run.steps_per_epoch)
+    num_steps = round_steps(decay_epochs, run.steps_per_epoch)
   start = run.total_steps - num_steps
   if start < warmup:
     raise errors.UserError(
@@ -257,7 +265,7 @@ def warmup_stable_decay(
 
 def _count_warmup_steps(warmup_epochs: float, run: RunLength) -> int:
   check_number("schedule.warmup_epochs", warmup_epochs, "a number >= 0", lambda x: x >= 0)
-  return round(warmup_epochs * run.steps_per_epoch)
+  return round_steps(warmup_epochs, run.steps_per_epoch)
 
 
 def _prepend_warmup(warmup: int, initial: float, decay: optax.Schedule) -> optax.Schedule:

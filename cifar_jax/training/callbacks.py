@@ -44,7 +44,8 @@ class Plateau:
     min_delta: >= 0, in the value's unit.
     cooldown: epochs >= 0 that are not counted after a reduction. As in Keras, the last of them
       counts, so 0 and 1 mean the same.
-    min_lr: >= 0, the lower bound of the learning rate.
+    min_lr: >= 0, the lower bound of learning_rate * scale. With a schedule that decays from
+      `learning_rate`, the rate of a step may fall below it.
 
   Raises:
     UserError: a value is out of range; the message names the field, `plateau.…`.
@@ -113,7 +114,6 @@ class EarlyStopping:
     mode: 'min' or 'max'.
     patience: epochs >= 0; 0 means the same as 1.
     min_delta: >= 0, the least difference that counts as an improvement.
-    start_from_epoch: epochs before this one (from 0) are ignored.
 
   Raises:
     UserError: a value is out of range; the message names the field, `early_stopping.…`.
@@ -122,13 +122,11 @@ class EarlyStopping:
   mode: str = "min"
   patience: int = 0
   min_delta: float = 0.0
-  start_from_epoch: int = 0
 
   def __post_init__(self) -> None:
     _check_mode("early_stopping", self.mode)
     _check_epochs("early_stopping.patience", self.patience)
     check_number("early_stopping.min_delta", self.min_delta, "a number >= 0", lambda x: x >= 0)
-    _check_epochs("early_stopping.start_from_epoch", self.start_from_epoch)
 
   def init(self) -> EarlyStoppingState:
     """Return the state before the first epoch."""
@@ -141,7 +139,7 @@ class EarlyStopping:
 
   def update(self, state: EarlyStoppingState, epoch: Epoch, value: Scalar) -> EarlyStoppingState:
     """Return the state after `epoch` (from 0), whose monitored value is `value`."""
-    is_active = (state.stopped_epoch < 0) & (epoch >= self.start_from_epoch)
+    is_active = state.stopped_epoch < 0
     improved = is_active & _improves(value, state.best, self.mode, self.min_delta)
     wait = jnp.where(is_active, jnp.where(improved, 0, state.wait + 1), state.wait)
     # As in Keras, training never stops after the first epoch.
@@ -203,10 +201,19 @@ class Callbacks:
 
   `init` and `update` are for one seed and may be vmapped. The other methods read the state of all
   seeds: each seed stops and selects on its own, and a run ends when all its seeds have stopped.
+
+  Raises:
+    UserError: a value is out of range, or two fields exclude each other; names the field.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
     plateau, stopping = config.plateau, config.early_stopping
+    tests_last_weights = not (config.select.monitor or config.ema_decay)
+    if config.lookahead.every and stopping.monitor and tests_last_weights:
+      raise errors.UserError(
+        "early_stopping.monitor: a run that stops early ends with the fast weights of Lookahead "
+        "(lookahead.every); set select.monitor to test its best epoch, or early_stopping.monitor=''"
+      )
     self._monitors = {
       "plateau": plateau.monitor,
       "early_stopping": stopping.monitor,

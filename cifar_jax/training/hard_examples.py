@@ -44,14 +44,17 @@ class ProxyState(struct.PyTreeNode):
 def make_optimizer(
   config: ml_collections.ConfigDict, schedule: Schedule, steps_per_epoch: int
 ) -> optax.GradientTransformationExtraArgs:
-  """Return the proxy's optimiser, which also freezes the parameters of `proxy.freeze`.
+  """Return the proxy's optimizer, which also freezes the parameters of `proxy.freeze`.
 
-  The optimiser counts its updates, of which there is one in `proxy.learn_every` steps.
+  The optimizer counts its updates, of which there is one in `proxy.learn_every` steps.
   """
   every = config.proxy.learn_every
-  settings = dict(config.optimizer)
-  settings["freeze"] = (*config.optimizer.freeze, *config.proxy.freeze)
-  return optimizers.create(settings, lambda n: schedule(every * n), steps_per_epoch / every)
+  return optimizers.create(
+    config.optimizer,
+    lambda n: schedule(every * n),
+    steps_per_epoch / every,
+    more_frozen={"proxy.freeze": config.proxy.freeze},
+  )
 
 
 def init_proxy(

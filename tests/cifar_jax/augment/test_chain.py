@@ -227,6 +227,18 @@ def test_parse_reads_back_what_was_written(calls, space):
 
 
 @pytest.mark.parametrize(
+  "spec",
+  ["random_crop(10000)", "batch_crop(10000)", "cutout(10000)", "cutout(10000, inside=True)"],
+)
+def test_the_largest_numbers_of_pixels_fit_into_int32(spec):
+  images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+  labels = jax.ShapeDtypeStruct((2,), jnp.int32)
+  assert (
+    jax.eval_shape(make_apply(spec), make_keys(2), jax.random.key(0), images, labels)[0] == images
+  )
+
+
+@pytest.mark.parametrize(
   ("spec", "message"),
   [
     ("random_flp", "unknown transform 'random_flp'; did you mean 'random_flip'? known: alternati"),
@@ -252,11 +264,18 @@ def test_parse_reads_back_what_was_written(calls, space):
     ("cutmix(-1.0)", "cutmix(alpha=-1.0): alpha must be a number above 0"),
     ("mixup(0.2, axis_name='batch')", "mixup takes no argument 'axis_name'; it takes: alpha"),
     ("mixup(1e999)", "mixup(alpha=1e309): alpha must be a number above 0"),
-    ("random_crop(padding=-1)", "random_crop(padding=-1): padding must be a whole number >= 0"),
+    (
+      "random_crop(padding=-1)",
+      "random_crop(padding=-1): padding must be a whole number within [0,",
+    ),
+    ("random_crop(padding=2000000000)", "padding must be a whole number within [0, 10000]"),
+    ("batch_crop(10001)", "batch_crop(padding=10001): padding must be a whole number within [0, 1"),
+    ("pad_and_resize(10001)", "padding must be a whole number within [0, 10000]"),
     ("random_crop(padding=True)", "random_crop(padding=True): padding must be a whole number"),
-    ("random_crop(2.5)", "random_crop(padding=2.5): padding must be a whole number >= 0"),
+    ("random_crop(2.5)", "random_crop(padding=2.5): padding must be a whole number within [0, 100"),
     ("random_crop(mode='mirror')", "mode must be 'constant' or 'reflect'"),
-    ("cutout(0)", "cutout(size=0): size must be a whole number >= 1"),
+    ("cutout(0)", "cutout(size=0): size must be a whole number within [1, 10000]"),
+    ("cutout(3000000000)", "size must be a whole number within [1, 10000]"),
     ("random_rotation(10)", "factor must be a number or a pair (lower, upper) within [-1, 1]"),
     ("random_zoom(-1)", "height_factor must be a number or a pair (lower, upper) within [-0.99, 1"),
     ("random_zoom(0, (1, 2))", "width_factor must be None or a number or a pair"),
@@ -267,7 +286,7 @@ def test_parse_reads_back_what_was_written(calls, space):
     ("random_affine(flip='yes')", "flip must be True or False"),
     (
       "cutout(size=n)",
-      "cutout(size=n): 'n' is not a literal value; size must be a whole number >= 1",
+      "cutout(size=n): 'n' is not a literal value; size must be a whole number within [1, 10000]",
     ),
     ("cutout(size=__import__('os'))", "is not a literal value"),
     ("random_flip() |", "cannot read 'random_flip() |'; write for example"),

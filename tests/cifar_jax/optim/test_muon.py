@@ -49,6 +49,49 @@ def test_muon_orthogonalises_convolutions_as_matrices(consistent_rms):
   np.testing.assert_allclose(bias, -np.sign(params["BatchNorm_0"]["bias"]), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["muon", "muon_sgd"])
+def test_a_whole_number_of_iterations_may_be_a_float(name):
+  params = make_params()
+  updates = []
+  for ns_steps in (3, 3.0):
+    optimizer = optimizers.create({"name": name, "ns_steps": ns_steps}, make_constant(0.1))
+    updates.append(optimizer.update(params, optimizer.init(params), params)[0])
+  jax.tree.map(np.testing.assert_array_equal, *updates)
+
+
+@pytest.mark.parametrize("multiplier", [1e-3, 0.5, 2.0])
+def test_muon_sgd_normalises_kernels_whatever_their_rate(multiplier):
+  params = make_params()
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  gradient = make_gradients(params)[0]
+  rules = (("Conv_0/kernel", multiplier),)
+  one, multiplied = (
+    optimizers.create({"name": "muon_sgd", "lr_multipliers": rules}, make_constant(rate))
+    for rate, rules in ((0.1 * multiplier, ()), (0.1, rules))
+  )
+
+  def move(optimizer, gradient):
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    return params["Conv_0"]["kernel"] + updates["Conv_0"]["kernel"]
+
+  kernel = params["Conv_0"]["kernel"]
+  np.testing.assert_allclose(
+    move(multiplied, zeros), kernel * 2 / np.linalg.norm(kernel), rtol=1e-5, atol=1e-6
+  )
+  np.testing.assert_allclose(move(multiplied, gradient), move(one, gradient), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "freezing", [{"freeze": ("Conv_0",)}, {"freeze_after": (("Conv_0", 0),)}], ids=str
+)
+def test_muon_sgd_does_not_normalise_frozen_kernels(freezing):
+  params = make_params()
+  optimizer = optimizers.create({"name": "muon_sgd", **freezing}, make_constant(0.1))
+  updates, _ = optimizer.update(params, optimizer.init(params), params)
+  assert not np.any(updates["Conv_0"]["kernel"])
+  assert np.all(updates["Dense_0"]["kernel"])
+
+
 def test_muon_sgd_is_the_published_update_written_out_in_numpy():
   params = make_params()
   params["Conv_1"] = {"kernel": params["Conv_0"]["kernel"][::-1]}  # of the same shape

@@ -50,6 +50,14 @@ def test_freeze_after_stops_a_parameter():
     np.testing.assert_array_equal(a["Conv_0"]["kernel"], b["Conv_0"]["kernel"])
 
 
+def test_freeze_after_more_steps_than_int32_holds_never_stops_a_parameter():
+  params = make_params()
+  config = {"name": "sgd", "freeze_after": (("Conv_0/bias", 3e8), ("Dense_0", 3e38))}
+  tx = optimizers.create(config, make_constant(0.1), steps_per_epoch=16)
+  updates, _ = jax.jit(tx.update)(params, tx.init(params), params)
+  jax.tree.map(lambda u, w: np.testing.assert_allclose(u, -0.1 * w, rtol=1e-6), updates, params)
+
+
 @pytest.mark.parametrize("field", ["lr_multipliers", "freeze_after"])
 def test_bad_rules_raise_when_parameters_are_known(field):
   tx = optimizers.create({"name": "sgd", field: (("kernal", 2.0),)}, make_constant(0.1))
@@ -79,6 +87,18 @@ def test_frozen_parameters_never_change_and_the_others_train_as_without():
   assert not np.array_equal(free["base"]["conv"]["kernel"], params["base"]["conv"]["kernel"])
   with pytest.raises(errors.UserError, match=r"optimizer.freeze: pattern 'bsae' matches no param"):
     train_three_steps(freeze=("bsae",))
+
+
+def test_further_frozen_patterns_add_to_freeze_and_name_their_field():
+  params = make_params()
+  config = {"name": "sgd", "freeze": ("Conv_0",)}
+  tx = optimizers.create(config, make_constant(0.1), more_frozen={"proxy.freeze": ("Dense_0",)})
+  updates, _ = tx.update(params, tx.init(params), params)
+  changed = {layer for layer, leaves in updates.items() if any(map(np.any, leaves.values()))}
+  assert changed == {"BatchNorm_0"}
+  tx = optimizers.create(config, make_constant(0.1), more_frozen={"proxy.freeze": ("Dens_0",)})
+  with pytest.raises(errors.UserError, match=r"^proxy\.freeze: pattern 'Dens_0' matches no param"):
+    tx.init(params)
 
 
 def test_l2_penalty_is_keras_kernel_regularizer():

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -198,6 +199,39 @@ def test_same_for_python_and_traced_steps_and_rates(config):
   assert_close(swept[1], 2 * swept[0])
 
 
+@pytest.mark.parametrize(
+  "config,rates",
+  [
+    ({"name": "step", "boundaries": (2, 1e30)}, [0.1, 0.01]),
+    ({"name": "step", "boundaries": (3e8, 3e38)}, [0.1, 0.1]),
+    ({"name": "step", "boundaries": (1e30, 2e30, 3e30), "factor": 2**31 - 1}, [0.1, 0.1]),
+    ({"name": "warmup_cosine", "warmup_epochs": 1e30, "initial": 0.5}, [0.05, 0.05]),
+    ({"name": "linear", "warmup_epochs": 2**31 - 1, "initial": 0.5}, [0.05, 0.05]),
+    ({"name": "exponential", "decay_epochs": 2**31 - 1}, [0.1, 0.1]),
+    ({"name": "exponential", "decay_epochs": 3e38}, [0.1, 0.1]),
+    ({"name": "cyclical", "step_size": 2**31 - 1}, [0.025, 0.025]),
+    ({"name": "cyclical", "step_size_epochs": 3e38}, [0.025, 0.025]),
+  ],
+  ids=str,
+)
+def test_a_time_beyond_int32_is_never_reached(config, rates):
+  assert_close(compute_rates(**config, steps=np.array([0, TOTAL])), rates, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  "num_epochs,last_epoch,steps",
+  [(1, 1.0, 351), (1, 0.5, 176), (10, 0.9, 3475), (1, 1e-9, 1), (10, 1e-9, 9 * 351 + 1)],
+)
+def test_the_last_epoch_has_at_least_one_step(num_epochs, last_epoch, steps):
+  config = ml_collections.ConfigDict({"num_epochs": num_epochs, "last_epoch": last_epoch})
+  assert schedules.count_steps(config, 351) == steps
+
+
+def test_a_share_of_an_epoch_is_not_rounded_up_by_float_error():
+  config = ml_collections.ConfigDict({"num_epochs": 2, "last_epoch": 0.07})
+  assert schedules.count_steps(config, 100) == 107
+
+
 def test_none_is_the_default():
   named = {"name": "exponential", "decay_steps": None, "rate": None, "staircase": None}
   np.testing.assert_array_equal(compute_rates(**named), compute_rates("exponential"))
@@ -273,6 +307,7 @@ def test_none_is_the_default():
       {"name": "warmup_stable_decay", "decay_epochs": 6, "warmup_epochs": 5},
       "schedule.decay_epochs: 60 steps of decay and 50 of warm-up are more than the 100 of the run",
     ),
+    ({"name": "warmup_stable_decay", "decay_epochs": 1e30}, "schedule.decay_epochs: 2147483647 st"),
   ],
 )
 def test_bad_values_name_the_field(config, message):

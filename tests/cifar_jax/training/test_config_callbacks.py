@@ -2,7 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
+from cifar_jax import errors
 from cifar_jax.training import callbacks
 from configs import default
 
@@ -10,8 +12,9 @@ from configs import default
 def make(**fields):
   config = default.get_config()
   for name, value in fields.items():
-    section, leaf = name.split("__")
-    config[section][leaf] = value
+    *parents, leaf = name.split("__")
+    section = config[parents[0]] if parents else config
+    section[leaf] = value
   return callbacks.Callbacks(config)
 
 
@@ -43,6 +46,28 @@ def test_nothing_stops_or_scales_unless_asked():
   state = run(control, {"val_accuracy": [0.5] * 40})[-1]
   assert not control.is_stopped(state) and control.lr_scale(state) == 1
   assert control.best_epochs(state) == [1]
+
+
+def test_early_stopping_must_not_end_with_lookaheads_fast_weights():
+  pair = {"lookahead__every": 5, "early_stopping__monitor": "train_loss"}
+  with pytest.raises(errors.UserError, match=r"^early_stopping\.monitor: a run that stops early"):
+    make(**pair, select__monitor="")
+  make(**pair)  # the selected epoch is tested
+  make(**pair, select__monitor="", ema_decay=0.99)  # the moving average is tested
+  for missing in pair:
+    make(**{name: pair[name] for name in pair if name != missing}, select__monitor="")
+
+
+def test_the_least_rate_of_a_plateau_bounds_its_factor():
+  control = make(
+    plateau__monitor="train_loss",
+    plateau__patience=1,
+    plateau__min_lr=0.02,
+    optimizer__learning_rate=0.1,
+  )
+  state = run(control, {"train_loss": [1.0] * 4, "val_accuracy": [0.5] * 4})[-1]
+  # Whatever rate the schedule has reached, which the callbacks do not see.
+  np.testing.assert_allclose(control.lr_scale(state), 0.2, rtol=1e-6)
 
 
 def test_each_seed_stops_and_selects_on_its_own():

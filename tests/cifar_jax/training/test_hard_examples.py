@@ -242,7 +242,7 @@ def test_a_run_stopped_and_resumed_ends_with_the_same_bits(tmp_path, monkeypatch
     ({"proxy.learn_every": 0}, "proxy.learn_every: 0 must be at least 1"),
     ({"proxy.model.name": "simple_cmm"}, "proxy.model.name: unknown model 'simple_cmm'; did you"),
     ({"proxy.model.width": 3}, "proxy.model.width: 'simple_cnn' takes no such argument"),
-    ({"proxy.freeze": ("whiten",)}, "optimizer.freeze: "),
+    ({"proxy.freeze": ("whiten",)}, "proxy.freeze: pattern 'whiten' matches no parameter"),
     ({"loss.l2": (("dense2", 1.0),)}, "loss.l2: "),
   ],
 )
