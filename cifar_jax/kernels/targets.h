@@ -1,5 +1,5 @@
 // Instruction sets: code between TARGET_BEGIN and TARGET_END is compiled for one, and may only be
-// called where cpu_has_*() says that the processor has it.
+// called where instruction_set() says that the processor has it.
 #pragma once
 
 #include <cstdint>
