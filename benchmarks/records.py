@@ -303,7 +303,7 @@ def describe_environment() -> Row:
     "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "git_commit": results.git_commit(),
     "python": platform.python_version(),
-    "platform": platform.platform(),
+    "platform": f"{platform.system()} {platform.machine()}, {' '.join(platform.libc_ver())}",
     "processor": _processor(),
     "cores": len(os.sched_getaffinity(0)),
     "load_average": list(os.getloadavg()),

@@ -4,7 +4,8 @@ r"""Report 001, task 1: the grid's point with widths of 64 and Adam at 1e-4.
     --workdir=runs/report001_cats_vs_dogs_64_1e4 --config.data.source=PHOTOS
 
 Reported: no figures (see report001_cats_vs_dogs_64). Ours, with 1,000 photos of each
-class: 60.0 % test, 61.5 % validation (benchmarks/results/report001_cats_vs_dogs_64_1e4).
+class and three seeds: 72.3 ± 0.5 % test, 72.1 ± 0.8 % validation
+(benchmarks/results/report001_cats_vs_dogs_64_1e4).
 """
 
 import ml_collections
