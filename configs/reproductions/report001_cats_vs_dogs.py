@@ -23,7 +23,8 @@ never drawn.
 Another reading fits too, since any three decimals are k / 1,000: 50, 25 and 25 %, the split of the
 same 4,000 photos in chapter 5 of Chollet's "Deep Learning with Python", which the report resembles
 in much else. For it add --config.data.options.test_fraction=0.25 --config.data.validation=0.33334
---config.data.epoch_examples=2000.
+--config.data.epoch_examples=2000. With 1,000 photos of each class and three seeds that gives 67.5 ±
+0.8 % test (loss 1.507) and 71.3 ± 1.0 % validation.
 
 With 60 % of 4,000 photos an epoch has 75 steps. A folder with fewer than 2,000 photos of a class is
 used with a warning, and repeated until an epoch has about as many, because batch norm needs them:
