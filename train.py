@@ -148,8 +148,8 @@ class Trainer:
     self._checkpoints = checkpoints.Checkpoints(folder.path)
     needs_weights = self._checkpoints.is_empty() and parent is None
     source = config.model.pretrained if needs_weights else ""
-    self._state = experiment.init(transfer.load(source))
-    self._weights_folder = transfer.find_folder(source)
+    weights, self._weights_folder = transfer.load_with_folder(source)
+    self._state = experiment.init(weights)
     self._callbacks_state = jax.jit(over_seeds(lambda seed: self._callbacks.init()))(
       experiment.seed_array()
     )

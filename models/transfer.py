@@ -38,9 +38,22 @@ def load(source: str) -> Variables | None:
   Raises:
     UserError: the weights are missing, unavailable or unreadable.
   """
+  return load_with_folder(source)[0]
+
+
+def load_with_folder(source: str) -> tuple[Variables | None, epath.Path | None]:
+  """Return what `load` returns, and the folder of the run that has these weights, None for others.
+
+  Raises:
+    UserError: the weights are missing, unavailable or unreadable.
+  """
   if not source:
-    return None
+    return None, None
   path = _find(source)
+  return _read(source, path), _find_folder(source, path)
+
+
+def _read(source: str, path: epath.Path) -> Variables:
   if path.is_dir():
     return checkpoints.read_best(path)[1]
   if source != "timm" and not path.exists():
@@ -57,15 +70,9 @@ def load(source: str) -> Variables | None:
   return {"params": {"base": pretrained.load_vgg16(source if source == "timm" else str(path))}}
 
 
-def find_folder(source: str) -> epath.Path | None:
-  """Return the folder of the run whose weights `source` names, downloaded; None for other weights.
-
-  Raises:
-    UserError: the weights are unavailable.
-  """
-  if not source or source == "timm":
+def _find_folder(source: str, path: epath.Path) -> epath.Path | None:
+  if source == "timm":
     return None
-  path = _find(source)
   return path.parent if path.name == weights_file.NAME else path if path.is_dir() else None
 
 
@@ -79,7 +86,7 @@ def _download(source: str) -> epath.Path:
   """Return the weights of a repository: a run's, or those in timm's and torchvision's naming."""
   limits = {**hub.RUN_FILES, **hub.TORCH_FILES}
   names = (weights_file.NAME, *hub.TORCH_FILES)
-  described = ("results.json", test_uses.FILE)  # for find_folder
+  described = ("results.json", test_uses.FILE)  # for test_uses.inherit
   folder = hub.download(source, {name: limits[name] for name in (*names, *described)})
   for name in names:
     if (folder / name).exists():

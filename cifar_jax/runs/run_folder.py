@@ -146,7 +146,9 @@ class RunFolder:
 
   def has_checkpoint(self) -> bool:
     """Return whether the folder has a checkpoint to continue from."""
-    return any(f.name.isdigit() for f in (self.path / "checkpoints" / "latest").glob("*"))
+    from cifar_jax.runs import checkpoint_files  # here, because reports need no Orbax
+
+    return bool(checkpoint_files.list_steps(self.path / "checkpoints" / "latest"))
 
   def raise_if_other_data(self, description: Row) -> None:
     """Raise UserError if the folder's run was trained on other images.

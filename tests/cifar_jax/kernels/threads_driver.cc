@@ -1,5 +1,5 @@
-// Runs parallel_for from several threads of one pool at once, for a sanitizer: each chunk is done
-// once, also if some find no memory, and then the caller is told.
+// Runs parallel_for from several threads of one pool at once, for a sanitizer. Each chunk must be done
+// once. If a chunk throws bad_alloc, the call must throw it too.
 #include <cstdio>
 #include <cstdlib>
 
