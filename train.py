@@ -228,10 +228,9 @@ class Trainer:
       )
     self._saved_step = self._step
     self._state = compiled_steps.replicate(self._state)
+    # Copies, because the first step may write its results over the state's own arrays (donation).
     copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
-    self._best = copy(
-      compiled_steps.replicate(self._best)
-    )  # apart from the state, which is donated
+    self._best = copy(compiled_steps.replicate(self._best))
     return seconds
 
   def _begin(self, heartbeat_seconds: float | None) -> None:
@@ -326,11 +325,9 @@ class Trainer:
     """Validate, update the callbacks and the best weights, and write the epoch's row."""
     experiment, epoch = self._experiment, len(self._rows)
     train_loss = self._sums.loss / self._sums.examples
+    checkpoints_folder = self._folder.path / "checkpoints"
     monitoring.raise_if_spike(
-      [row["train_loss"] for row in self._rows],
-      float(np.mean(train_loss)),
-      self._config.stop_on_spike,
-      self._folder.path / "checkpoints",
+      self._rows, train_loss, self._config.stop_on_spike, checkpoints_folder
     )
     variables = self._state.variables()
     metrics = self._measure_epoch(variables)

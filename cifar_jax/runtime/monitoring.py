@@ -2,12 +2,13 @@
 
 import dataclasses
 import datetime
+import math
 import pathlib
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from etils import epath
 
 from cifar_jax import errors
 from cifar_jax.runtime.console import log
+from cifar_jax.types import Row
 
 HEARTBEAT_SECONDS = 60.0  # if there is no terminal, and therefore no progress bar
 
@@ -219,18 +221,16 @@ def raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, checkpoints: epath.
     )
 
 
-def loss_spike(
-  before: Sequence[float | None], loss: float, factor: float, epochs: int
-) -> float | None:
+def loss_spike(before: Sequence[float], loss: float, factor: float, epochs: int) -> float | None:
   """Return the median that an epoch's training loss exceeds `factor` times; None if it does not.
 
   Args:
-    before: the training losses of the epochs before, from the first; None and NaN are skipped.
+    before: the training losses of the epochs before, from the first; NaN is skipped.
     loss: the training loss of this epoch.
     factor: 0 for never.
     epochs: the number of last epochs that the median is over.
   """
-  known = [value for value in before[-epochs:] if value is not None and value == value]
+  known = [value for value in before[-epochs:] if not math.isnan(value)]
   if not factor or not known:
     return None
   median = statistics.median(known)
@@ -238,20 +238,24 @@ def loss_spike(
 
 
 def raise_if_spike(
-  before: Sequence[float | None],
-  loss: float,
+  rows: Sequence[Row],
+  train_loss: np.ndarray,
   config: ml_collections.ConfigDict,
   folder: epath.Path,
 ) -> None:
   """Raise UserError if a training loss is a spike by `config`.
 
+  With several seeds, the losses compared are means over the seeds whose loss is finite.
+
   Args:
-    before: the training losses of the epochs before, from the first.
-    loss: the training loss of this epoch.
+    rows: the rows of metrics.jsonl of all earlier epochs.
+    train_loss: [] or [seeds], the training loss of this epoch.
     config: the section `stop_on_spike` of the config.
     folder: the folder of the checkpoints, for the message.
   """
   factor, epochs = config.factor, config.epochs
+  before = [_mean_finite(s["train_loss"] for s in row.get("seeds", [row])) for row in rows]
+  loss = _mean_finite(np.atleast_1d(train_loss))
   if (median := loss_spike(before, loss, factor, epochs)) is not None:
     raise errors.UserError(
       f"loss: {loss:.4g} in epoch {len(before) + 1} is more than {factor:g} times {median:.4g}, "
@@ -259,6 +263,12 @@ def raise_if_spike(
       "lower optimizer.learning_rate or set optimizer.clip_norm, with another workdir; the last "
       f"good checkpoint stays in {folder}"
     )
+
+
+def _mean_finite(losses: Iterable[float | None]) -> float:
+  """Return the mean of the finite losses; NaN if there is none. None stands for NaN in JSON."""
+  finite = [loss for loss in losses if loss is not None and math.isfinite(loss)]
+  return statistics.mean(finite) if finite else math.nan
 
 
 def memory() -> dict[str, Any]:

@@ -10,6 +10,8 @@ import sys
 import types
 
 import jax
+import ml_collections
+import numpy as np
 import pytest
 import small_runs
 from etils import epath
@@ -106,9 +108,20 @@ def test_a_spike_exceeds_the_median_by_the_factor(before, loss, factor, epochs):
 
 def test_without_earlier_losses_there_is_no_spike():
   assert monitoring.loss_spike([], 9.0, 2, 5) is None
-  assert monitoring.loss_spike([None, math.nan], 9.0, 2, 5) is None
-  assert monitoring.loss_spike([1.0, None, math.nan], 9.0, 2, 5) == 1.0
+  assert monitoring.loss_spike([math.nan, math.nan], 9.0, 2, 5) is None
+  assert monitoring.loss_spike([1.0, math.nan, math.nan], 9.0, 2, 5) == 1.0
   assert monitoring.loss_spike([1.0], math.nan, 2, 5) is None
+
+
+def test_a_spike_of_several_seeds_is_judged_by_those_that_have_not_diverged(tmp_path):
+  rows = [
+    {"train_loss": 2.0, "seeds": [{"train_loss": 1.0}, {"train_loss": 3.0}]},
+    {"train_loss": None, "seeds": [{"train_loss": 1.0}, {"train_loss": None}]},  # NaN in JSON
+  ]
+  limits = ml_collections.ConfigDict({"factor": 3.0, "epochs": 5})  # 3 × the median of 2 and 1
+  monitoring.raise_if_spike(rows, np.array([4.4, np.nan]), limits, epath.Path(tmp_path))
+  with pytest.raises(errors.UserError, match=r"^loss: 4.6 in epoch 3 is more than 3 times 1.5, "):
+    monitoring.raise_if_spike(rows, np.array([4.6, np.nan]), limits, epath.Path(tmp_path))
 
 
 # --- Memory --------------------------------------------------------------------------------------
