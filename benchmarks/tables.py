@@ -60,20 +60,20 @@ _HEADLINES = (
 
 def headlines() -> str:
   """Return the table of the most important runs, with links as seen from README.md."""
-  rows = [[_config_link(name, ROOT), _published(name), *_result_cells(name)] for name in _HEADLINES]
+  rows = [[_config_link(name, ROOT), published(name), *_result_cells(name)] for name in _HEADLINES]
   return _table(["config", "published", *_MEASURED], rows)
 
 
 def accuracy() -> str:
   """Return two tables: every recipe, then every reproduction beside its report."""
   tables = []
-  for folder, published in (("configs", "published"), ("configs/reproductions", "report")):
+  for folder, column in (("configs", "published"), ("configs/reproductions", "report")):
     files = sorted((ROOT / folder).glob("*.py"))
     names = [file.stem for file in files if file.stem not in ("__init__", "default")]
     rows = [
-      [_config_link(name, ROOT / "docs"), _published(name), *_result_cells(name)] for name in names
+      [_config_link(name, ROOT / "docs"), published(name), *_result_cells(name)] for name in names
     ]
-    tables.append(_table(["config", published, *_MEASURED], rows))
+    tables.append(_table(["config", column, *_MEASURED], rows))
   return "\n\n".join(tables)
 
 
@@ -92,7 +92,8 @@ def _module(name: str) -> ModuleType:
   return importlib.import_module(_config_module(name))
 
 
-def _published(name: str) -> str:
+def published(name: str) -> str:
+  """Return the published or reported figures that a config names; '' if it names none."""
   return getattr(_module(name), "REPORTED", "")
 
 

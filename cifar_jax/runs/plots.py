@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _REDRAW_SECONDS = 15.0  # drawing takes about half a second, too long for each short epoch
 _SHARES = ("accuracy", "top5")  # shown in percent
-_MARKED_ROWS = 15  # curves of fewer rows have markers
-STYLE: Any = {  # a dict, for whose keys matplotlib's types have a literal
+_MARKED_ROWS = 15  # curves with fewer rows have markers
+STYLE: Any = {  # Any, because matplotlib types the keys as literals
   "figure.dpi": 120,
   "font.size": 9,
   "axes.grid": True,
@@ -37,7 +37,7 @@ class LearningCurves:
     self._drawn_at = time.monotonic()
 
   def draw(self, rows: list[Row], title: str, at_once: bool = False) -> None:
-    """Draw the rows of metrics.jsonl; without `at_once`, only if 15 seconds passed without."""
+    """Draw the rows of metrics.jsonl; without `at_once`, at most every 15 seconds."""
     now = time.monotonic()
     if at_once or now - self._drawn_at >= _REDRAW_SECONDS:
       draw_learning_curves(rows, title, self._path)
@@ -45,7 +45,7 @@ class LearningCurves:
 
 
 def plain(text: str) -> str:
-  """Return a text as matplotlib draws it literally: a $, as in a name, starts no mathematics."""
+  """Escape a text so that matplotlib draws it literally; a bare $ would start mathematics."""
   return errors.printable(text, keep="\n").replace("$", r"\$")
 
 
@@ -56,10 +56,12 @@ def figure(
   columns: int,
   figsize: tuple[float, float],
   width_ratios: Sequence[float] | None = None,
+  description: str = "",
 ) -> Iterator[tuple["Figure", Any]]:
   """Yield a matplotlib figure of `figsize` inches and its axes, then write the figure as a PNG.
 
   width_ratios: the relative widths of the columns; equal by default.
+  description: a text that the PNG holds, invisibly.
 
   The file is complete or absent. The figure is created without pyplot, which leaves the figures and
   the backend of a notebook unchanged.
@@ -76,21 +78,21 @@ def figure(
     temporary = path.with_name(f".{path.name}.tmp")
     try:
       with temporary.open("wb") as file:
-        canvas.savefig(file, format="png")
+        canvas.savefig(file, format="png", metadata={"Description": description})
       temporary.replace(path)
     except OSError as error:  # the error of a full disk lacks the name of the file
       raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def draw_learning_curves(rows: list[Row], title: str, path: epath.Path) -> None:
-  """Write loss, accuracy and learning rate by epoch as a PNG, with their least and current values.
+  """Write loss, accuracy and learning rate by epoch as a PNG, with ranges and current values.
 
   There are panels of top-5 accuracy and of the objective (loss + L2 penalty) if the rows have them.
-  A run that trains on one file after the other has a curve for each file.
+  A run that trains on one file after another has a curve for each file.
 
   Args:
-    rows: the rows of metrics.jsonl; values of validation may be missing. Several seeds are thin
-      lines around their mean.
+    rows: the rows of metrics.jsonl; validation values may be missing. Several seeds become
+      thin lines around their mean.
     title: the title of the figure.
     path: the PNG.
   """
@@ -128,7 +130,7 @@ def _select_panels(rows: list[Row]) -> dict[str, str]:
 
 
 def _draw_panel(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[float | None]]:
-  """Draw a metric; return what was drawn by label."""
+  """Draw a metric; return its values by label."""
   from matplotlib.ticker import PercentFormatter
 
   if name in _SHARES:
@@ -142,7 +144,7 @@ def _draw_panel(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[floa
 
 
 def _draw_splits(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[float | None]]:
-  """Draw a metric of training and of validation, as far as the rows have it; return the means."""
+  """Draw a metric of training and validation, if the rows have it; return the means by label."""
   num_seeds = len(rows[0].get("seeds", ()))
   drawn = {}
   for split, label, colour in (("train", "train", "tab:blue"), ("val", "validation", "tab:orange")):
@@ -162,7 +164,7 @@ def _draw_splits(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[flo
 def _plot_by_file(
   axis: "Axes", rows: list[Row], values: list[float | None], label: str | None = None, **style: Any
 ) -> None:
-  """Plot values by epoch, with a line of its own for each file that was trained on."""
+  """Plot values by epoch, with a separate line for each file that was trained on."""
   numbers = [float("nan") if value is None else value for value in values]
   for start, end in _files(rows):
     epochs = [row["epoch"] for row in rows[start:end]]
@@ -176,7 +178,7 @@ def _files(rows: list[Row]) -> list[tuple[int, int]]:
 
 
 def _mark_files(axis: "Axes", rows: list[Row]) -> None:
-  """Mark where the run goes on to the next file, and name the files."""
+  """Mark where the run moves on to the next file, and name the files."""
   files = _files(rows)
   if len(files) == 1:
     return
@@ -193,9 +195,9 @@ def _mark_files(axis: "Axes", rows: list[Row]) -> None:
 def _write_ranges(
   axis: "Axes", rows: list[Row], values: dict[str, list[float | None]], form: str
 ) -> None:
-  """Write the least, the greatest and the current value of each curve under a panel.
+  """Write the minimum, maximum and current value of each curve under a panel.
 
-  Of a run that trains on one file after the other, they are those of the current file.
+  For a run that trains on one file after another, the values are those of the current file.
   """
   start, _ = _files(rows)[-1]
   lines = []

@@ -3,10 +3,11 @@
   python main.py --config=configs/reproductions/report002_l2_5e2.py --workdir=runs/report002_l2_5e2
 
 Reported: no figures; "the log-loss and accuracy were low in both training and validation datasets".
-Ours: not run.
-
-So large a penalty should shrink the kernels of the convolutions to zero. All images would then look
-alike, the accuracy stay at 10 % and the loss at 2.303, which is low only beside the losses of 5e-5.
+Ours, one seed in bfloat16: 9.4 % validation and 10.2 % training accuracy at a loss of 2.303
+(benchmarks/results/report002_l2_5e2), no better than guessing, from the first epoch on. The penalty
+shrinks the kernels of the convolutions until it is only 1e-7, so all images look alike to the
+network. 2.303, the loss of ten equal probabilities, is low only compared with the validation losses
+of 5e-5.
 """
 
 import ml_collections
