@@ -1,15 +1,15 @@
 # make quickstart   set everything up and train a small network on real CIFAR-10
 # make test         set everything up and run the tests
-# make install      only set up .venv with what training needs; ACCELERATOR=cuda, tpu or nothing
+# make install      only set up .venv for training; ACCELERATOR (cuda, tpu, or empty for the CPU)
 #                   chooses jax's devices
 # make lint         check style, format and types
-# make docs         run the tour's notebook in small, build the documentation site in docs/_build
+# make docs         run a short version of the tour's notebook, build the site in docs/_build
 
-# The first Python of at least 3.11 that can make environments; PYTHON=... names another.
+# The first Python from 3.11 on that can create environments; PYTHON=... names another.
 PYTHON := $(or $(PYTHON),$(shell for p in python3 python3.12 python3.13 python3.11; do \
   $$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
   echo $$p && break; done))
-# jax for the hardware found: cuda, tpu, or nothing; ACCELERATOR=... names another.
+# The accelerator to install jax for: cuda, tpu, or nothing for CPU; ACCELERATOR=... sets another.
 ACCELERATOR := $(shell bash launch/find_accelerator.sh)
 WORKDIR ?= runs/quickstart
 RUN := .venv/bin/python
@@ -50,14 +50,14 @@ docs: .venv/installed-docs
 	$(call install,docs)
 	@touch $@
 
-# Tested versions are pinned for the Pythons that have a file in constraints/.
+# Pin the tested versions if constraints/ has a file for this Python.
 define install
 @pins=constraints/$$($(RUN) -c 'import sys; print("python%d.%d.txt" % sys.version_info[:2])'); \
 	test -f $$pins && pins="-c $$pins" || pins=""; \
 	$(RUN) -m pip install --quiet --disable-pip-version-check $$pins -e '.$(if $(1),[$(1)])'
 endef
 
-# What the benchmarks compare with: PyTorch and Keras, in an environment of their own.
+# PyTorch and Keras, which the benchmarks compare with, in a separate environment.
 peers: .venv-peers/installed
 
 .venv-peers/installed: benchmarks/peers/requirements.txt
@@ -65,7 +65,7 @@ peers: .venv-peers/installed
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-# What converts networks to ONNX, in an environment of its own: jax2onnx needs an older Orbax.
+# The converter of networks to ONNX, in a separate environment: jax2onnx needs an older Orbax.
 export-env: .venv-export/installed
 
 .venv-export/installed: analysis/onnx_requirements.txt

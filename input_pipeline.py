@@ -1,10 +1,10 @@
 """From a dataset to training batches: load, order, gather, normalise, augment.
 
 The order of an epoch and every augmentation are functions of (seed, epoch, position in the epoch).
-So no state of an iterator has to be saved, and a batch is the same for any number of devices.
+So no iterator state has to be saved, and a batch is the same for any number of devices.
 
-Which examples form a split is in cifar_jax/data/splits.py, and how they reach the devices in
-cifar_jax/data/sources.py.
+cifar_jax/data/splits.py decides which examples form a split, and cifar_jax/data/sources.py brings
+them to the devices.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
   """Load the dataset `config.data.name`, or `config.data.fallback` if the former is unavailable.
 
   With several processes, the first prepares missing data while the others wait. On a host with a
-  data directory of its own, the first process of that host prepares the data there.
+  separate data directory, the first process of that host prepares the data there.
 
   Raises:
     UserError: a field or the data is invalid, or the processes have different data.
@@ -58,7 +58,7 @@ def _load_or_fall_back(config: ml_collections.ConfigDict) -> datasets.Dataset:
 
 @jax.jit
 def epoch_order(key: jax.Array, epoch: jax.Array, examples: jax.Array) -> jax.Array:
-  """Return the examples in the order of an epoch: a function of (seed's key, epoch) alone."""
+  """Return the examples in the order of an epoch, which depends on (seed's key, epoch) alone."""
   return jax.random.permutation(rng.purpose_key(key, rng.ORDER, epoch), examples)
 
 
@@ -129,7 +129,7 @@ def make_preprocess(
 def make_train_batch(
   preprocess: Preprocess, batch_size: int, steps_per_epoch: int, axis_name: str | None
 ) -> Callable[[jax.Array, jax.Array, TrainShard, ResidentData], Batch]:
-  """Return make_batch(key of the seed, step, shard of one step and device, resident data)."""
+  """Return make_batch(seed's key, step, shard, resident data) for a device's part of a batch."""
 
   def make_batch(
     key: jax.Array, step: jax.Array, shard: TrainShard, resident: ResidentData
@@ -145,7 +145,7 @@ def make_train_batch(
 
 
 def make_eval_batch(preprocess: Preprocess) -> Callable[[EvalShard, ResidentData], Batch]:
-  """Return make_batch(shard of one batch and device, resident data)."""
+  """Return make_batch(shard, resident data) for a device's part of an evaluation batch."""
 
   def make_batch(shard: EvalShard, resident: ResidentData) -> Batch:
     examples = shard.examples or resident.gather(shard.numbers)

@@ -1,45 +1,45 @@
 """The command line: python main.py --config=configs/resnet18.py --workdir=/tmp/run
 
-Override any field of the config with --config.field=value. A mode may also be written as the first
-word: python main.py evaluate --workdir=/tmp/run. These modes need --config:
+Override any field of the config with --config.field=value. The mode may also be the first word:
+python main.py evaluate --workdir=/tmp/run. These modes need --config:
 
   --mode=train      train, or resume the run in --workdir; this is the default
   --mode=prepare    fetch and prepare the dataset only
   --mode=dataset    draw images of the dataset with their labels, into --picture
   --mode=summary    print the layers of the model and their parameters
   --mode=lr_range   try learning rates from --low to --high, and suggest one
-  --mode=sweep      train the config with the choices of fields in --sweep, and rank them; a file
-                    of configs/sweeps/ with base= needs no --config
-  --mode=verify     train a shortened config several times: where does it give the same bits?
+  --mode=sweep      train the config with each choice of field values in --sweep, and rank the
+                    trials; a file of configs/sweeps/ with base= needs no --config
+  --mode=verify     train a shortened config in several ways, and report which give the same bits
 
 These modes need only the --workdir of a run:
 
   --mode=evaluate   evaluate the selected weights on every split, or on another --test_set
-  --mode=predict    classify the image files and folders that follow; several --workdir give
-                    several columns
+  --mode=predict    classify the image files and folders that follow; several --workdir give a
+                    column each
   --mode=visualize  draw what the network has learnt and how it sees the images that follow
-  --mode=report     write report.html; several --workdir give a comparison
+  --mode=report     write report.html, or a comparison of several --workdir
   --mode=export     write the weights as safetensors and the network by jax.export, or as ONNX
-  --mode=sync       send the run to the tracker --to, with --follow while it trains
+  --mode=sync       send the run to the tracker that --to names; with --follow, while it trains
   --mode=push       share the run on the Hugging Face hub, as the hf://owner/name that follows
-  --mode=serve      show the runs below each --workdir on a page while they train, and classify
-                    photos there and for programs
+  --mode=serve      serve a live page of the runs below each --workdir, and classify photos that
+                    users drop on it or programs send
 
-These modes need the folders that follow:
+These modes need folders as further arguments:
 
-  --mode=compare    do the configs of run folders really differ?
+  --mode=compare    test whether the configs of run folders really differ
   --mode=check      verify every hash of run folders and data directories
 
 This mode needs --workdir and a record:
 
-  --mode=rerun      repeat the results.json or run folder that follows, in --workdir: are the
-                    results the same?
+  --mode=rerun      repeat the run of the results.json or run folder that follows, in --workdir,
+                    and report whether the results are the same
 
-These modes need nothing:
+These modes need no arguments:
 
   --mode=models     list the networks with parameters, FLOPs and recorded accuracy, or those whose
                     names match the patterns that follow, such as '*resnet*'
-  --mode=completion print what completes this command in bash and zsh
+  --mode=completion print the script that completes this command in bash and zsh
 """
 
 import os
@@ -53,8 +53,8 @@ from cifar_jax import errors
 from cifar_jax.runs import hub
 from cifar_jax.runtime import console, distributed, process_group, shutdown, startup
 
-# The config file may lack a field that is set here: check_config, and the function whose argument
-# the field is, reject unknown names in messages that list the known ones.
+# A flag may set a field that the config file lacks. check_config, or the function that takes the
+# field as an argument, rejects unknown names later, in messages that list the known ones.
 config_flags.DEFINE_config_file(
   "config",
   None,
@@ -75,7 +75,7 @@ _OPTIONS = {
     lower_bound=0.0,
   ),
   "profile": flags.DEFINE_string(
-    "profile", "", "train: the steps to trace into WORKDIR/profile, first:last, such as 100:110."
+    "profile", "", "train: trace the steps first:last, such as 100:110, into WORKDIR/profile."
   ),
   "from": flags.DEFINE_string(
     "from",
@@ -83,37 +83,39 @@ _OPTIONS = {
     "train: start from a checkpoint of another run: RUN (the newest), RUN@step, or RUN@best.",
   ),
   "confirm_jump": flags.DEFINE_bool(
-    "confirm_jump", False, "train --from: accept a learning rate that does not go on as it was."
+    "confirm_jump", False, "train --from: accept a learning rate that jumps at the fork."
   ),
   "fresh_optimizer": flags.DEFINE_bool(
-    "fresh_optimizer", False, "train --from: drop the state of the parent's optimizer."
+    "fresh_optimizer", False, "train --from: drop the parent's optimizer state."
   ),
   "seed": flags.DEFINE_integer("seed", None, "Use the weights of this seed, if there are several."),
-  "tta": flags.DEFINE_string("tta", "", "evaluate: also with test-time augmentation, 'flip', …"),
+  "tta": flags.DEFINE_string("tta", "", "evaluate: also use test-time augmentation: 'flip', …"),
   "json": flags.DEFINE_bool("json", False, "models, predict, check: print JSON."),
   "output": flags.DEFINE_string(
     "output",
     "",
-    "predict: a file to write instead of printing: .csv, .jsonl, .json or .txt. report, compare: "
-    "the HTML page.",
+    "predict: the .csv, .jsonl, .json or .txt file to write instead of printing. report, compare: "
+    "the HTML file to write.",
   ),
   "test_set": flags.DEFINE_string(
     "test_set",
     "",
-    "evaluate: another test set instead: 'corruptions', CIFAR-10-C's or CIFAR-10.1's folder, a "
-    "folder of class folders, or 'images.npy,labels.npy'.",
+    "evaluate: use another test set instead: 'corruptions', the folder of CIFAR-10-C or "
+    "CIFAR-10.1, a folder with one folder per class, or 'images.npy,labels.npy'.",
   ),
   "picture": flags.DEFINE_string(
     "picture",
     "",
-    "predict: a PNG to write, with each photo and every network's class. dataset: the PNG "
-    "(default: dataset.png).",
+    "predict: also write this PNG, with each photo and the class that each network predicts. "
+    "dataset: the PNG to write (default: dataset.png).",
   ),
   "layer": flags.DEFINE_string(
-    "layer", "", "visualize: the layer of features.png (default: the last before the classifier)."
+    "layer", "", "visualize: the layer in features.png (default: the last before the classifier)."
   ),
   "features": flags.DEFINE_string(
-    "features", "", "visualize: two features of the layer, 3,7 (default: those that vary most)."
+    "features",
+    "",
+    "visualize: two features of the layer, such as 3,7 (default: the two that vary most).",
   ),
   "as_report": flags.DEFINE_bool(
     "as_report", False, "visualize: also draw activations and filters as report 001 does."
@@ -122,13 +124,13 @@ _OPTIONS = {
     "split",
     "validation",
     ["validation", "test"],
-    "compare: the images that decide; test images count as used.",
+    "compare: the split to compare on; 'test' counts as a use of the test images.",
   ),
   "sweep": flags.DEFINE_string(
     "sweep",
     "",
-    "sweep: a file in configs/sweeps/, or fields: 'batch_size=64,128 seed=0,1'. docs/sweeps.md has "
-    "TPE, halving and several workers.",
+    "sweep: a file in configs/sweeps/, or fields with their values: 'batch_size=64,128 seed=0,1'. "
+    "docs/sweeps.md explains TPE, halving and several workers.",
   ),
   "low": flags.DEFINE_float("low", 1e-6, "lr_range: first learning rate."),
   "high": flags.DEFINE_float("high", 10.0, "lr_range: last learning rate."),
@@ -137,7 +139,7 @@ _OPTIONS = {
     "format", "", ["", "onnx"], "export: the format (default: safetensors and jax.export)."
   ),
   "model": flags.DEFINE_multi_string(
-    "model", [], "predict: a file of --mode=export to use, instead of a run or with it."
+    "model", [], "predict: a file that --mode=export wrote, to use instead of a run or as well."
   ),
   "to": flags.DEFINE_enum(
     "to", None, ["wandb", "mlflow", "trackio", "tensorboard"], "sync: the tracker."
@@ -148,34 +150,38 @@ _OPTIONS = {
     "sync: the project of wandb or trackio, the experiment of mlflow, or the folder of tensorboard "
     "(gs:// too).",
   ),
-  "follow": flags.DEFINE_bool("follow", False, "sync: go on until the run is finished."),
+  "follow": flags.DEFINE_bool("follow", False, "sync: keep sending until the run is finished."),
   "license": flags.DEFINE_string(
     "license", "", "push: the licence that the model card names, such as apache-2.0."
   ),
-  "private": flags.DEFINE_bool("private", False, "push: let only you see a new repository."),
+  "private": flags.DEFINE_bool("private", False, "push: make a new repository private."),
   "epochs": flags.DEFINE_integer(
     "epochs",
     None,
-    "verify: of each training (default: 2). rerun: how many of the record's (default: all).",
+    "verify: the epochs of each training (default: 2). rerun: how many of the record's epochs to "
+    "repeat (default: all).",
     lower_bound=1,
   ),
-  "batches": flags.DEFINE_integer("batches", 8, "verify: of an epoch.", lower_bound=1),
+  "batches": flags.DEFINE_integer("batches", 8, "verify: the batches of an epoch.", lower_bound=1),
   "other_seeds": flags.DEFINE_integer(
-    "other_seeds", 7, "rerun: seeds that are trained for the spread of seeds.", lower_bound=1
+    "other_seeds",
+    7,
+    "rerun: the number of further seeds to train, to measure the spread of seeds.",
+    lower_bound=1,
   ),
   "repair": flags.DEFINE_bool(
     "repair", False, "check: restore what can be restored; damaged files are set aside."
   ),
   "host": flags.DEFINE_string(
-    "host", "127.0.0.1", "serve: the address to listen on; others than loopback need a token."
+    "host", "127.0.0.1", "serve: the address to listen on; any but loopback needs a token."
   ),
-  "port": flags.DEFINE_integer("port", 8000, "serve: the port; 0 for any that is free."),
+  "port": flags.DEFINE_integer("port", 8000, "serve: the port; 0 for any free port."),
 }
 flags.DEFINE_bool("debug", False, "Show a traceback with every error.")
 flags.DEFINE_bool(
   "restart",
   True,
-  "Restart once, except under a debugger, with the settings of glibc and XLA that are fastest.",
+  "Restart once with the fastest settings of glibc and XLA, except under a debugger.",
 )
 _COORDINATOR = flags.DEFINE_string(
   "coordinator_address", None, "host:port of process 0, if the cluster does not provide it."
@@ -183,7 +189,7 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer(
   "num_processes",
   None,
-  "With coordinator_address: the number of processes. 1: this process is a run of its own, even if "
+  "With coordinator_address: the number of processes. 1 makes this process a separate run, even if "
   "a cluster started it with others.",
 )
 _PROCESS_ID = flags.DEFINE_integer(
@@ -208,8 +214,8 @@ def main(argv: list[str]) -> int | None:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes only one; pass one run folder")
   if not mode.reads_hub and any(map(hub.is_address, _WORKDIR.value)):
     raise errors.UserError(
-      f"--workdir: --mode={_MODE.value} needs a folder here; download the files with `hf download "
-      "owner/name --local-dir=DIR`, and pass DIR"
+      f"--workdir: --mode={_MODE.value} needs a folder on this machine; download the files with "
+      "`hf download owner/name --local-dir=DIR`, and pass DIR"
     )
   if mode.needs_jax:
     startup.size_thread_pool()
@@ -230,7 +236,7 @@ def main(argv: list[str]) -> int | None:
 
 def run() -> None:
   """Parse the command line and run `main`; an error becomes one line and a non-zero exit code."""
-  # Not from absl, because the flags may be what is wrong.
+  # Read without absl, because absl may reject the flags.
   debug = startup.boolean_flag(sys.argv, "debug", default=False)
   console.show_log()
   shutdown.escape_output()
@@ -251,7 +257,7 @@ def _parse(argv: list[str]) -> list[str]:
     argv = [argv[0], f"--mode={argv[1]}", *argv[2:]]
   try:
     paths = flags.FLAGS(argv)
-    getattr(flags.FLAGS.config, "seed", None)  # raises the error of reading the config file
+    getattr(flags.FLAGS.config, "seed", None)  # raises any error from reading the config file
   except flags.Error as error:
     raise errors.UserError(f"{error}; see --help") from error
   except Exception as error:  # a config is a program, and can fail in any way

@@ -1,4 +1,4 @@
-"""What `--mode` names: one function for each mode, called with the command line.
+"""The modes that `--mode` selects: one function each, called with the parsed command line.
 
 Each mode imports its dependencies lazily, to keep start-up fast.
 """
@@ -34,9 +34,9 @@ class Mode(NamedTuple):
   Attributes:
     run: runs the mode and returns the exit code; None stands for 0.
     needs_config: whether --config is required.
-    workdirs: the number of run folders: 0, 1, or 2 for one or more.
+    workdirs: the number of run folders that the mode requires: 0, 1, or 2 for one or more.
     takes_paths: whether files and folders may follow the flags.
-    needs_jax: whether the mode computes anything.
+    needs_jax: whether JAX is started before the mode runs.
     in_parallel: whether several processes may run the mode together.
     reads_hub: whether hf://owner/name may stand for a run folder.
   """
@@ -51,7 +51,7 @@ class Mode(NamedTuple):
 
 
 def _print_lines(text: str) -> None:
-  """Print lines; escape characters that do not print, such as those of class names."""
+  """Print lines; escape unprintable characters, which class names, for example, may contain."""
   print(errors.printable(text, keep="\n"))
 
 
@@ -75,7 +75,7 @@ def _train(call: Call) -> None:
   )
   if jax.process_index() == 0:
     file = os.path.join(workdir, "results.json")
-    with run_folder.reading(file):  # a finished run is not trained, but read
+    with run_folder.reading(file):  # a finished run is only read, not trained again
       print(results.summarize(metrics))
     print(f"wrote {errors.printable(file)}")
 
@@ -189,7 +189,7 @@ def _visualize(call: Call) -> None:
 
 
 def _page(call: Call, default: str) -> str:
-  """Return the HTML file that --output names, `default` without it."""
+  """Return the HTML file that --output names, or `default` without that flag."""
   from analysis.files import prepare_output
 
   output = call.options["output"]
@@ -238,7 +238,7 @@ def _push(call: Call) -> None:
 
 
 def _compute_on_cpu() -> None:
-  """Keep this process off accelerators, which the processes that it starts need."""
+  """Keep this process off the accelerators, which its child processes need."""
   import jax
 
   jax.config.update("jax_platforms", "cpu")

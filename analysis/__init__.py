@@ -1,4 +1,4 @@
-"""What works on trained runs: one module per mode of main.py, and `load_run` for notebooks.
+"""Tools for trained runs: one module per mode of main.py, and `load_run` for notebooks.
 
 from analysis import load_run
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 __all__ = ["Run", "load_run"]
 
 _CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
-_NEIGHBOURS = ("configs", "input_pipeline", "models")  # top-level names that others use as well
+_NEIGHBOURS = ("configs", "input_pipeline", "models")  # top-level names that other projects use too
 
 
 def __getattr__(name: str) -> Any:
-  """Import `Run` and `load_run` at their first use, because JAX takes seconds to import."""
+  """Import `Run` and `load_run` on first use, because JAX takes seconds to import."""
   if name not in __all__:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
   _raise_if_shadowed()
@@ -31,7 +31,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _raise_if_shadowed() -> None:
-  """Raise ImportError if another project's module takes the place of one of this checkout."""
+  """Raise ImportError if another project's module shadows one of this checkout."""
   for name in _NEIGHBOURS:
     module = sys.modules.get(name)
     spec = module.__spec__ if module else importlib.util.find_spec(name)

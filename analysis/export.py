@@ -1,13 +1,13 @@
-"""A trained network for use elsewhere, as safetensors and by jax.export: `--mode=export`.
+"""Export a trained network as safetensors and with jax.export: `--mode=export`.
 
-It writes into the folder export/ of the run:
+The mode writes to the folder export/ of the run:
 
 - weights.safetensors: every array by its path, such as params.stem_conv.kernel, with config and
   classes, so that `load_run` needs no other file (cifar_jax/runs/weights_file.py).
 - inference.jax_export: a function from uint8 images [n, height, width, channels] to logits
-  [n, classes], with weights, normalisation and evaluation transform, for any n, in float32, on CPU,
-  CUDA or TPU. It is what `jax.export` serialises (StableHLO and its calling convention);
-  `jax.export.deserialize` loads it.
+  [n, classes]. It includes weights, normalisation and evaluation transform, and computes in float32
+  for any n, on CPU, CUDA or TPU. The format is that of `jax.export` (StableHLO and its calling
+  convention); `jax.export.deserialize` loads it.
 - inference.json: the function's classes, image shape, mean, std and config.
 """
 
@@ -27,7 +27,7 @@ from cifar_jax.config import as_json
 from cifar_jax.runs import weights_file
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_TOLERANCE = 1e-4  # of logits, relative to the largest
+_TOLERANCE = 1e-4  # for differences of logits, relative to the largest logit
 
 
 def export(run: Run) -> list[epath.Path]:
@@ -73,7 +73,7 @@ def load_function(path: epath.PathLike) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def serialize_weights(run: Run) -> bytes:
-  """Return weights.safetensors of a run."""
+  """Return the content of a run's weights.safetensors."""
   return weights_file.serialize(content_of(run))
 
 

@@ -1,6 +1,6 @@
-"""Networks in exported files, which answer as the run does: `--mode=predict --model=FILE`.
+"""Networks loaded from exported files, used like a run: `--mode=predict --model=FILE`.
 
-- network.onnx is run by onnxruntime, which `pip install onnxruntime` adds.
+- network.onnx is run by onnxruntime (`pip install onnxruntime`).
 - inference.jax_export is run by JAX; inference.json in the same folder describes it.
 - weights.safetensors is loaded as a run (analysis/run.py).
 """
@@ -24,7 +24,7 @@ from cifar_jax.types import Row
 
 @dataclasses.dataclass(frozen=True)
 class ExportedNetwork(Described):
-  """A network from a file of --mode=export; attributes as those of `Run`."""
+  """A network from a file that --mode=export wrote, with the attributes of a `Run`."""
 
   path: epath.Path
   config: ml_collections.ConfigDict
@@ -52,10 +52,10 @@ class ExportedNetwork(Described):
 
 
 def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | ExportedNetwork:
-  """Load an exported file, or whatever `load_run` takes.
+  """Load an exported file, or anything that `load_run` accepts.
 
   Raises:
-    UserError: the file is missing or unreadable, or what runs it is not installed.
+    UserError: the file is missing or unreadable, or its runtime is not installed.
   """
   path = epath.Path(source)
   readers = {".onnx": _read_onnx, ".jax_export": _read_jax_export}
@@ -72,7 +72,9 @@ def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | Ex
       raise ValueError("the description of the dataset is invalid")
     step, own_seed = int(metadata["step"]), int(metadata["seed"])
   if seed not in (None, own_seed):
-    raise errors.UserError(f"seed: {path} has the weights of seed {own_seed}, not {seed}; use that")
+    raise errors.UserError(
+      f"seed: {path} has the weights of seed {own_seed}, not {seed}; use that seed"
+    )
   return ExportedNetwork(path, config, content["dataset"], own_seed, step, apply, batch_size)
 
 
@@ -90,7 +92,7 @@ def _read_onnx(path: epath.Path) -> _Reader:
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     (image_input,) = session.get_inputs()
     size = image_input.shape[0]
-  except Exception as error:  # onnxruntime has an exception for each of its states
+  except Exception as error:  # onnxruntime has an exception type for each status code
     raise errors.UserError(
       f"--model: {path}: not a network that onnxruntime can run ({errors.first_line(error)}); "
       "export it again"

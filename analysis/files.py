@@ -24,10 +24,10 @@ def write_whole(path: epath.Path, content: bytes) -> None:
 def prepare_output(output: str | os.PathLike, endings: Collection[str]) -> epath.Path:
   """Return the path that --output names, in a folder that exists.
 
-  endings: what the name may end in, such as '.csv'.
+  endings: the accepted endings, such as '.csv'.
 
   Raises:
-    UserError: the name has another ending, is that of a folder, or cannot be written.
+    UserError: the name has another ending, or the path is a folder or cannot be written.
   """
   path = epath.Path(output).expanduser()
   if path.suffix not in endings:
@@ -46,9 +46,10 @@ def prepare_output(output: str | os.PathLike, endings: Collection[str]) -> epath
 
 @contextlib.contextmanager
 def writing(path: epath.Path) -> Iterator[BinaryIO]:
-  """Open the file of --output to be written bit by bit; it appears when the block ends.
+  """Open the file of --output for writing in pieces; it appears when the block ends.
 
-  If the block raises an error, an older file of this name stays, and what was written is removed.
+  If the block raises an error, the partial file is removed, and an existing file of this name is
+  kept.
 
   Raises:
     UserError: the file cannot be written.
@@ -67,7 +68,7 @@ def writing(path: epath.Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def explain_failure(subject: str, remedy: str) -> Iterator[None]:
-  """Convert an OSError from writing into one line.
+  """Convert an OSError from writing into a one-line `UserError`.
 
   subject: the start of the line, such as '--picture: a.png' or 'run/export:'.
   """

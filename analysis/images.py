@@ -1,9 +1,9 @@
-"""Image files as the input of a trained network: find, read and decode them.
+"""Find, read and decode image files as input for a trained network.
 
-Files are decoded like the training photos, by `image_files.decode`: upright, resized to the square
-whatever their proportions, and with the high byte of 16-bit grey. One step differs: transparent
-pixels are laid on white, as a viewer shows them, whereas training drops the transparency, as Keras
-does.
+Files are decoded like the training photos, by `image_files.decode`: rotated upright, resized to a
+square whatever their proportions, and with 16-bit grey reduced to its high byte. One step differs:
+transparent pixels are composited onto white, as a viewer shows them, whereas training drops the
+transparency, as Keras does.
 """
 
 import inspect
@@ -21,19 +21,19 @@ from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.data import datasets, image_files
 
-# For networks whose training images were arrays; docs/measurements.md compares it with others.
+# For networks trained on arrays of images; docs/measurements.md compares it with others.
 _INTERPOLATION = "bilinear"
 _WITH_TRANSPARENCY = ("BMP", "GIF", "PNG", "TIFF", "WEBP")
 _MAX_BYTES = 1 << 28
 
 
 class Decoding(NamedTuple):
-  """How to turn a file into the input of a network.
+  """How to decode a file for a network.
 
   Attributes:
     shape: height, width and channels; a square, with 1 channel (grey) or 3.
     interpolation: how to resize, by Pillow's name.
-    crop: what to resize, as in `image_files.decode`.
+    crop: the part of the image to resize, as in `image_files.decode`.
   """
 
   shape: tuple[int, int, int]
@@ -87,7 +87,7 @@ def read_file(path: pathlib.Path) -> bytes:
   if not path.is_file():  # reading a pipe would block
     raise ValueError("not a regular file")
   if status.st_size > _MAX_BYTES:
-    raise ValueError(f"{status.st_size:,} bytes are more than the {_MAX_BYTES:,} of an image")
+    raise ValueError(f"{status.st_size:,} bytes; an image file may have {_MAX_BYTES:,}")
   return path.read_bytes()
 
 
@@ -100,7 +100,7 @@ def decode(
     content: the bytes of the file.
     shape: height, width and channels; a square, with 1 channel (grey) or 3.
     interpolation: how to resize, by Pillow's name.
-    crop: what to resize, as in `image_files.decode`.
+    crop: the part of the image to resize, as in `image_files.decode`.
 
   Returns:
     [height, width, channels] uint8.
@@ -117,7 +117,7 @@ def decode(
 def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
   """Return an image file as a viewer shows it, uint8 [height, width, 3].
 
-  most: the maximum of pixels of a side; larger images are reduced, with their proportions.
+  most: the maximum height and width; larger images are scaled down and keep their proportions.
 
   Raises:
     Exception: of almost any type, if the file cannot be read or is not a valid image.
@@ -132,8 +132,8 @@ def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
 def _decode_opaque(
   content: bytes, size: int | None, interpolation: str, crop: str = "none"
 ) -> np.ndarray:
-  """Decode an image, with its transparency laid on white, as `image_files.decode`."""
-  # Decode the unchanged content first: this rejects what is no image or has too many pixels.
+  """Decode an image like `image_files.decode`, but with transparent pixels on white."""
+  # Decode the unchanged content first, to reject what is not an image or has too many pixels.
   image = image_files.decode(content, size, interpolation, crop)
   opaque = _lay_on_white(content)
   return image if opaque is None else image_files.decode(opaque, size, interpolation, crop)
@@ -142,17 +142,17 @@ def _decode_opaque(
 def choose_decoding(run: Run | ExportedNetwork) -> Decoding:
   """Return how to decode files for a network.
 
-  Interpolation and crop are those of the training photos; bilinear and none if the training images
-  were arrays.
+  Interpolation and crop are those of the training photos, or 'bilinear' and 'none' if the training
+  images were arrays.
 
   Raises:
-    UserError: files cannot be turned into the images that the network takes.
+    UserError: the network takes images of a shape that files cannot be decoded to.
   """
   height, width, channels = run.image_shape
   if height != width or channels not in (1, 3):
     raise errors.UserError(
-      f"{run.name}: takes images of shape {run.image_shape}; files give only square images with 1 "
-      "or 3 channels, so choose another run"
+      f"{run.name}: takes images of shape {run.image_shape}; image files can only be decoded to "
+      "squares with 1 or 3 channels, so choose another run"
     )
   entry = datasets.REGISTRY.get(run.description["name"])
   if entry is None or "interpolation" not in inspect.signature(entry.decode).parameters:
@@ -166,7 +166,7 @@ def choose_decoding(run: Run | ExportedNetwork) -> Decoding:
 
 
 def printable(path: str | os.PathLike) -> str:
-  """Return a path that any terminal and JSON accept: bytes that are not UTF-8 become \\x…"""
+  """Return a path as text for any terminal or JSON: bytes that are not UTF-8 become \\x…"""
   return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -178,9 +178,9 @@ def describe_error(error: Exception) -> str:
 
 
 def _lay_on_white(content: bytes) -> bytes | None:
-  """Return an image with its transparency laid on white, upright, as a file; None if it is opaque.
+  """Return an image file composited onto white and rotated upright; None if the image is opaque.
 
-  content: the bytes of an image that has been decoded before, and so has a reasonable size.
+  content: the bytes of an image that was decoded before, and so has a reasonable size.
   """
   from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 def intercept_outputs(visit: Callable[[int, nn.Module, Any], Any]) -> Iterator[None]:
   """Replace the output of each module's call by `visit(number, module, output)`.
 
-  The number counts the calls of modules that have returned before.
+  `number` counts the module calls that returned before this one.
   """
   numbers = itertools.count()
 

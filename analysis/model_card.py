@@ -12,7 +12,7 @@ from analysis.run_record import RunRecord
 from cifar_jax import errors
 from cifar_jax.runs import run_folder, test_uses, weights_file
 
-# Names on the hub of the datasets that it has.
+# The hub's names of the datasets that it hosts.
 _HUB_DATASETS = {
   "cifar10": "uoft-cs/cifar10",
   "cifar100": "uoft-cs/cifar100",
@@ -22,7 +22,7 @@ _HUB_DATASETS = {
 _SELECTION = {
   "validation": "on validation images, which were held out of the training images",
   "test": "on the test images themselves, so the test figures are optimistic",
-  "training": "by metrics of training; neither validation nor test images decided anything",
+  "training": "by training metrics; neither validation nor test images decided anything",
   "nothing": "by nothing: they are those of the last epoch",
 }
 
@@ -33,7 +33,7 @@ def write_card(run: RunRecord, address: str, seed: int, licence: str = "") -> st
   Args:
     address: hf://owner/name.
     seed: the seed whose weights are shared.
-    licence: an identifier of the hub, such as 'apache-2.0'; '' for none.
+    licence: the hub's identifier of a licence, such as 'apache-2.0'; '' for none.
   """
   results, name = run.results, address.split("/")[-1]
   lines = [
@@ -121,7 +121,7 @@ def _front_matter(run: RunRecord, name: str, licence: str) -> str:
 
 
 def _make_table(run: RunRecord) -> list[str]:
-  """Return the figures as a table, each with what is known of its uncertainty."""
+  """Return the figures as a table, each with its uncertainty if that is known."""
   rows = ["| figure | value | uncertainty | images |", "| --- | --- | --- | --- |"]
   counts = {"test": "test_examples", "val": "validation_examples"}
   for metric, figure in select_figures([run]).items():
@@ -133,7 +133,7 @@ def _make_table(run: RunRecord) -> list[str]:
 
 
 def _describe_spread(run: RunRecord, metric: str, style: str, count: int | None) -> str:
-  """Return the standard error over seeds, or the interval that the number of images leaves."""
+  """Return the standard error over seeds, or the confidence interval for the number of images."""
   num_seeds = len(run.seed_results)
   if (error := run.results.get(f"{metric}_standard_error")) is not None:
     return f"± {error:{style}}, standard error of the mean of {num_seeds} seeds"
@@ -144,7 +144,7 @@ def _describe_spread(run: RunRecord, metric: str, style: str, count: int | None)
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-  """Return the limits of Wilson's interval (1927) for a share of `count` images; z of 95 %."""
+  """Return Wilson's confidence interval (1927) for a share of `count` images; z is for 95 %."""
   centre = (share + z * z / (2 * count)) / (1 + z * z / count)
   root = math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
   half_width = z / (1 + z * z / count) * root

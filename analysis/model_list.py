@@ -17,15 +17,15 @@ _HEADER = ("model", "parameters", "FLOPs per image", "CIFAR-10 test accuracy", "
 
 
 def collect(patterns: Sequence[str]) -> list[Row]:
-  """Return a row for each network whose name matches a pattern: all without one.
+  """Return a row for each network whose name matches a pattern; all networks without patterns.
 
-  Each has 'name'; 'parameters', the trainable ones with default arguments for CIFAR-10; 'flops' of
-  one image's forward pass, two for each multiplication and addition of convolutions and dense
-  layers, counted from shapes; 'accuracy' and 'record', the best recorded test accuracy on CIFAR-10
-  without test-time augmentation and its folder, None without a record.
+  Each row has 'name'; 'parameters', the number of trainable parameters with default arguments for
+  CIFAR-10; 'flops' of the forward pass of one image, two for each multiply-add of convolutions and
+  dense layers, counted from shapes; 'accuracy', the best recorded test accuracy on CIFAR-10 without
+  test-time augmentation, and 'record', the folder of that record; both are None without a record.
 
   Raises:
-    UserError: a pattern matches none.
+    UserError: a pattern matches no network.
   """
   records = _read_records()
   return [_describe(name, records) for name in creation.search(*patterns)]
@@ -51,7 +51,7 @@ def _describe(name: str, records: Mapping[tuple[str, int], Row]) -> Row:
 def _read_records() -> dict[tuple[str, int], Row]:
   """Return the best record on CIFAR-10 of each network, by its name and size.
 
-  The size tells networks of one name with other arguments apart.
+  The size distinguishes networks that have the same name but different arguments.
   """
   best: dict[tuple[str, int], Row] = {}
   for file in sorted(RECORDS.glob("*/results.json")):

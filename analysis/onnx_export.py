@@ -1,11 +1,11 @@
-"""A trained network as ONNX: `--mode=export --format=onnx`.
+"""Export a trained network as ONNX: `--mode=export --format=onnx`.
 
-It writes export/network.onnx into the run folder: uint8 images [n, height, width, channels], the
-input 'images', to logits [n, classes], the output 'logits', with weights and normalisation. The
-metadata are those of weights.safetensors.
+The mode writes export/network.onnx to the run folder: a function from uint8 images
+[n, height, width, channels] (input 'images') to logits [n, classes] (output 'logits'), with weights
+and normalisation. Its metadata are those of weights.safetensors.
 
-The conversion runs in an environment of its own (analysis/to_onnx.py). The file is kept only if
-onnxruntime gives the logits of the run.
+The conversion runs in a separate environment (analysis/to_onnx.py). The file is kept only if
+onnxruntime computes the same logits as the run.
 """
 
 import json
@@ -29,7 +29,7 @@ _NUM_IMAGES = 5
 
 
 def export_onnx(run: Run) -> list[epath.Path]:
-  """Write the file, once onnxruntime has given the same logits as the run, in float32.
+  """Convert a run in float32; write the file if onnxruntime computes the same logits.
 
   Returns:
     The path of the file.
@@ -40,7 +40,7 @@ def export_onnx(run: Run) -> list[epath.Path]:
   """
   if not PYTHON.exists():
     raise errors.UserError(
-      "--format: onnx needs an environment of its own, .venv-export; run `make export-env`"
+      "--format: onnx needs a separate environment, .venv-export; run `make export-env`"
     )
   if run.config.get("eval_transform"):
     raise errors.UserError(

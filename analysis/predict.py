@@ -1,9 +1,9 @@
-"""Predictions on image files: `--mode=predict`.
+"""Classify image files: `--mode=predict`.
 
 A network knows only its classes, and assigns one of them to any image. A prediction is flagged as
 probably none of the classes if its probability is below MIN_PROBABILITY, or if the entropy of all
-probabilities exceeds the share MAX_ENTROPY of its maximum, which equal probabilities have. The flag
-is only a hint; docs/measurements.md says how often it is right.
+probabilities exceeds the fraction MAX_ENTROPY of its maximum, the entropy of equal probabilities.
+The flag is only a hint; docs/measurements.md says how often it is right.
 """
 
 import collections
@@ -34,11 +34,11 @@ from cifar_jax.types import Row
 MIN_PROBABILITY = 0.4
 MAX_ENTROPY = 0.7  # 1 is the entropy of equal probabilities
 ALL_READ, NONE_READ, SOME_SKIPPED = 0, 1, 2  # exit codes
-_MAX_THREADS = 8  # that decode; each may hold a large photo
+_MAX_THREADS = 8  # for decoding; each may hold a large photo
 
 
 class Network(NamedTuple):
-  """A loaded run or exported file, its distinct name, and how it takes files."""
+  """A loaded run or exported file, its distinct name, and how to decode files for it."""
 
   name: str
   run: Run | ExportedNetwork
@@ -57,15 +57,15 @@ def predict(
 ) -> int:
   """Classify image files with one or several networks; print the results, or write them.
 
-  Files are decoded, and results are printed or written, a window at a time, so that memory does not
-  grow with the number of files.
+  Files are decoded, and results printed or written, one window of files at a time, so that memory
+  does not grow with the number of files.
 
   Args:
-    workdirs: the run folders, or what else `load_run` takes, or files of --mode=export; each is a
-      column of the table.
+    workdirs: run folders, anything else that `load_run` accepts, or files of --mode=export; each is
+      a column of the table.
     paths: image files, and folders to search for image files.
     as_json: print JSON instead of a table.
-    seed: the seed whose weights to use, for runs of several; None for the first.
+    seed: the seed whose weights to use, for runs with several seeds; None for the first.
     picture: a PNG to write, with the photos and the networks' classes; '' for none.
     output: a file to write instead of printing; its ending, one of prediction_formats.ENDINGS,
       chooses the format; '' for none.
@@ -79,7 +79,7 @@ def predict(
       picture or `output` cannot be written.
   """
   if output and as_json:
-    raise errors.UserError("--json: prints, and --output writes; use --output=FILE.json alone")
+    raise errors.UserError("--json: excludes --output; use --output=FILE.json alone")
   target = prepare_output(output, prediction_formats.ENDINGS) if output else None
   files = images.find_files(paths)
   if picture and len(files) > prediction_picture.MAX_PHOTOS:
@@ -92,7 +92,7 @@ def predict(
   ending = target.suffix if target else ".json" if as_json else ".txt"
   pieces_of = prediction_formats.choose_format(ending, len(files))
 
-  rows: list[Row] = []  # those of the picture
+  rows: list[Row] = []  # of the photos in the picture
   counts: collections.Counter[bool] = collections.Counter()
 
   def classify() -> Iterator[Row]:
@@ -161,7 +161,7 @@ def _classify(
 ) -> Iterator[Row]:
   """Yield for each file in turn the predictions of all networks, or why it is skipped.
 
-  shows_progress: False if a terminal shows the results themselves while they come.
+  shows_progress: False to hide the progress bar in a terminal, where results are printed meanwhile.
   """
   decodings = list(dict.fromkeys(network.decoding for network in networks))
   is_hidden = not shows_progress and sys.stdout.isatty()
@@ -206,14 +206,14 @@ def _decode(decodings: Sequence[images.Decoding], file: pathlib.Path) -> _Decode
 def _read_ahead(
   decode: Callable[[pathlib.Path], _Decoded], files: Iterable[pathlib.Path]
 ) -> Generator[_Decoded, None, None]:
-  """Yield the decoded files in order; threads are a few files ahead.
+  """Yield the decoded files in order; threads decode a few files ahead.
 
-  Not Grain, which takes a second to import.
+  Grain could do this, but takes a second to import.
   """
   num_threads = min(_MAX_THREADS, os.cpu_count() or 1)
   waiting: collections.deque[futures.Future[_Decoded]] = collections.deque()
   with warnings.catch_warnings(), futures.ThreadPoolExecutor(num_threads, "decode") as pool:
-    # Decoding ignores warnings too, but threads undo the filters of each other.
+    # Decoding ignores warnings too, but threads undo each other's filters.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
       for file in files:
@@ -227,7 +227,7 @@ def _read_ahead(
 
 
 def describe_prediction(network: Network, probabilities: np.ndarray, limits: Thresholds) -> Row:
-  """Return what the JSON says of one image and one network.
+  """Return the JSON entry for one image and one network.
 
   probabilities: of all classes, [classes].
   """
@@ -248,7 +248,7 @@ def describe_prediction(network: Network, probabilities: np.ndarray, limits: Thr
 
 
 def describe_networks(networks: Sequence[Network]) -> list[Row]:
-  """Return what the JSON says of the networks."""
+  """Return the JSON entries for the networks."""
   return [
     {"name": name, "path": str(run.path), "seed": run.seed, "step": run.step}
     for name, run, _ in networks

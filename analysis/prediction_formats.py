@@ -1,6 +1,6 @@
-"""What `--mode=predict` prints or writes: a table, lines, JSON, JSON Lines or CSV.
+"""The output formats of `--mode=predict`: a table, lines, JSON, JSON Lines or CSV.
 
-Each format is a function that turns results into pieces of text while they come. A result is
+Each format is a function that turns results into pieces of text as they arrive. A result is
 `{"file": …, "predictions": [one for each network]}`, or `{"file": …, "reason": …}` for a file that
 was skipped.
 """
@@ -18,7 +18,7 @@ from cifar_jax.types import Row
 
 FLAG = "none of these?"
 NUM_RANKS = 5  # classes listed for each image
-MAX_TABLE_IMAGES = 200  # a table of more takes seconds, and appears at the end only
+MAX_TABLE_IMAGES = 200  # a longer table takes seconds, and appears only at the end
 _FORMULA_STARTS = ("=", "+", "-", "@")
 
 
@@ -30,11 +30,11 @@ class Thresholds(NamedTuple):
 
 
 class Heading(NamedTuple):
-  """What holds for all results.
+  """The facts that all results share.
 
   Attributes:
     runs: name, path, seed and step of each network.
-    thresholds: of the flag.
+    thresholds: the thresholds of the flag.
   """
 
   runs: Sequence[Row]
@@ -42,7 +42,7 @@ class Heading(NamedTuple):
 
 
 def format_json(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
-  """Yield one JSON document: the networks, the thresholds, the images, then what was skipped."""
+  """Yield one JSON document: the networks, the thresholds, the images, the skipped files."""
   start = json.dumps({"runs": heading.runs, "thresholds": heading.thresholds._asdict()}, indent=2)
   yield start.removesuffix("\n}") + ',\n  "images": ['
   skipped, comma = [], ""
@@ -57,16 +57,16 @@ def format_json(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
 
 
 def format_json_lines(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
-  """Yield a line of JSON for each image; log what was skipped."""
+  """Yield a line of JSON for each image; log the skipped files."""
   for result in _log_skipped(results):
     yield json.dumps(result) + "\n"
 
 
 def format_csv(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
-  """Yield a line for each image and network, after a header; log what was skipped.
+  """Yield a line for each image and network, after a header; log the skipped files.
 
-  A quotation mark precedes texts that a spreadsheet would compute, such as a file named '=1+1.png'.
-  Characters that do not print are escaped.
+  A quotation mark precedes text that a spreadsheet would take for a formula, such as the file name
+  '=1+1.png'. Unprintable characters are escaped.
   """
   ranks = [f"{name}_{i}" for i in range(2, NUM_RANKS + 1) for name in ("class", "probability")]
   yield _csv_line(["file", "network", "class", "probability", *ranks, "flag"])
@@ -106,7 +106,7 @@ def format_lines(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
 
 
 def _describe(prediction: Row) -> str:
-  """Return what a network says of an image, such as 'resnet18 → cat (99.12%)'."""
+  """Return a prediction as text, such as 'resnet18 → cat (99.12%)'."""
   flag = f", {FLAG}" if prediction["probably_none_of_the_classes"] else ""
   return f"{prediction['run']} → {prediction['class']} ({prediction['probability']:.2%}){flag}"
 
@@ -129,7 +129,7 @@ def format_as_table(heading: Heading, results: Iterable[Row]) -> Iterator[str]:
 
 
 def _table_lines(row: Row) -> list[list[str]]:
-  """Return the cells of a file's lines, one line for each rank; the flag stands on the first."""
+  """Return the cells of a file's lines, one line for each rank; the flag is on the first."""
   predictions = row["predictions"]
   lines = []
   for rank in range(max(len(prediction["top5"]) for prediction in predictions)):

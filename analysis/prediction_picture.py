@@ -1,4 +1,4 @@
-"""The picture of `--mode=predict --picture=FILE`: photos, and what each network takes them for."""
+"""The picture of `--mode=predict --picture=FILE`: photos with every network's prediction."""
 
 import os
 import warnings
@@ -21,10 +21,10 @@ _MAX_NAME = 40  # characters of a file's or network's name
 def draw_predictions(
   rows: Sequence[Row], photos: Sequence[np.ndarray], flag: str, path: str | os.PathLike
 ) -> None:
-  """Write a PNG of photos, next to each its file's name and every network's class and probability.
+  """Write a PNG of photos with their files' names and the networks' classes and probabilities.
 
   Args:
-    rows: for each photo its 'file' and 'predictions', as predict's JSON has them.
+    rows: for each photo its 'file' and 'predictions', as in the JSON of --mode=predict.
     photos: [height, width, 3] uint8 each.
     flag: what to write next to a prediction that is probably none of the classes.
     path: the PNG.

@@ -31,14 +31,14 @@ def push(
     workdir: the run folder.
     target: hf://owner/name; the repository is created if needed.
     seed: the seed whose weights to share; None for the first.
-    licence: of the model card, such as 'apache-2.0'; '' for none.
+    licence: for the model card, such as 'apache-2.0'; '' for none.
     private: whether a new repository is visible to its owner alone.
 
   Returns:
     The address with the commit, and the page of the repository.
 
   Raises:
-    UserError: the run is unfinished, a file of it is not valid, or the repository cannot be
+    UserError: the run is unfinished, one of its files is not valid, or the repository cannot be
       written.
   """
   repository, _ = hub.parse(target)

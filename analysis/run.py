@@ -35,19 +35,20 @@ from cifar_jax.runs import checkpoints, run_folder, weights_file
 from cifar_jax.training import compiled_steps
 from cifar_jax.types import Array, Row, Variables
 
-BATCH_SIZE = 250  # images of a call of the network, on each device
-# The third argument of a parallel program. It holds an array, because jax.pmap takes each argument
-# for one array if there are as many arrays as arguments, such as two of a network and the images.
+BATCH_SIZE = 250  # images per call of the network, on each device
+# The third argument of a parallel program. It holds an array, because jax.pmap assumes that each
+# argument is one array if there are as many arrays as arguments, such as the images and a network
+# of two arrays.
 _UNUSED = np.zeros((), np.int32)
 
 
 def call_size() -> int:
-  """Return the images that a call of the network takes at most, over all local devices."""
+  """Return the maximum number of images per call of the network, over all local devices."""
   return BATCH_SIZE * jax.local_device_count()
 
 
 class Described:
-  """What the description of its dataset, as in dataset.json, says of a network."""
+  """A network with the description of its dataset, as in dataset.json."""
 
   description: Row
 
@@ -73,7 +74,7 @@ class Run(Described):
     seed: the seed that the weights belong to.
     step: the training step after which the weights were saved.
     variables: {'params': …, 'batch_stats': …}.
-    model: the network, which computes in the type of the training; in float32 on a CPU without
+    model: the network, which computes in the dtype of its training, or in float32 on a CPU without
       bfloat16 units.
   """
 
@@ -105,7 +106,7 @@ class Run(Described):
     return run_folder.RunFolder(self.path, writer=False).metrics()
 
   def normalize(self, images: Array) -> jax.Array:
-    """Normalise images [n, height, width, channels], of pixels from 0 to 255, as float32."""
+    """Normalise images [n, height, width, channels], with pixels from 0 to 255, to float32."""
     images = jnp.asarray(images)
     if self.config.data.normalize == "standardize":
       return transforms.normalize(images, self.description["mean"], self.description["std"])
@@ -113,7 +114,7 @@ class Run(Described):
     return transforms.normalize(images, (0.0,) * channels, (1.0,) * channels)
 
   def prepare(self, images: Array) -> jax.Array:
-    """Convert images [n, height, width, channels], of pixels from 0 to 255, to the network's input.
+    """Convert images [n, height, width, channels], pixels from 0 to 255, to the network's input.
 
     Runs older than `config.eval_transform` behave as if it were ''.
     """
@@ -139,7 +140,7 @@ class Run(Described):
     batches = [np.zeros((0, len(self.class_names)), np.float32)]
     for start in range(0, len(images), call_size()):
       batch = images[start : start + call_size()]
-      # A batch with less than an image for each device is not spread.
+      # A batch with fewer images than devices is computed on one device.
       num_devices = jax.local_device_count() if len(batch) >= jax.local_device_count() else 1
       # Sizes are powers of two, so that few shapes are compiled.
       shard_size = min(BATCH_SIZE, 1 << (-(-len(batch) // num_devices) - 1).bit_length())
@@ -187,7 +188,7 @@ class Run(Described):
     dataset = input_pipeline.load(self.config)
     if dataset.fingerprint != self.description["fingerprint"]:
       raise errors.UserError(
-        f"data.name: {dataset.name} is not what {self.path} was trained on (fingerprint "
+        f"data.name: {dataset.name} is not the data that {self.path} was trained on (fingerprint "
         f"{dataset.fingerprint[:12]}…, not {self.description['fingerprint'][:12]}…); restore the "
         "original files"
       )
@@ -199,7 +200,7 @@ class Run(Described):
 
   @functools.cached_property
   def _spread(self) -> Callable[[str], Callable[[Variables, Array, Array], jax.Array]]:
-    """Return by test-time augmentation the program that computes on all local devices."""
+    """Map a kind of test-time augmentation to the program that computes on all local devices."""
 
     def compute(tta: str, variables: Variables, shard: jax.Array, unused: jax.Array) -> jax.Array:
       logits = self.apply(variables, shard, tta)
@@ -221,8 +222,8 @@ def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = N
     path: the run folder; a file or a folder with weights.safetensors; or hf://owner/name, or
       hf://owner/name@revision.
     seed: the seed whose weights to load, if the run has several; None for the first.
-    step: the step whose weights to load, if its checkpoint is there (config.keep_every); None for
-      the selected weights.
+    step: the step whose weights to load, if its checkpoint exists (config.keep_every); None for the
+      selected weights.
 
   Raises:
     UserError: the folder holds no run, no such checkpoint, or no such seed, or a file in it is not
@@ -234,7 +235,7 @@ def load_run(path: epath.PathLike, seed: int | None = None, step: int | None = N
   config = run_record.read_config(folder)
   if not (folder / "dataset.json").exists():
     raise errors.UserError(
-      f"{path}: not a run folder, it has no dataset.json; pass a run folder as --workdir"
+      f"{path}: not a run folder, because it has no dataset.json; pass a run folder as --workdir"
     )
   description = run_folder.read_json(folder / "dataset.json", "restore it")
   with run_folder.reading(folder):
@@ -268,15 +269,15 @@ def _load(
 
 
 def _load_shared(shared: shared_run.SharedRun, seed: int | None, step: int | None) -> Run:
-  """Return a run from its weights file, whose config is checked as that of a new run is."""
+  """Return a run from its weights file, after checking the config like a new run's."""
   folder, content = shared
   if seed not in (None, content.seed):
     raise errors.UserError(
-      f"seed: {folder} has the weights of seed {content.seed}, not {seed}; use that"
+      f"seed: {folder} has the weights of seed {content.seed}, not {seed}; use that seed"
     )
   if step not in (None, content.step):
     raise errors.UserError(
-      f"step: {folder} has the weights of step {content.step}, not {step}; use that"
+      f"step: {folder} has the weights of step {content.step}, not {step}; use that step"
     )
   with run_folder.reading(folder):
     config = shared_run.check_config(content.config)
@@ -305,7 +306,7 @@ def _create(
 
 
 def is_valid_description(description: Row, standardized: bool) -> bool:
-  """Return whether images can be prepared as dataset.json describes them."""
+  """Return whether images can be prepared with this description of their dataset."""
   class_names, shape = description["class_names"], description["image_shape"]
   if not isinstance(class_names, list) or not class_names:
     return False

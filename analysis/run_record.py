@@ -1,4 +1,4 @@
-"""What the files of a run folder say, without its weights and images."""
+"""The JSON files of a run folder, read without its weights and images."""
 
 import dataclasses
 import functools
@@ -77,7 +77,7 @@ class RunRecord:
 
   @property
   def num_test_uses(self) -> int:
-    """How often the run, and those that it began with, used the test images."""
+    """How often the run, and the runs whose weights it began with, used the test images."""
     return test_uses.count(self.path)
 
   @property
@@ -112,7 +112,7 @@ class RunRecord:
 
   @property
   def seconds(self) -> float | None:
-    """Seconds of training, so far if the run is unfinished."""
+    """Seconds of training; the seconds so far if the run is unfinished."""
     return self.results.get("seconds_to_train") or sum(self.finite_values("seconds")) or None
 
   def finite_values(self, metric: str) -> list[float]:
@@ -148,16 +148,17 @@ def read_record(workdir: str | os.PathLike) -> RunRecord:
 
 
 def read_config(path: epath.Path) -> Row:
-  """Return the config of a run, without the history of one that was continued or forked.
+  """Return the config of a run, without the history fields of a continued or forked run.
 
   Raises:
-    UserError: the folder holds no config.json, or one of another program.
+    UserError: the folder has no config.json, or it is that of another program.
   """
   file = path / "config.json"
   config = run_folder.read_json(file, "restore it") if file.exists() else {}
   if "num_epochs" not in config:
     raise errors.UserError(
-      f"{path}: not a run folder, it has no config.json of a run; pass a run folder as --workdir"
+      f"{path}: not a run folder, because it has no config.json of a run; pass a run folder as "
+      "--workdir"
     )
   for name in run_folder.HISTORY:
     config.pop(name, None)

@@ -1,7 +1,7 @@
-"""A run that was shared: a weights file, alone or in a folder, here or on the Hugging Face hub.
+"""A shared run: a weights file, alone or in a folder, on disk or on the Hugging Face hub.
 
-Everything in it is data from elsewhere. The network is built from the config by the registry of
-models, after the checks that the config of a new run passes, and nothing that is shared is run.
+Its files come from elsewhere and are read only as data. The config must pass the same checks as a
+new run's, the registry of models then builds the network from it, and no shared code is executed.
 """
 
 import json
@@ -27,7 +27,7 @@ class SharedRun(NamedTuple):
 
 
 def open_shared(path: str | os.PathLike) -> SharedRun | None:
-  """Return what a shared run holds; None if `path` is no shared run, such as a run folder.
+  """Return the content of a shared run; None if `path` is anything else, such as a run folder.
 
   Raises:
     UserError: the repository is unavailable, a file cannot be read, or the files contradict each
@@ -53,7 +53,8 @@ def _open_folder(folder: epath.Path, source: str) -> SharedRun:
   for name, expected in beside.items():
     if run_record.read_json_if_present(folder / name) not in ({}, expected):
       raise errors.UserError(
-        f"{source}: {name} is not what the weights were saved with; download the files again"
+        f"{source}: {name} is not the one that the weights were saved with; download the files "
+        "again"
       )
   return SharedRun(folder, content)
 
@@ -61,7 +62,7 @@ def _open_folder(folder: epath.Path, source: str) -> SharedRun:
 def check_config(saved: Row) -> ml_collections.ConfigDict:
   """Return the config of a shared run; raise UserError unless this program could train it.
 
-  Where the other machine had its data is forgotten.
+  The other machine's paths to its data are dropped.
   """
   defaults = default.get_config()
   config = config_module.from_json(saved, defaults)

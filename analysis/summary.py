@@ -17,7 +17,7 @@ from cifar_jax.data import datasets
 from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Variables
 
-_BYTES = 4  # of a value, in float32
+_BYTES = 4  # per value, in float32
 _HEADER = ("layer (type)", "output shape", "trainable", "non-trainable")
 
 
@@ -32,7 +32,7 @@ class Call(NamedTuple):
 def describe(config: ml_collections.ConfigDict) -> str:
   """Return the model's name, a table of its layers with output shapes and parameters, and totals.
 
-  The name is followed by the arguments that the config sets to other values than their defaults.
+  The name is followed by the arguments whose values in the config differ from their defaults.
   Nothing is computed: shapes are traced. The dataset is loaded only if the image size and the
   number of classes are unknown otherwise. Batch statistics count as non-trainable parameters. Sizes
   are those of float32 values. Outputs of functions between layers, such as ReLU and pooling, are
@@ -91,16 +91,16 @@ def format_size(num_bytes: float) -> str:
 
 
 def _count_outputs(calls: Sequence[Call]) -> int:
-  """Return the number of values that the layers put out for one image.
+  """Return the number of values that the layers output for one image.
 
-  Of modules within modules, only the innermost count.
+  Of nested modules, only the innermost count.
   """
   outer = {call.path[:length] for call in calls for length in range(len(call.path))}
   return sum(math.prod(call.shape) for call in calls if call.path not in outer)
 
 
 def trace(model: nn.Module, image_shape: list[int]) -> tuple[Variables, list[Call]]:
-  """Return the shapes of a model's variables, and its modules' calls as they return."""
+  """Return the shapes of a model's variables, and its modules' calls in the order they return."""
   calls: list[Call] = []
 
   def record(number: int, module: nn.Module, output: Any) -> Any:

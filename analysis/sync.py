@@ -1,4 +1,4 @@
-"""Send a run to a tracker from another process than its training: `--mode=sync --to=NAME`.
+"""Send a run to a tracker, in a separate process from its training: `--mode=sync --to=NAME`.
 
 The training needs no client, and no network connection can disturb it. sync_<tracker>.json in the
 run folder holds the run's id in the tracker and what has been sent, so that the same command
@@ -21,35 +21,35 @@ from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
 
 POLL_SECONDS = 10.0
-_SLICE_SECONDS = 0.2  # between two looks at the signals
+_SLICE_SECONDS = 0.2  # between two checks for signals
 
 
 def sync(
   workdir: str | os.PathLike, to: str, destination: str = "", follow: bool = False
 ) -> tuple[str, Row]:
-  """Send config, metrics, and of a finished run results and pictures, as far as they are not sent.
+  """Send whatever has not been sent: config, metrics, and a finished run's results and pictures.
 
   Args:
     workdir: the run folder.
     to: the tracker, one of trackers.TRACKERS.
     destination: the project of wandb and trackio, the experiment of mlflow, or the folder of
       tensorboard; '' for the default.
-    follow: wait for more until the run is finished.
+    follow: wait for more epochs until the run is finished.
 
   Returns:
     The id of the run in the tracker, and the state as sync_<tracker>.json holds it.
 
   Raises:
     UserError: the folder holds no run with metrics, the tracker is unknown, not installed or
-      unavailable, or another process sends the same run.
-    Interrupted: SIGTERM or SIGINT came; everything that was read is sent.
+      unavailable, or another process is sending the same run.
+    Interrupted: SIGTERM or SIGINT arrived; everything read so far has been sent.
   """
   if to not in trackers.TRACKERS:
     known = ", ".join(trackers.TRACKERS)
     raise errors.UserError(f"--to: {to!r} is not one of {known}; name one of them")
   folder = epath.Path(workdir).expanduser()
   run_record.read_config(folder)  # raises if the folder holds no run
-  busy = f"another process sends {folder} to {to}; wait for it"
+  busy = f"another process is sending {folder} to {to}; wait for it"
   with locks.lock_folder(folder, f".sync_{to}.lock", busy), signals.stop_signals() as received:
     return _send(folder, to, destination, follow, received)
 
@@ -63,7 +63,7 @@ def _send(
   with run_folder.reading(file):
     is_new, num_sent = state["run_id"] is None, int(state["rows"])
   if state["finished"]:
-    log.info("%s has everything of %s; remove %s to send it again", to, folder, file.name)
+    log.info("%s already has all of %s; remove %s to send it again", to, folder, file.name)
     return str(state["run_id"]), state
   record = _wait_for_rows(folder, follow, received)
   name = record.path.resolve().name if "://" not in str(record.path) else record.path.name
@@ -113,7 +113,7 @@ def _wait_for_rows(folder: epath.Path, follow: bool, received: list[int]) -> Run
 
 
 def _pause(received: list[int]) -> None:
-  """Wait for POLL_SECONDS, or until a signal comes."""
+  """Wait for POLL_SECONDS, or until a signal arrives."""
   end = time.monotonic() + POLL_SECONDS
   while time.monotonic() < end and not received:
     time.sleep(min(_SLICE_SECONDS, POLL_SECONDS))

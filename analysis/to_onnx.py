@@ -1,11 +1,11 @@
 """Convert a network to ONNX: `python -m analysis.to_onnx FOLDER`, in the environment .venv-export.
 
-jax2onnx needs an older Orbax than this program, so `make export-env` gives it an environment.
+jax2onnx needs an older Orbax than training does, so `make export-env` makes an environment for it.
 analysis/onnx_export.py writes FOLDER/weights.safetensors, and FOLDER/expected.npz with images and
-the logits of the run. This program writes FOLDER/network.onnx and FOLDER/outcome.json: 'batch'
-('any', or a number), the greatest 'difference' of logits, relative to the largest; or 'reason', if
-the network cannot be converted. Packages that only this environment has are imported when they are
-used, so that the documentation can import this module.
+the logits of the run. This program writes FOLDER/network.onnx and FOLDER/outcome.json. The latter
+has 'batch' ('any', or a number) and 'difference', the greatest difference of logits relative to the
+largest logit; or 'reason', if the network cannot be converted. Packages that only this environment
+has are imported when they are used, so that the documentation can import this module.
 """
 
 import json
@@ -29,13 +29,13 @@ from models import convolution as model_convolution
 from models import resnet
 
 _INPUT, _OUTPUT = "images", "logits"
-_TOLERANCE = 1e-4  # of logits, relative to the largest
+_TOLERANCE = 1e-4  # for differences of logits, relative to the largest logit
 
 
 def main(folder: pathlib.Path) -> None:
   """Convert for any batch size; if that fails, for single images."""
-  # What jax2onnx lacks: the C++ kernels, pooling with numbers as padding, and a division that only
-  # hinders XLA.
+  # jax2onnx cannot convert the C++ kernels, pooling with numbers as padding, and a division whose
+  # only purpose is to keep XLA from fusing operations.
   setattr(convolution, "instruction_set", lambda dtype: None)  # noqa: B010
   setattr(model_convolution, "_compute_once", lambda x, one: x)  # noqa: B010
   setattr(resnet, "max_pool", max_pool)  # noqa: B010
@@ -64,7 +64,7 @@ def max_pool(
   strides: tuple[int, int],
   padding: tuple[tuple[int, int], tuple[int, int]],
 ) -> jax.Array:
-  """Return what flax.linen.max_pool returns, with the padding as an operator of its own."""
+  """Compute flax.linen.max_pool, with the padding as a separate operator."""
   padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=-jnp.inf)
   return nn.max_pool(padded, window_shape=window, strides=strides)
 
@@ -106,10 +106,10 @@ def convert(
 
 
 def compare(network: bytes, images: np.ndarray, expected: np.ndarray, size: int) -> float:
-  """Return the greatest difference of the logits, relative to the largest.
+  """Return the greatest difference of the logits, relative to the largest logit.
 
   Args:
-    size: the images of a call. A network for any number also gets a single image.
+    size: the number of images per call; if it exceeds 1, a single image is also tried.
   """
   import onnxruntime
 

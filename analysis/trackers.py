@@ -1,7 +1,7 @@
-"""Clients of trackers, each with one interface: `--mode=sync --to=NAME`.
+"""Clients of trackers behind one interface: `--mode=sync --to=NAME`.
 
-The clients are optional packages, imported when they are used. Where they send to is set as they
-document it: WANDB_MODE=offline, MLFLOW_TRACKING_URI, and so on.
+The clients are optional packages, imported when they are used. Their own environment variables set
+where they send to: WANDB_MODE=offline, MLFLOW_TRACKING_URI, and so on.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ class Tracker(Protocol):
   """A run in a tracker.
 
   Attributes:
-    run_id: what names the run there, by which another process finds it again.
+    run_id: the run's identifier in the tracker, by which another process finds it again.
   """
 
   run_id: str
@@ -113,8 +113,8 @@ class _Trackio:
 class _Mlflow:
   """MLflow; the destination is the experiment."""
 
-  _MOST_PARAMETERS = 100  # of a request
-  _LONGEST_VALUE = 500  # of a parameter, in the oldest servers
+  _MOST_PARAMETERS = 100  # per request
+  _LONGEST_VALUE = 500  # characters of a parameter, in the oldest servers
 
   def __init__(self, name: str, fields: Fields, destination: str, run_id: str | None):
     self._mlflow: Any = _import("mlflow")
@@ -160,9 +160,9 @@ class _Mlflow:
 
 
 class _TensorBoard:
-  """TensorBoard events in another folder, gs:// too.
+  """TensorBoard events in another folder, which may be on gs://.
 
-  All rows are written again whenever the sync starts, after a mark that drops the older events.
+  Each sync writes all rows again, after a mark that makes TensorBoard drop the older events.
   """
 
   def __init__(self, name: str, fields: Fields, destination: str, run_id: str | None):
@@ -200,7 +200,7 @@ TRACKERS: dict[str, Opener] = {
   "trackio": _Trackio,
   "tensorboard": _TensorBoard,
 }
-# Trackers that receive all rows whenever a sync starts.
+# Trackers to which every sync sends all rows again.
 REPLAYED = ("tensorboard",)
 
 
@@ -216,13 +216,13 @@ def _import(package: str) -> Any:
 
 @contextlib.contextmanager
 def reporting(name: str) -> Iterator[None]:
-  """Convert any error of a client into one line; the same command continues."""
+  """Convert any error of a client into a one-line `UserError`."""
   try:
     yield
   except errors.UserError:
     raise
   except Exception as error:  # each client has its own exceptions
     raise errors.UserError(
-      f"--to: {name} failed ({type(error).__name__}: {errors.first_line(error)}); correct "
-      "this, and the same command continues"
+      f"--to: {name} failed ({type(error).__name__}: {errors.first_line(error)}); fix this, then "
+      "rerun the same command to continue"
     ) from error

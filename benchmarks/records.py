@@ -1,4 +1,4 @@
-"""What all benchmarks share: options, environment, images, and the record that each writes.
+"""Shared by all benchmarks: options, environment, images, and the record that each writes.
 
 This module does not start JAX, so that only the measured programs use the device.
 """
@@ -187,7 +187,7 @@ def write_random_cifar10(folder: str, train: int, test: int) -> None:
 _NUMBER_WIDTH = 9  # characters
 _WIDTHS = {"ours / it": 17, "ratio": 17}
 _TEXT_WIDTHS = {"model": 16, "side": 16, "fault": 24, "target": 28, "kernel": 11}
-_LOCATIONS = ("output", "peer_python", "data_dir", "airbench")  # options that name places only
+_LOCATIONS = ("output", "peer_python", "data_dir", "airbench")  # options that only name places
 
 
 class StreamedTable:
@@ -195,7 +195,7 @@ class StreamedTable:
 
   Args:
     columns: the keys of the rows that are shown; a row's 'note' follows them.
-    widths: least width of columns, in characters; nine for the others.
+    widths: minimum width of columns, in characters; nine for the others.
     left: left-aligned columns.
   """
 
@@ -261,7 +261,7 @@ class Record:
 
     Args:
       name: the name of the side.
-      description: the line with which the side started; see timing.Side.
+      description: the first line that the side printed; see timing.Side.
     """
     for key in ("versions", "device"):
       if key in description:

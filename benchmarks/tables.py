@@ -27,7 +27,7 @@ from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
 _RECORDS = ROOT / "benchmarks" / "results"
-# Fields that change no result: the machine's, what else is evaluated, and the number of seeds.
+# Fields that change no result: of the machine, of further evaluations, and the number of seeds.
 _MACHINE_FIELDS = (
   "checkpoint_every",
   "data.dir",
@@ -65,7 +65,7 @@ def headlines() -> str:
 
 
 def accuracy() -> str:
-  """Return two tables: every recipe, then every reproduction beside its report."""
+  """Return two tables: every recipe, then every reproduction with its report's figure."""
   tables = []
   for folder, column in (("configs", "published"), ("configs/reproductions", "report")):
     files = sorted((ROOT / folder).glob("*.py"))
@@ -108,7 +108,7 @@ def _result_cells(name: str) -> list[str]:
   if len(changed) > _MOST_CHANGES:
     note = f", made with another config ({len(changed)} fields differ)"
   data = results["data"]
-  if data["name"] == "cats_vs_dogs":  # whose number of photos is the folder's
+  if data["name"] == "cats_vs_dogs":  # the number of photos depends on the folder
     counts = " + ".join(f"{data[f'{part}_examples']:,}" for part in ("train", "validation", "test"))
     note = f", with {counts} photos{note}"
   return [
@@ -116,7 +116,7 @@ def _result_cells(name: str) -> list[str]:
     results["selected_on"],
     str(len(results["seeds"])),
     str(results["epochs_run"]),
-    results.get("dtype", "float32"),  # records without it are older than other types on CPU
+    results.get("dtype", "float32"),  # older records lack it: CPUs had only float32
     _device(results["device"]),
   ]
 
@@ -132,7 +132,7 @@ def _reason_not_run(name: str) -> str:
 
 
 def _changed_fields(name: str) -> list[str]:
-  """Return 'field=value' for each field that a record had other than its config has it now.
+  """Return the record's 'field=value' for each field that now has another value in the config.
 
   Records older than a field were made with its default.
   """
@@ -191,7 +191,7 @@ def prediction() -> str:
 
 
 def _compared(pattern: str, what: str) -> str:
-  """Return the table of the records that match `pattern`, of one network and its peers each."""
+  """Return a table of the records that match `pattern`; each is of one network and its peers."""
   header = [
     "network",
     "batch",
@@ -241,7 +241,7 @@ def headline_speed() -> str:
 
 
 def convolutions() -> str:
-  """Return the table of the convolutions of a step, alone, beside the whole step."""
+  """Return the table of the time of a step, and of its convolutions alone."""
   rows = []
   for file in sorted((_RECORDS / "speed").glob("conv_floor_*.json")):
     record = json.loads(file.read_text())

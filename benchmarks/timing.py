@@ -227,7 +227,7 @@ def running(sides: Sequence[Side], limit: float) -> Iterator[dict[Side, str]]:
   them.
 
   Args:
-    limit: seconds that the warm-up may take.
+    limit: maximum seconds of the warm-up.
 
   Yields:
     The problem of each side that failed to start.
@@ -274,13 +274,13 @@ def measure(
 
   Args:
     problems: the sides that cannot be measured; see `running`.
-    limit: seconds that a block may take.
+    limit: maximum seconds of a block.
   """
   timings = {cell: Timing([], problems.get(cell.side, "")) for cell in cells}
   steps: dict[Cell, int] = {}
 
   def run_block(cell: Cell, num_steps: int) -> tuple[float, int]:
-    time.sleep(0.05)  # lets the threads of the side before go to sleep
+    time.sleep(0.05)  # lets the threads of the previous side go to sleep
     answer = cell.side.ask({"input": cell.input, "steps": num_steps}, limit)
     return answer["seconds"], answer["steps"]
 

@@ -1,1 +1,1 @@
-"""What the program stands on: data, augmentation, optimization, training steps, run folders."""
+"""The library: data, augmentation, optimization, training steps and run folders."""

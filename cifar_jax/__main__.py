@@ -1,4 +1,4 @@
-"""The command `cifar-jax`: it runs main.py of the checkout that an editable install points at."""
+"""The command `cifar-jax`: run main.py of the checkout that an editable install points to."""
 
 import pathlib
 import runpy
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-  """Run main.py with the flags of this command, as `python main.py` does."""
+  """Run main.py with this command's flags, as `python main.py` would."""
   checkout = pathlib.Path(__file__).resolve().parents[1]
   program = checkout / "main.py"
   if not (program.exists() and (checkout / "pyproject.toml").exists()):

@@ -1,8 +1,8 @@
 """Check, flatten and compare configs.
 
-`check_config` rejects an impossible config before any expensive work starts. The arguments of the
-model, the optimizer, the schedule and the augmentation are checked when those are created, because
-only they know their arguments.
+`check_config` rejects an invalid config before any expensive work starts. The arguments of the
+model, optimizer, schedule and augmentation are checked when these are created, because only their
+own functions define them.
 """
 
 import difflib
@@ -16,7 +16,7 @@ import ml_collections
 
 from cifar_jax import errors
 
-# The fields of a config by full name, such as 'optimizer.learning_rate'.
+# Values of config fields by full name, such as 'optimizer.learning_rate'.
 Fields: TypeAlias = dict[str, Any]
 
 METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_objective")
@@ -57,10 +57,10 @@ _AT_LEAST = {
   "microbatch": 0,
   "steps_per_dispatch": 0,
 }
-_AT_MOST = {  # other whole numbers are int32 on devices
+_AT_MOST = {  # devices hold all other integers as int32
   "num_seeds": 10_000,
   "data.split_seed": 2**32 - 1,
-  "data.epoch_examples": 100_000_000,  # more would fill the memory with their numbers
+  "data.epoch_examples": 100_000_000,  # more example numbers would fill the memory
   "data.resident_bytes": 2**63 - 1,
 }
 _INT32_MAX = 2**31 - 1
@@ -68,7 +68,7 @@ _FLOAT32_MAX = 3.4e38
 
 
 def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str = "") -> Fields:
-  """Return the fields of a config by full name; an empty section has none."""
+  """Return the fields of a config by full name; an empty section adds none."""
   fields: Fields = {}
   for key, value in config.items():
     if isinstance(value, Mapping | ml_collections.ConfigDict):
@@ -79,14 +79,14 @@ def flatten(config: Mapping[str, Any] | ml_collections.ConfigDict, prefix: str =
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Return the config as config.json stores it: sections are dicts, tuples are lists."""
+  """Return the config as config.json stores it, with sections as dicts and tuples as lists."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def from_json(
   saved: Mapping[str, Any], defaults: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-  """Return the config of a config.json: lists are tuples again, and fields it lacks have defaults.
+  """Return the config in a config.json: lists become tuples, and missing fields get defaults.
 
   Args:
     saved: the content of config.json, without a run's history.
@@ -105,12 +105,12 @@ def from_json(
 
 
 def _as_tuple(value: Any) -> Any:
-  """Return a value in which lists are tuples."""
+  """Return a value with its lists converted to tuples."""
   return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def changed_fields(fields: Fields, reference: Fields) -> Fields:
-  """Return the fields that `reference` lacks or holds with another value."""
+  """Return the fields that are missing from `reference` or differ from it."""
   return {
     name: value
     for name, value in fields.items()
@@ -119,14 +119,14 @@ def changed_fields(fields: Fields, reference: Fields) -> Fields:
 
 
 def differences(before: Fields, after: Fields) -> dict[str, tuple[Any, Any]]:
-  """Return the fields that differ, sorted, with both values; 'absent' stands for none."""
+  """Return the fields that differ, sorted, with both values; 'absent' marks a missing one."""
   names = sorted(before.keys() | after.keys())
   both = {name: (before.get(name, "absent"), after.get(name, "absent")) for name in names}
   return {name: values for name, values in both.items() if values[0] != values[1]}
 
 
 def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict) -> None:
-  """Raise UserError, naming the field, if `config` has an unknown field or an impossible value.
+  """Raise UserError, naming the field, if `config` has an unknown field or an invalid value.
 
   Args:
     defaults: a config that holds every field with its default, as configs/default.py returns it.
@@ -138,7 +138,7 @@ def check_config(config: ml_collections.ConfigDict, defaults: ml_collections.Con
   _check_ranges(config)
   if config.data.file_by_file and config.data.train_examples:
     raise errors.UserError(
-      "data.train_examples: cannot be limited with data.file_by_file; set one of the two"
+      "data.train_examples: cannot be combined with data.file_by_file; set one of the two"
     )
   if config.proxy.keep > config.batch_size:
     raise errors.UserError(
@@ -170,7 +170,7 @@ def _check_names_and_types(fields: Fields, defaults: Fields) -> None:
       raise errors.UserError(f"{name}: no such config field{_hint(name, defaults)}")
   for name, default in defaults.items():
     if any(field.startswith(f"{name}.") for field in fields):
-      raise errors.UserError(f"{name}: a section must be of type {type(default).__name__}")
+      raise errors.UserError(f"{name}: must be of type {type(default).__name__}, not a section")
     if name not in fields:
       raise errors.UserError(
         f"{name}: missing from the config; start it from configs.default.get_config()"
@@ -178,7 +178,7 @@ def _check_names_and_types(fields: Fields, defaults: Fields) -> None:
 
 
 def _check_choices(fields: Fields) -> None:
-  from cifar_jax.augment import test_time  # here, because reports and `prepare` need no JAX
+  from cifar_jax.augment import test_time  # lazy, because reports and `prepare` need no JAX
 
   for name, choices in (_CHOICES | {"tta": ("", *test_time.KINDS)}).items():
     if fields[name] not in choices:
@@ -196,7 +196,7 @@ def _check_limits(fields: Fields) -> None:
       if isinstance(number, int) and number > most:
         raise errors.UserError(f"{name}: {number!r} must be at most {most}")
       if not abs(number) <= _FLOAT32_MAX:
-        raise errors.UserError(f"{name}: {number!r} must be finite, and fit float32")
+        raise errors.UserError(f"{name}: {number!r} must be finite, and fit in float32")
   if fields["seed"] + fields["num_seeds"] - 1 > _INT32_MAX:
     raise errors.UserError(
       f"seed: {fields['seed']} with num_seeds={fields['num_seeds']} gives seeds above "
@@ -205,7 +205,7 @@ def _check_limits(fields: Fields) -> None:
 
 
 def _list_numbers(value: object) -> Iterator[int | float]:
-  """Yield a field's value if it is a number, or the numbers in its tuples."""
+  """Yield a field's value if it is a number, or the numbers in it if it is a tuple."""
   if isinstance(value, (int, float)):
     yield value
   elif isinstance(value, (tuple, list)):
@@ -222,7 +222,7 @@ def _check_ranges(config: ml_collections.ConfigDict) -> None:
     raise errors.UserError(f"ema_decay: {config.ema_decay} must be in [0, 1)")
   if config.stop_on_spike.factor and not config.stop_on_spike.factor > 1:
     raise errors.UserError(
-      f"stop_on_spike.factor: {config.stop_on_spike.factor} must be more than 1, or 0 for never"
+      f"stop_on_spike.factor: {config.stop_on_spike.factor} must be more than 1, or 0 to never stop"
     )
   if not 0 <= config.lookahead.decay <= 1:
     raise errors.UserError(f"lookahead.decay: {config.lookahead.decay} must be in [0, 1]")
@@ -277,7 +277,7 @@ def _check_rules(name: str, rules: Iterable[object]) -> None:
 
 
 def _check_pattern(name: str, pattern: object) -> None:
-  reason = "it must be a text"
+  reason = "it must be a string"
   if isinstance(pattern, str):
     try:
       re.compile(pattern)

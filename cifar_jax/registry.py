@@ -1,4 +1,4 @@
-"""Names in configs: call what a name stands for, and describe unknown names."""
+"""Names in configs: call the function that a name stands for, and report unknown names."""
 
 import difflib
 import inspect
@@ -11,7 +11,7 @@ from cifar_jax import errors
 
 
 def unknown(field: str, kind: str, name: object, known: Iterable[str]) -> errors.UserError:
-  """Return the error for an unknown or missing (None) name, which lists the known names."""
+  """Return an error that lists the known names, for a name that is unknown or missing (None)."""
   known = list(known)
   problem = "missing" if name is None else f"unknown {kind} {name!r}"
   matches = difflib.get_close_matches(str(name), known, n=1)
@@ -32,14 +32,14 @@ def call_named(
   An argument whose value is None keeps its default.
 
   Args:
-    section: the name of the section that `config` is, for the messages: 'schedule.name: …'.
-    registry: functions by name. A config may set the parameters that have a default.
+    section: the section's name, for messages such as 'schedule.name: …'.
+    registry: functions by name. A config may set their parameters that have a default.
     args: the positional arguments.
-    common: arguments that the caller has removed from `config`, for the messages.
+    common: arguments that the caller has taken out of `config`; messages list them too.
     context: parameters that the caller sets; the functions have no default for them.
 
   Raises:
-    UserError: the name or an argument is unknown, or a flag's value is neither True nor False.
+    UserError: the name or an argument is unknown, or a Boolean argument is neither True nor False.
   """
   arguments = {field: value for field, value in dict(config).items() if value is not None}
   name = arguments.pop("name", None)

@@ -1,4 +1,4 @@
-"""Names for the trees of arrays that pass between modules."""
+"""Types of the trees of arrays that modules exchange."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -6,23 +6,23 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 
-# A tree of arrays whose structure a function does not look into.
+# A tree of arrays, for functions that accept any structure.
 PyTree: TypeAlias = Any
 Array: TypeAlias = jax.Array | np.ndarray
 # A network's weights by module, or its moving statistics: nested mappings with arrays as leaves.
 Params: TypeAlias = Mapping[str, Any]
-# What Flax calls a network's variables: {'params': Params, 'batch_stats': Params}.
+# A network's variables in Flax's sense: {'params': Params, 'batch_stats': Params}.
 Variables: TypeAlias = Mapping[str, Params]
 # One device's examples: 'image', 'label', and 'target' in training or 'mask' in evaluation.
 Batch: TypeAlias = Mapping[str, Any]
 # Scalars of a step by name, such as 'loss'; with several seeds each has the shape [seeds].
 Metrics: TypeAlias = dict[str, jax.Array]
-# A row of metrics.jsonl, or what another JSON file of a run folder holds.
+# A row of metrics.jsonl, or the contents of another JSON file of a run folder.
 Row: TypeAlias = dict[str, Any]
 
 
 class StreamedExamples(NamedTuple):
-  """Examples that travel with a dispatch; the leading axes are those of the tuple that holds them.
+  """Examples that are sent with a dispatch; `...` are the leading axes that the shard lists.
 
   Attributes:
     numbers: [..., b] int32, the numbers of the examples.
@@ -36,7 +36,7 @@ class StreamedExamples(NamedTuple):
 
 
 class TrainShard(NamedTuple):
-  """What one process's devices receive for a dispatch of training steps.
+  """The inputs of one process's devices for a dispatch of training steps.
 
   Attributes:
     rows: [local devices, b] int32, the rows of the global batch that each device holds.
@@ -48,7 +48,7 @@ class TrainShard(NamedTuple):
 
 
 class EvalShard(NamedTuple):
-  """What one process's devices receive for a dispatch of evaluation batches.
+  """The inputs of one process's devices for a dispatch of evaluation batches.
 
   Attributes:
     numbers: [local devices, batches, b] int32, the numbers of the examples.
@@ -62,14 +62,14 @@ class EvalShard(NamedTuple):
 
 
 class ResidentData(NamedTuple):
-  """A dataset that lives on every device; every field is None where examples are streamed.
+  """A dataset that is resident on every device; all fields are None if examples are streamed.
 
   Attributes:
     images: [n, height, width, channels] uint8, training images first, then test images.
     labels: [n] int32.
-    order: [examples] int32, the examples in the order of the epoch, with several seeds
-      [seeds, examples]; None in evaluation.
-    num_steps: [] int32, the steps of the dispatch, for a program that takes any number of them.
+    order: [examples] int32, the numbers of the examples in the order of the epoch; with several
+      seeds [seeds, examples]; None in evaluation.
+    num_steps: [] int32, the number of steps, for a program that runs any number per dispatch.
   """
 
   images: Array | None = None
@@ -78,6 +78,6 @@ class ResidentData(NamedTuple):
   num_steps: Array | None = None
 
   def gather(self, numbers: Array) -> StreamedExamples:
-    """Return the examples of these numbers; for use inside a compiled program."""
+    """Return the examples with these numbers; for use inside a compiled program."""
     assert self.images is not None and self.labels is not None
     return StreamedExamples(numbers, self.images[numbers], self.labels[numbers])

@@ -4,23 +4,23 @@
 
 Source: Jordan 2024 (arXiv:2404.00498), legacy/airbench94.py of KellerJordan/cifar10-airbench.
 
-Expected: 94.01 % test accuracy with test-time augmentation is published, the mean of 1,000 runs;
-3.83 seconds on an A100 (PyTorch in float16). Ours, one seed: 94.09 %, in 545 seconds of training on
-two CPU cores in bfloat16 (benchmarks/results/airbench94); in float32, before the CPU kernels,
-94.24 % in 4,301 seconds. Twenty seeds: not run.
+Expected: the published test accuracy with test-time augmentation is 94.01 %, the mean of 1,000
+runs; 3.83 seconds on an A100 (PyTorch in float16). Ours, one seed: 94.09 %, in 545 seconds of
+training on two CPU cores in bfloat16 (benchmarks/results/airbench94); in float32, before the CPU
+kernels, 94.24 % in 4,301 seconds. Twenty seeds: not run.
 
 Protocol: all 50,000 training images, no validation. The last weights are tested once, with and
 without test-time augmentation (`test_tta_accuracy` and `test_accuracy` in results.json). A step has
 1,024 examples and an epoch 48 steps; as published, each epoch drops the rest of its permutation.
 
 The published hyper-parameters are "decoupled" and per 1,024 examples: lr 11.5, weight decay 0.0153,
-momentum m = 0.85. The published code sums the losses of a batch, where this one takes their mean.
-It divides lr, and 1,024 times the weight decay, by 1024 (1 + 1 / (1 - m)), the factor by which the
-sum and Nesterov momentum lengthen a step, and passes their quotient to PyTorch's SGD as
-weight_decay. For the mean of the losses that is
+momentum m = 0.85. The published code sums the losses of a batch; this code takes their mean. The
+published code divides lr, and 1,024 times the weight decay, by 1024 (1 + 1 / (1 - m)), the factor
+by which the sum and Nesterov momentum lengthen a step. The second result divided by the first is
+the weight_decay of PyTorch's SGD. With the mean of the losses this becomes
 
   learning rate  11.5 / (1 + 1 / (1 - 0.85)) = 1.5
-  weight_decay   0.0153 / 11.5 = 1.330e-3, an L2 coefficient of half as much.
+  weight_decay   0.0153 / 11.5 = 1.330e-3, and the L2 coefficient is half of it.
 
 Biases of batch norm have 64 times the learning rate and 1/64 of the weight_decay, so that decay
 shrinks them at the same speed. The whitening kernel never trains; its bias trains for three epochs.

@@ -4,19 +4,19 @@
 
 Source: airbench94_muon.py of KellerJordan/cifar10-airbench (2024). The protocol is airbench94's.
 
-Expected: 94.01 % test accuracy with test-time augmentation is published, the mean of 200 runs; 2.59
-seconds on an A100 (PyTorch in float16). Ours, one seed in bfloat16 on CPU: 94.18 %, and 93.24 %
-without the augmentation (benchmarks/results/airbench94_muon).
+Expected: the published test accuracy with test-time augmentation is 94.01 %, the mean of 200 runs;
+2.59 seconds on an A100 (PyTorch in float16). Ours, one seed in bfloat16 on CPU: 94.18 %, and
+93.24 % without the augmentation (benchmarks/results/airbench94_muon).
 
-Convolutions learn by Muon at a rate of 0.24, everything else by SGD. SGD's published rates, 0.67
+Muon trains the convolutions at a rate of 0.24, and SGD everything else. SGD's published rates, 0.67
 for the dense layer and 0.053 for the biases, are for the sum of the losses of 2,000 examples; for
 their mean they are 2,000 times as large. lr_multipliers states them as multiples of 0.24. The
-published weight decay is 2e-6 per example, divided by the rate: 2e-6 / 0.67 and 2e-6 / 0.053 in
-PyTorch's meaning, L2 coefficients of half as much. The logits are divided by the 256 inputs of the
-dense layer, whose weights start with a standard deviation of 1.
+published weight decay is 2e-6 per example, divided by the rate: a weight_decay of 2e-6 / 0.67 and
+2e-6 / 0.053 in PyTorch's terms, and L2 coefficients of half of that. The logits are divided by the
+256 inputs of the dense layer, whose weights start with a standard deviation of 1.
 
-Difference from the published code: the rate of the whitening's bias falls like all others, and not
-to 0 within the three epochs in which the bias trains.
+Difference from the published code: the rate of the whitening's bias falls like all the others. In
+the published code it falls to 0 within the three epochs in which the bias trains.
 """
 
 import ml_collections

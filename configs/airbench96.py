@@ -6,15 +6,15 @@ Source: legacy/airbench96.py of KellerJordan/cifar10-airbench, the version of Ju
 airbench96 of Jordan 2024 (arXiv:2404.00498) is an earlier one, with another network and schedule
 (96.05 % in 40 epochs).
 
-Expected: 96.03 % test accuracy with test-time augmentation is published, the mean of 400 runs; 34.7
-seconds on an A100. Ours: not run.
+Expected: the published test accuracy with test-time augmentation is 96.03 %, the mean of 400 runs;
+34.7 seconds on an A100. Ours: not run.
 
 Differences from airbench94, which explains the protocol: a deeper and wider network with residual
 connections; PyTorch's momentum of batch norm; lr 9 and weight decay 0.012 (a learning rate of 1.174
-and a weight_decay of 1.333e-3 in PyTorch's meaning); a shorter warm-up; decay to zero; shifts of up
+and a weight_decay of 1.333e-3 in PyTorch's terms); a shorter warm-up; decay to zero; shifts of up
 to 4 pixels; and a hole of 12 × 12 pixels that lies completely inside the image.
 
-airbench96_subset is the later airbench96_faster.py, which trains on the hardest examples.
+airbench96_subset follows the later airbench96_faster.py, which trains on the hardest examples.
 """
 
 import ml_collections

@@ -11,13 +11,13 @@ An experiment is a file that starts from this one and changes some fields:
 
   python main.py --config=configs/my_experiment.py --workdir=/tmp/run --config.num_epochs=5
 
-The sections `model`, `optimizer`, `schedule` and `proxy.model` hold a `name` and arguments of what
-the name stands for. An experiment may add arguments there (`config.schedule.warmup_epochs = 5`) and
-in `data.options`. None stands for an argument's default. No other field can be added: an unknown
-field is an error.
+The sections `model`, `optimizer`, `schedule` and `proxy.model` hold a `name` and the arguments of
+the model, optimizer or schedule of that name. An experiment may add arguments there
+(`config.schedule.warmup_epochs = 5`) and in `data.options`. None stands for an argument's default.
+No other field can be added: an unknown field is an error.
 
-A pattern is a regular expression that is searched in a parameter's path, such as
-'stage1_block1/conv1/kernel'. Among several (pattern, value) pairs the first match counts.
+A pattern is a regular expression that may match any part of a parameter's path, such as
+'stage1_block1/conv1/kernel'. Of several (pattern, value) pairs, the first that matches counts.
 """
 
 import ml_collections
@@ -27,23 +27,23 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
 
   config.seed = 0  # decides initialisation, order, augmentation and dropout
-  # Independent runs (seed, seed + 1, ...) that train together in one program. Results hold each
-  # run, and their mean.
+  # The number of seeds (seed, seed + 1, ...) that train independently, but in one program. The
+  # results have each seed and the mean over seeds.
   config.num_seeds = 1
 
   config.num_epochs = 10  # passes over the training examples
-  config.last_epoch = 1.0  # fraction of the last epoch to train: 10 and 0.9 make 9.9 epochs
-  config.batch_size = 128  # examples of a step, over all devices and processes
-  config.eval_batch_size = 1000  # the same in evaluation; it does not change the results
+  config.last_epoch = 1.0  # fraction of the last epoch to train: 10 epochs with 0.9 are 9.9
+  config.batch_size = 128  # examples per step, over all devices and processes
+  config.eval_batch_size = 1000  # the same for evaluation; does not change the results
 
   # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on devices with
-  # units for it (TPUs, GPUs from Ampere, CPUs with AMX or AVX512-BF16), else float32. Parameters,
-  # statistics and losses are always float32. Networks in float32 use no TF32.
+  # bfloat16 units (TPUs, GPUs from Ampere on, CPUs with AMX or AVX512-BF16), else float32.
+  # Parameters, statistics and losses are always float32. float32 networks never use TF32.
   config.dtype = "auto"
 
   config.model = ml_collections.ConfigDict()
   config.model.name = "resnet18"  # see docs/catalogue.md, or run `python main.py models`
-  config.model.sync_bn = True  # batch norm sees all devices, so their number changes nothing
+  config.model.sync_bn = True  # batch norm over all devices, so that their number does not matter
   # Weights to start from: a run folder (its selected weights), a file of weights, a repository on
   # the Hugging Face hub (hf://owner/name), 'timm' (VGG-16's ImageNet weights), or '' for none;
   # docs/transfer.md has the details. optimizer.freeze says which weights never change.
@@ -55,61 +55,61 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.source = ""  # folder or archive to prepare from; '' tries the known sources in turn
   # Arguments of the dataset, such as size=150, per_class=2000 for photos.
   config.data.options = ml_collections.ConfigDict()
-  config.data.fallback = ""  # dataset to train on if `name` is unavailable; '' is none
-  # Validation examples, taken out of the training set: a fraction or a count (seeded, stratified);
-  # 0 for none; 'last:0.2', the last fifth in official order, as Keras' validation_split takes it;
-  # 'random:0.2', a fifth drawn without regard to classes; 'batch_1', the first official file; or
-  # 'test', the test set, which every result then states.
+  config.data.fallback = ""  # dataset to train on if `name` is unavailable; '' for none
+  # Validation examples, taken out of the training set: a fraction or a count, drawn with
+  # split_seed and stratified; 0 for none; 'last:0.2' for the last fifth in official order, as in
+  # Keras' validation_split; 'random:0.2' for a fifth drawn without regard to classes; 'batch_1' for
+  # the first official file; or 'test' for the test set, which all results then state.
   config.data.validation = ml_collections.FieldReference(0.1, field_type=object)
-  config.data.split_seed = 0  # of the validation split; runs with different `seed` share a split
-  config.data.train_examples = 0  # train on this many examples, stratified; 0 is all
-  config.data.epoch_examples = 0  # repeat a small dataset whole until an epoch has about as many
-  # Train on one official file after the other, each for an equal share of the epochs.
+  config.data.split_seed = 0  # seed of the validation split; runs that differ in `seed` share it
+  config.data.train_examples = 0  # train on this many examples, stratified; 0 for all
+  config.data.epoch_examples = 0  # repeat a small dataset whole until an epoch has about this many
+  # Train on one official file after another, each for an equal share of the epochs.
   config.data.file_by_file = False
-  config.data.normalize = "standardize"  # by channel mean and deviation; 'unit' is pixels / 255
-  # Datasets of up to this size live on each device. Larger ones are streamed.
+  config.data.normalize = "standardize"  # by channel mean and deviation; 'unit' for pixels / 255
+  # Datasets up to this size are kept on each device. Larger ones are streamed.
   config.data.resident_bytes = 2 * 1024**3
-  config.data.workers = 0  # processes that read ahead when streaming; 0: threads, mostly faster
+  config.data.workers = 0  # processes that read ahead when streaming; 0: threads, usually faster
 
   # Transforms of training images, in order: 'random_crop(padding=4) | random_flip()'.
   # docs/catalogue.md lists the names.
   config.augment = ""
 
-  # Transforms of the images that are evaluated or predicted, in the same words. '' is none, as
-  # usual. cifar_jax/augment/evaluation.py says what such a chain may do.
+  # Transforms of the images that are evaluated or predicted, written like `augment`; usually '',
+  # none. cifar_jax/augment/evaluation.py explains which transforms are allowed.
   config.eval_transform = ""
 
   config.loss = ml_collections.ConfigDict()
-  config.loss.label_smoothing = 0.0  # this share of each label is spread over all classes
+  config.loss.label_smoothing = 0.0  # fraction of each label that is spread over all classes
   # ((pattern, coefficient), ...): add coefficient * sum(w ** 2) for each parameter, as Keras'
   # kernel_regularizer does. PyTorch's SGD(weight_decay=d) is (('', d / 2),).
   config.loss.l2 = ()
 
   config.optimizer = ml_collections.ConfigDict()
   config.optimizer.name = "sgd"  # docs/catalogue.md lists the names
-  config.optimizer.learning_rate = 0.1  # the schedule's highest, or first
+  config.optimizer.learning_rate = 0.1  # the schedule's highest or first rate
   config.optimizer.weight_decay = 0.0  # decoupled: w -= learning_rate * weight_decay * w
   config.optimizer.freeze = ()  # patterns of parameters that never change
-  config.optimizer.lr_multipliers = ()  # ((pattern, factor), ...) of the learning rate
-  config.optimizer.freeze_after = ()  # ((pattern, epochs), ...): parameters change no more after
-  config.optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 is no clipping
+  config.optimizer.lr_multipliers = ()  # ((pattern, factor), ...): scale the learning rate
+  config.optimizer.freeze_after = ()  # ((pattern, epochs), ...): freeze after that many epochs
+  config.optimizer.clip_norm = 0.0  # largest global norm of the gradient; 0 for no clipping
 
   config.schedule = ml_collections.ConfigDict()
   config.schedule.name = "constant"  # docs/catalogue.md lists the names
 
-  # Decay of the moving average of weights and statistics that is evaluated instead; 0 is none.
+  # Decay of a moving average of weights and statistics, evaluated in their place; 0 for none.
   config.ema_decay = 0.0
 
   # Lookahead keeps a slow copy of weights and statistics. After every `every` steps the copy and
   # the weights both become d * slow + (1 - d) * fast, where d = decay * (fraction of the run) **
-  # power. The last step of num_epochs ends with the slow weights. Earlier epochs evaluate the fast
-  # ones, and may select them. 0 is no Lookahead.
+  # power. The last step of num_epochs ends with the slow weights. Earlier epochs are evaluated,
+  # and may be selected, with the fast ones. every = 0 turns Lookahead off.
   config.lookahead = ml_collections.ConfigDict()
   config.lookahead.every = 0  # steps
   config.lookahead.decay = 0.5
   config.lookahead.power = 0.0
 
-  # Train on the `keep` examples of each batch that a proxy network finds hardest; 0 is on all. The
+  # Train on the `keep` examples of each batch that a proxy network finds hardest; 0 for all. The
   # proxy learns from the same examples in every `learn_every`-th step. See
   # cifar_jax/training/hard_examples.py.
   config.proxy = ml_collections.ConfigDict()
@@ -127,8 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.plateau.patience = 10  # epochs
   config.plateau.min_delta = 1e-4
   config.plateau.cooldown = 0  # epochs
-  # Reductions stop at min_lr / optimizer.learning_rate of the schedule's rate, so with a schedule
-  # that decays the learning rate may fall below min_lr.
+  # All reductions together leave at least min_lr / optimizer.learning_rate of the schedule's rate.
+  # With a schedule that decays, the learning rate may therefore fall below min_lr.
   config.plateau.min_lr = 0.0
 
   # Stop when the monitored metric stops improving; monitor '' is off.
@@ -138,8 +138,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.early_stopping.patience = 10  # epochs
   config.early_stopping.min_delta = 0.0
 
-  # Stop if an epoch's training loss exceeds `factor` times the median of the last `epochs` before
-  # it; 0 is never. Several seeds are judged by their mean.
+  # Stop if an epoch's training loss exceeds `factor` times the median over the previous `epochs`
+  # epochs; 0 for never. With several seeds, the mean of the finite losses counts.
   config.stop_on_spike = ml_collections.ConfigDict()
   config.stop_on_spike.factor = 0.0
   config.stop_on_spike.epochs = 5
@@ -151,25 +151,25 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.evaluate_train = False  # evaluate the selected weights on the training examples too
 
-  # Test-time augmentation: also test the selected weights on several views of each image, such as
-  # 'flip' or 'multicrop' (cifar_jax/augment/test_time.py); '' is none.
+  # Test-time augmentation, such as 'flip' or 'multicrop': also test the selected weights on several
+  # views of each image (cifar_jax/augment/test_time.py); '' for none.
   config.tta = ""
 
   config.checkpoint_every = 1  # epochs; the last epoch is always saved
-  # Keep the checkpoint after every `keep_every` epochs for good, to fork a run from it; 0 is none.
-  # One of resnet18 with momentum takes 134 MB.
+  # Keep a checkpoint for good after every `keep_every` epochs, to fork runs from; 0 for none. A
+  # checkpoint of resnet18 with momentum takes 134 MB.
   config.keep_every = 0
 
-  # Less memory: compute the blocks of residual networks again in the backward pass instead of
-  # keeping what is within them: the same mathematics, in more time. It saves nothing on CPU.
+  # Save memory: recompute the blocks of residual networks in the backward pass instead of keeping
+  # their activations. The mathematics is the same, but takes more time. It saves nothing on CPU.
   config.remat = False
-  # Less memory: divide the batch into passes of this many examples, over all devices, and take the
-  # mean of their gradients; 0 is one pass. Batch norm then normalises by the statistics of a pass.
+  # Save memory: divide the batch into passes of this many examples, over all devices, and average
+  # their gradients; 0 for one pass. Batch norm then normalises by the statistics of each pass.
   config.microbatch = 0
 
-  # Steps in one compiled program. 0 is an epoch on accelerators, and one step on CPU or if images
-  # are streamed. Where the CPU kernels cannot be compiled, XLA computes the convolutions, and takes
-  # about 100 times as long inside a loop.
+  # Steps per dispatch, one call of a compiled program. 0 means an epoch on accelerators, but one
+  # step on CPU or if images are streamed. Where the CPU kernels cannot be compiled, XLA computes
+  # the convolutions, which takes about 100 times as long inside a loop.
   config.steps_per_dispatch = 0
 
   return config

@@ -5,10 +5,10 @@
 The recipe of most CIFAR code bases: PyTorch's SGD with Nesterov momentum, cosine decay after a
 short warm-up, crop and flip, and a weight decay of 5e-4 on all parameters.
 
-Expected: 95.28 % test accuracy is published for this network, the mean of 5 runs (DeVries & Taylor
-2017, arXiv:1708.04552, without cutout): 200 epochs on all 50,000 training images, the learning rate
-in steps, crops with a black border, PyTorch's initialisation. Ours, with 60 epochs on 45,000
-images: not run.
+Expected: the published test accuracy of this network is 95.28 %, the mean of 5 runs (DeVries &
+Taylor 2017, arXiv:1708.04552, without cutout), in 200 epochs on all 50,000 training images, with a
+learning rate that falls in steps, crops with a black border, and PyTorch's initialisation. Ours,
+with 60 epochs on 45,000 images: not run.
 """
 
 import ml_collections

@@ -5,8 +5,8 @@
 This is resnet18's recipe with cutout (DeVries & Taylor 2017, arXiv:1708.04552).
 
 Expected: the paper's test accuracy is 96.01 %, the mean of 5 runs, against 95.28 % without cutout,
-with 200 epochs on all 50,000 training images and a learning rate in steps. Ours, with 60 epochs on
-45,000 images: not run.
+with 200 epochs on all 50,000 training images and a learning rate that falls in steps. Ours, with 60
+epochs on 45,000 images: not run.
 
 configs/sweeps/resnet18_short.py searches for the shortest schedule that reaches 95 or 96 %.
 """

@@ -4,8 +4,9 @@
 
 This is wrn28_10's recipe with a network of less than a third of the size.
 
-Expected: the paper's test accuracy is 95.73 % on all 50,000 training images (table 4), with the
-learning rate in steps, crop and flip, no cutout. No figure is known for this recipe. Ours: not run.
+Expected: the paper's test accuracy is 95.73 % with all 50,000 training images (table 4), a learning
+rate that falls in steps, crop and flip, and no cutout. No figure is known for this recipe. Ours:
+not run.
 """
 
 import ml_collections

@@ -11,7 +11,8 @@ Expected test accuracy, published for all 50,000 training images:
 - 97.4 % with a similar recipe, the mean of 5 runs and the better of 200 and 400 epochs (Foret et
   al. 2021, arXiv:2010.01412, table 1, without SAM). There a batch has 256 images with the same
   hole, each device has separate batch statistics, and the shortcuts have no parameters.
-- 96.92 % with cutout, dropout and the learning rate in steps, the mean of 5 (DeVries & Taylor).
+- 96.92 % with cutout, dropout and a learning rate that falls in steps, the mean of 5 (DeVries &
+  Taylor).
 - 96.00 % without cutout, the median of 5 (Zagoruyko & Komodakis).
 
 Ours: not run. This config holds out 5,000 images for validation. To train on all of them, add

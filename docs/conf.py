@@ -1,8 +1,8 @@
-"""Sphinx' configuration of the documentation site; `make docs` builds it into docs/_build.
+"""Sphinx configuration of the documentation site, which `make docs` builds into docs/_build.
 
-The pages are the Markdown files of this folder, and read well without Sphinx. Links to files of the
-repository that are no pages become the files' names. reference.py writes the pages of the reference
-from the code, and makes reStructuredText of docstrings, which are plain text.
+The pages are the Markdown files of this folder, which are also readable without Sphinx. A link to a
+repository file that is not a page of the site becomes the name of the file. reference.py writes the
+reference pages from the code and converts the plain-text docstrings to reStructuredText.
 """
 
 import os
@@ -25,15 +25,15 @@ extensions = [
   "sphinx.ext.viewcode",
   "sphinx_copybutton",
 ]
-exclude_patterns = ["_build", "jupyter_execute"]  # where myst-nb writes
+exclude_patterns = ["_build", "jupyter_execute"]  # the output of Sphinx and of myst-nb
 html_theme = "furo"
 html_title = "cifar-jax"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
-nb_execution_mode = "off"  # the tour keeps its output, see execute.py
+nb_execution_mode = "off"  # execute.py stores the output of the tour
 nb_merge_streams = True
 myst_heading_anchors = 3
-myst_enable_extensions = ["html_image"]  # <img> becomes an image of the site, or a warning
+myst_enable_extensions = ["html_image"]  # <img> tags become images of the site, or warnings
 default_role = "literal"
 highlight_language = "none"
 smartquotes = False
@@ -41,19 +41,19 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
-napoleon_use_ivar = True  # fields are listed by their class alone
+napoleon_use_ivar = True  # lists fields only in the docstring of their class
 suppress_warnings = ["ref.python"]  # several modules have a field of the same name
 
-# Pages that lie outside of this folder, by the page that includes them.
+# Files outside this folder, with the pages that include them.
 _PAGES = {"README.md": "index.md", "WORKSPACE.md": "design.md", "CHANGELOG.md": "changelog.md"}
 _LINK = re.compile(r"\[([^\]\[]*)\]\(([^)\s]+)\)")
 
 
 def _rewrite(text: str, folder: pathlib.Path, page: pathlib.Path) -> str:
-  """Return a page's text with the links that its place on the site needs.
+  """Return a page's text with its links adapted to the site.
 
   Args:
-    folder: the folder that the text's relative links start from.
+    folder: the folder that the links in the text are relative to.
     page: the folder of the page that shows the text.
   """
 
@@ -68,8 +68,8 @@ def _rewrite(text: str, folder: pathlib.Path, page: pathlib.Path) -> str:
     target = ROOT / "docs" / _PAGES[name] if name in _PAGES else target
     if target.is_relative_to(ROOT / "docs"):
       return f"[{label}]({os.path.relpath(target, page)}{anchor})"
-    # Other files are only named: the site is built from a checkout and has no address for them.
-    if label == target.stem:  # as the configs in the tables of results
+    # Show only the names of other files: the site has no address for them.
+    if label == target.stem:  # such as a config in a table of results
       return f"`{label}`"
     return f"`{name}`" if label.strip("`/") in name else f"{label} (`{name}`)"
 

@@ -1,7 +1,7 @@
-"""Execute the tour, and keep its output in docs/tour.ipynb.
+"""Execute the tour and store its output in docs/tour.ipynb.
 
-python docs/execute.py            the whole tour, some minutes; writes the notebook
-python docs/execute.py --quick    in small, to check that every cell runs; writes nothing
+python docs/execute.py            run the whole tour (some minutes) and write the notebook
+python docs/execute.py --quick    run a small version to check every cell; write nothing
 """
 
 import argparse
@@ -19,7 +19,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--quick", action="store_true", help="in small, and write nothing")
+  parser.add_argument("--quick", action="store_true", help="run a small version and write nothing")
   options = parser.parse_args()
   if options.quick:
     os.environ["TOUR_QUICK"] = "1"

@@ -1,7 +1,7 @@
-"""Write the pages of the site's reference: the fields of a config, and the modules.
+"""Write the reference pages of the site: the fields of a config, and the modules.
 
-Everything is read from the code: fields, defaults and their comments from configs/default.py, and
-the modules from the packages. Sphinx' autodoc then adds their docstrings.
+Everything is read from the code: the fields with their defaults and comments from
+configs/default.py, the modules from the packages. Sphinx's autodoc then adds the docstrings.
 """
 
 import inspect
@@ -12,22 +12,22 @@ import tokenize
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# The packages of the reference, and what each is.
+# The packages in the reference, with a description of each.
 PACKAGES = {
   "cifar_jax": "data, augmentation, optimization, training, run folders",
   "models": "the networks",
-  "analysis": "what uses a trained network",
-  "tuning": "searches that train",
-  "trust": "what can be believed of a run",
+  "analysis": "uses of a trained network",
+  "tuning": "sweeps and the learning-rate range test",
+  "trust": "checks of how far results can be trusted",
   "serve": "the live page and its endpoints",
 }
 
 
 class Section(NamedTuple):
-  """A section of the config: its name ('' for the run's own fields), text and fields.
+  """A section of the config: its name ('' for the top-level fields), text and fields.
 
   Attributes:
-    fields: name, default and meaning; the meaning is empty where the section's text says it.
+    fields: name, default and meaning; the meaning is empty if the section's text explains it.
   """
 
   name: str
@@ -38,7 +38,8 @@ class Section(NamedTuple):
 def config_sections() -> list[Section]:
   """Return the fields of a config, as configs/default.py lists and explains them.
 
-  The comment above a section is its text. The comment above a field, or behind it, is the field's.
+  The comment above a section is its text. The comment above a field, or after it on the same line,
+  is its meaning.
   """
   sections: dict[str, Section] = {"": Section("", "", [])}
   comment = ""
@@ -70,7 +71,7 @@ def _split_comment(line: str) -> tuple[str, str]:
 
 
 def _default(value: str) -> str:
-  """Return a default as a user writes it."""
+  """Return a default as a user would write it."""
   value = value.removeprefix("ml_collections.FieldReference(").split(", field_type", 1)[0]
   return "(arguments)" if value.startswith("ml_collections.ConfigDict()") else value
 
@@ -80,9 +81,10 @@ def configuration_page() -> str:
   lines = [
     "# Fields of a config",
     "",
-    "Made from [configs/default.py](../../configs/default.py). A flag sets a field:",
-    "`--config.batch_size=256`. Arguments of a name, such as `--config.schedule.warmup_epochs=5`,",
-    "are further fields of its section; [What a config can name](../catalogue.md) lists the names.",
+    "This page is made from [configs/default.py](../../configs/default.py). A flag sets a field:",
+    "`--config.batch_size=256`. The arguments of a named part, such as",
+    "`--config.schedule.warmup_epochs=5`, are further fields of its section;",
+    "[What a config can name](../catalogue.md) lists the names.",
   ]
   for section in config_sections():
     title = f"`{section.name}`" if section.name else "The run"
@@ -94,7 +96,7 @@ def configuration_page() -> str:
 
 
 def _markdown(text: str) -> str:
-  """Return a comment as Markdown: quoted names are code, and nothing else means anything."""
+  """Return a comment as Markdown: quoted names become code, and other markup is escaped."""
   parts = re.split(r"(`[^`]+`|'[^' ]*')", text)
   return "".join(
     f"`{part.strip('`')}`" if i % 2 else re.sub(r"([*_|\\<>])", r"\\\1", part)
@@ -103,7 +105,7 @@ def _markdown(text: str) -> str:
 
 
 def module_names(package: str) -> list[str]:
-  """Return the modules of a package that the reference shows, by name."""
+  """Return the names of a package's modules that the reference shows."""
   files = sorted((ROOT / package).glob("**/*.py"))
   names = [".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files]
   return [name.removesuffix(".__init__") for name in names if not name.endswith("__main__")]
@@ -126,7 +128,7 @@ def module_page(package: str, meaning: str) -> str:
 
 
 def write(folder: pathlib.Path) -> None:
-  """Write the pages into a folder, and leave those that are the same unchanged."""
+  """Write the pages to a folder; do not touch those whose content is the same."""
   folder.mkdir(exist_ok=True)
   pages = {"configuration": configuration_page()}
   pages |= {
@@ -144,11 +146,11 @@ _SECTION = re.compile(r"(Args|Attributes|Returns|Yields|Raises):$")
 def process_docstring(
   app: object, what: str, name: str, subject: object, options: object, lines: list[str]
 ) -> None:
-  """Make reStructuredText of a docstring, in place, before napoleon reads its sections.
+  """Convert a docstring to reStructuredText, in place, before napoleon reads its sections.
 
-  Indented paragraphs become literal blocks, lines `argument: meaning` without a heading become a
-  section, and characters that mean something to reStructuredText are escaped. What Python says of a
-  NamedTuple's fields, "Alias for field number 0", is left out.
+  Indented paragraphs become literal blocks, lines `argument: meaning` without a heading become an
+  `Args` section, and special characters of reStructuredText are escaped. Python's docstrings of
+  NamedTuple fields, "Alias for field number 0", are left out.
   """
   parameters = set(inspect.signature(subject).parameters) if inspect.isfunction(subject) else set()
   result: list[str] = []
@@ -162,7 +164,7 @@ def process_docstring(
       continue
     paragraph = [_escape(line) for line in paragraph]
     if paragraph[0] in ("Returns:", "Yields:"):
-      # Without an empty line napoleon takes what precedes a colon for a type.
+      # Without an empty line, napoleon takes the text before a colon for a type.
       paragraph.insert(1, "  \\ ")
     if not in_section and set(re.split(r", ", paragraph[0].partition(":")[0])) <= parameters:
       paragraph = ["Args:", *("  " + line for line in paragraph)]
@@ -171,7 +173,7 @@ def process_docstring(
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:
-  """Return the groups of lines that blank lines separate."""
+  """Return the groups of lines that are separated by blank lines."""
   groups: list[list[str]] = [[]]
   for line in lines:
     if line.strip():
@@ -182,7 +184,7 @@ def _paragraphs(lines: list[str]) -> list[list[str]]:
 
 
 def _escape(line: str) -> str:
-  """Escape what lies outside of backquotes."""
+  """Escape the special characters outside backquotes."""
   parts = re.split(r"(`[^`]*`)", line)
   return "".join(
     part if part.startswith("`") else re.sub(r"([*|])|(?<=\w)(_)(?=\W|$)", r"\\\g<0>", part)

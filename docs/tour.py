@@ -5,9 +5,9 @@
 # %% [markdown]
 # # A tour
 #
-# From CIFAR-10 to a trained network, its predictions, what it looks at, and a comparison of two
-# experiments: about five minutes on two CPU cores with bfloat16 units, with CIFAR-10 prepared
-# (`--mode=prepare`). Everything here also has a command, which is named beside it.
+# This notebook trains a network on CIFAR-10, shows its predictions and the evidence for them, and
+# compares two experiments. It takes about five minutes on two CPU cores with bfloat16 units if
+# CIFAR-10 is already prepared (`--mode=prepare`). Each step also has a command, named next to it.
 
 # %%
 import os
@@ -31,8 +31,8 @@ workdir = pathlib.Path(tempfile.mkdtemp(prefix="tour_"))
 # %% [markdown]
 # ## An experiment is a config
 #
-# A file of `configs/` returns all fields of an experiment. Here it is the quick start's, with fewer
-# epochs. [Every field](reference/configuration.md) has a default and an explanation.
+# A file in `configs/` returns all fields of an experiment. The one used here is the quick start's,
+# with fewer epochs. [Every field](reference/configuration.md) has a default and an explanation.
 
 # %%
 config = quickstart.get_config()
@@ -59,8 +59,8 @@ Image(filename=str(dataset_picture.draw_dataset(config, workdir / "dataset.png")
 #
 # `python main.py --config=configs/quickstart.py --workdir=/tmp/run`
 #
-# The run folder gets the config, a line of metrics for each epoch, checkpoints, curves and results.
-# If this is stopped, the same call resumes.
+# Training writes the config, a line of metrics for each epoch, checkpoints, curves and results to
+# the run folder. If it is stopped, the same call resumes it.
 
 # %%
 import train
@@ -75,7 +75,7 @@ Image(filename=str(workdir / "flips" / "plots" / "learning_curves.png"), width=7
 # %% [markdown]
 # ## Predict
 #
-# `python main.py --mode=predict --workdir=/tmp/run photo.jpg` does this for image files.
+# `python main.py --mode=predict --workdir=/tmp/run photo.jpg` does the same for image files.
 
 # %%
 from analysis import load_run
@@ -108,7 +108,7 @@ Image(filename=str(pictures["features.png"]), width=720)
 # %% [markdown]
 # ## Change one thing
 #
-# A second experiment without augmentation. Both runs have the same seed, so they begin with the
+# The second experiment has no augmentation. Both runs have the same seed, so they begin with the
 # same weights and see the images in the same order.
 
 # %%
@@ -121,8 +121,8 @@ print(results.summarize(train.train_and_evaluate(config, str(workdir / "no_flips
 # `python main.py --mode=compare /tmp/run /tmp/other`
 #
 # With one seed each, the comparison counts the validation images that only one of the two networks
-# classifies correctly, and asks how likely such counts are if both are equally good. Several seeds
-# allow more: [what can be believed](trust.md).
+# classifies correctly, and computes how likely such counts are if both are equally good. Several
+# seeds allow stronger conclusions: see [how far results can be trusted](trust.md).
 
 # %%
 from trust import compare

@@ -7,8 +7,8 @@ if nvidia-smi -L >/dev/null 2>&1; then
   echo cuda
   exit
 fi
-# TPUs up to v4 have the device accel0. Newer ones are behind VFIO, as devices of other makers may
-# be, so the maker is looked up too: 0x1ae0 is Google's number on the PCI bus.
+# TPUs up to v4 have the device accel0. Newer ones are behind VFIO, as devices of other vendors may
+# be, so the vendor is checked too: 0x1ae0 is Google's PCI vendor ID.
 for device in "$root"/dev/accel0 "$root"/dev/vfio/[0-9]*; do
   if [ -e "$device" ] &&
     { [ "$device" = "$root/dev/accel0" ] ||

@@ -3,10 +3,11 @@
   python launch/local.py --processes=2 --devices=4 -- python main.py --config=… --workdir=…
 
 The launcher adds --coordinator_address, --num_processes and --process_id to the command. With
---devices each process gets that number of virtual CPU devices; without, process i gets accelerator
-i of this machine. Each line of output is prefixed with the number of its process. SIGTERM and
-SIGINT are passed on to all processes. When a process fails, the others have a minute to report the
-failure and exit before they are killed. The exit code is that of the first process that failed.
+--devices each process gets that number of virtual CPU devices; without it, process i gets
+accelerator i of this machine. Each line of output is prefixed with the number of its process.
+SIGTERM and SIGINT are passed on to all processes. When a process fails, the others have a minute to
+report the failure and exit before they are killed. The exit code is that of the first process that
+failed.
 """
 
 import argparse
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def start(
   command: Sequence[str], num_processes: int, devices: int | None
 ) -> list[subprocess.Popen[bytes]]:
-  """Start `command` in several processes, each in its process group, with piped output.
+  """Start `command` in several processes, each in a process group of its own, with piped output.
 
   Args:
     num_processes: number of processes.
@@ -86,7 +87,7 @@ def start(
 
 
 def environment(base: Mapping[str, str], index: int, devices: int | None) -> dict[str, str]:
-  """Return the variables of process `index`, which select its share of the devices."""
+  """Return the environment of process `index`, which selects its share of the devices."""
   if devices is None:
     return {**base, "JAX_LOCAL_DEVICE_IDS": str(index)}
   flags = f"{base.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
@@ -96,8 +97,8 @@ def environment(base: Mapping[str, str], index: int, devices: int | None) -> dic
 def wait(processes: Sequence[subprocess.Popen[bytes]], grace: float) -> int:
   """Wait for all processes; return the exit code of the first that failed, else 0.
 
-  After a failure the others have `grace` seconds before they are killed. A process that a signal
-  ended counts as 128 + signal, as in a shell.
+  After a failure the others have `grace` seconds before they are killed. The exit code of a process
+  killed by a signal is 128 + signal, as in a shell.
   """
   code, deadline = 0, None
   running = list(processes)

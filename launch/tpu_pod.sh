@@ -3,7 +3,7 @@
 # workers from the machine's metadata.
 #
 #   launch/tpu_pod.sh create                      requests the slice and waits until it is active
-#   launch/tpu_pod.sh setup                       copies this checkout to every worker, installs it
+#   launch/tpu_pod.sh setup                       installs this checkout on every worker
 #   launch/tpu_pod.sh run --config=configs/resnet18.py --workdir=gs://bucket/run
 #   launch/tpu_pod.sh stop                        asks the run to save and exit, as Ctrl-C does
 #   launch/tpu_pod.sh delete                      deletes the slice
@@ -17,7 +17,7 @@ set -euo pipefail
 NAME=${NAME:-cifar-jax}
 TYPE=${TYPE:-v4-16}                      # accelerator type: v4-16 is two hosts of four chips
 VERSION=${VERSION:-tpu-ubuntu2204-base}  # runtime version; each TPU generation has its own
-SPOT=${SPOT:-}                           # not empty: cheaper, and may be preempted
+SPOT=${SPOT:-}                           # not empty: cheaper, but may be preempted
 where=(--project="$PROJECT" --zone="$ZONE")
 
 on_every_worker() {
@@ -49,8 +49,8 @@ case "${1:-}" in
     ;;
   run)
     shift
-    # Ctrl-C must reach this script alone: the workers would not notice the end of the connection,
-    # and would train on.
+    # Ctrl-C must reach this script alone. If it ended the connection, the workers would not notice
+    # and would continue to train.
     (
       trap '' INT
       on_every_worker "cifar-jax/launch/tpu_worker.sh run $(printf '%q ' "$@")"

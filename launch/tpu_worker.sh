@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each worker: setup, run, stop.
+# The commands that launch/tpu_pod.sh runs on each worker: setup, run, stop.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-has_python() {  # whether a Python is recent enough and can make environments
+has_python() {  # whether some Python is recent enough and can create environments
   local name
   for name in python3 python3.13 python3.12 python3.11; do
     "$name" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null &&

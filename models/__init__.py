@@ -11,12 +11,12 @@ All models have the same interface:
   logits = model.apply(variables, images, train=False)
 
 images: [batch, height, width, channels], normalised floats; logits: [batch, num_classes] float32,
-before the softmax. Parameters and batch statistics are float32. The computation between them runs
-in the model's `dtype`.
+before the softmax. Parameters and batch statistics are float32. The computation itself runs in the
+model's `dtype`.
 
 `init` needs only the shape of the images, with one exception: a class with the attribute
-`INIT_IMAGES`, a number, computes parameters from the images. A run passes `init` that many of its
-training images.
+`INIT_IMAGES` computes parameters from the images. Its value is the number of training images that a
+run passes to `init`.
 
 Modules with the attribute `RECOMPUTED = True` are the blocks that `config.remat` computes again in
 the backward pass. Their calls take arrays only.
@@ -41,7 +41,7 @@ ModelFactory = TypeVar("ModelFactory", bound=Callable[..., nn.Module])
 # By name: a factory, and the arguments that the name fixes.
 _REGISTRY: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {}
 
-# What every model receives, whether its factory names them or takes them as **common.
+# The arguments that every model receives, whether its factory names them or takes **common.
 _COMMON = ("num_classes", "dtype", "axis_name", "sync_bn")
 
 # By the type of an argument's default: the types that a config may set, and their description.
@@ -98,13 +98,13 @@ def create(
     config_model: the section `config.model`. `name` is one of `list_names()`. With `sync_bn`
       (default True) batch statistics are taken over the whole axis `axis_name`, otherwise over each
       device's rows. `pretrained` is ignored here (see transfer.py). The rest are the model's
-      arguments. None stands for an argument's default; an argument set to None need not exist.
+      arguments. None stands for an argument's default, and is accepted for an unknown argument too.
     num_classes: length of the logits.
     dtype: of the computation; parameters, statistics and logits stay float32.
     axis_name: the pmap axis over which the batch is divided, None outside pmap.
 
   Raises:
-    UserError: a name or argument is unknown, or a value is impossible.
+    UserError: a name or argument is unknown, or a value is invalid.
   """
   fields = {field: value for field, value in dict(config_model).items() if value is not None}
   name = fields.pop("name", None)
@@ -145,7 +145,7 @@ def count_parameters(variables: Variables) -> tuple[int, int]:
   The non-trainable ones are batch norm's moving statistics.
 
   Args:
-    variables: what `model.init` returns, or its shapes from `jax.eval_shape`.
+    variables: the result of `model.init`, or its shapes from `jax.eval_shape`.
   """
   trainable = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
   moving = sum(leaf.size for leaf in jax.tree.leaves(variables.get("batch_stats", {})))

@@ -1,12 +1,13 @@
 """The networks of the CIFAR-10 speedruns of Jordan 2024 (arXiv:2404.00498; cifar10-airbench).
 
-airbench96 is that of the repository since June 2024, which differs from the paper's.
+airbench96 is the version in the repository since June 2024, which differs from the paper's.
 
-A network is a 2×2 convolution that whitens patches, GELU, three groups, the global maximum, a dense
-layer without bias, and logits × 1/9. A group is conv, 2×2 max pooling, batch norm, GELU, then conv,
-batch norm, GELU. In `airbench96` a group has conv, batch norm and GELU once more, and a residual
-connection around its last two convolutions, added before the last GELU. The convolutions of groups
-are 3×3 without biases. Batch norm has a bias, no scale, and epsilon 1e-12. GELU is the exact one.
+A network is a 2×2 convolution that whitens patches, GELU, three groups, the global maximum, and a
+dense layer without bias, whose outputs × 1/9 are the logits. A group is conv, 2×2 max pooling,
+batch norm, GELU, then conv, batch norm, GELU. In `airbench96` a group has conv, batch norm and GELU
+once more, and a residual connection around its last two convolutions, added before the last GELU.
+The convolutions of groups are 3×3 without biases. Batch norm has a bias, no scale, and epsilon
+1e-12. GELU is exact.
 
   model       widths       batch norm's momentum    parameters at 10 classes
   airbench94  64-256-256   0.6                      1,971,640
@@ -14,18 +15,19 @@ are 3×3 without biases. Batch norm has a bias, no scale, and epsilon 1e-12. GEL
   airbench96  128-384-512  0.9 (PyTorch's default)  9,915,704
 
 The table counts all parameters. The recipes never train the 288 of the whitening kernel
-(`optimizer.freeze=('whiten/kernel',)`), and its bias only at first (`optimizer.freeze_after`).
+(`optimizer.freeze=('whiten/kernel',)`), and train its bias only at first
+(`optimizer.freeze_after`).
 
 Initialisation: the whitening kernel is computed from the images that `init` receives, which must be
 normalised training images (`INIT_IMAGES` of them, as published). The first outputs of a group's
 convolution, one for each input, copy the inputs (PyTorch's `dirac_`). The other outputs, and the
 dense layer, are drawn from PyTorch's default, U(±1/√fan-in). The whitening's bias starts at 0, or
-in `airbench94_muon` from PyTorch's default.
+in `airbench94_muon` is drawn from PyTorch's default.
 
 Differences from the published code: the moving variance is the biased one, not PyTorch's unbiased
-(a relative difference of 1e-4 at 1,024 examples). The last pooling covers everything that is left,
-which at 32 pixels is the published 3×3, so larger images work too. The computation is in bfloat16
-or float32, not float16.
+(a relative difference of 1e-4 at 1,024 examples). The last pooling covers the whole remaining
+image, which at 32 pixels is the published 3×3, so larger images work too. The computation is in
+bfloat16 or float32, not float16.
 """
 
 import functools
@@ -48,8 +50,8 @@ def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax
   """Return a kernel that whitens the images' patches: their scaled eigenvectors and negatives.
 
   The eigenvectors are those of the patches' second moments, without subtracting the mean. Each is
-  divided by the square root of its eigenvalue + eps. The first half of the outputs of a convolution
-  with this kernel has the identity as its second moments (less where eps matters).
+  divided by the square root of its eigenvalue + eps. The second moments of the first half of the
+  outputs of a convolution with this kernel are the identity (less where eps matters).
 
   Args:
     images: [n, height, width, channels], normalised.
@@ -71,7 +73,7 @@ def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax
 
 
 def dirac(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-  """Return a kernel whose first outputs copy the inputs, the others drawn from U(±1/√fan-in).
+  """Return a kernel whose first outputs copy the inputs; the rest is drawn from U(±1/√fan-in).
 
   Args:
     shape: (height, width, inputs, outputs), with odd height and width.
@@ -84,7 +86,7 @@ def dirac(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) 
 
 
 class Whitening(nn.Module):
-  """A 2×2 convolution with bias and no padding, whose initial kernel whitens its images."""
+  """A 2×2 convolution with bias and no padding, whose initial kernel whitens the images."""
 
   dtype: jnp.dtype
   draw_bias: bool = False
@@ -94,13 +96,13 @@ class Whitening(nn.Module):
     kernel = self.param("kernel", lambda key: whitening_kernel(images.astype(jnp.float32)))
     bias_init = _draw_whitening_bias if self.draw_bias else nn.initializers.zeros
     bias = self.param("bias", bias_init, kernel.shape[-1:])
-    # In float32: rounded patches and eigenvectors would not be white.
+    # In float32, because rounded patches and eigenvectors would not whiten.
     x = convolve(images.astype(jnp.float32), kernel, bias, padding="VALID")
     return x.astype(self.dtype)
 
 
 def _draw_whitening_bias(key: jax.Array, shape: Sequence[int]) -> jax.Array:
-  """Return draws from U(±1/√fan-in). The whitening has twice as many outputs as inputs."""
+  """Return draws from U(±1/√fan-in). The fan-in is half the number of outputs."""
   (outputs,) = shape
   limit = (outputs / 2) ** -0.5
   return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
@@ -139,7 +141,7 @@ class Airbench(nn.Module):
     momentum: of batch norm's moving statistics.
     scale: factor of the logits.
     unit_head: start the dense layer's kernel at standard deviation 1.
-    draw_whitening_bias: start the whitening's bias from PyTorch's default and not at 0.
+    draw_whitening_bias: draw the whitening's bias from PyTorch's default instead of starting at 0.
   """
 
   INIT_IMAGES = 5000  # see models/__init__.py

@@ -9,12 +9,12 @@ regulariser.
 The report does not state everything. Chosen here:
 
 - Kernel size: 3×3, as printed for the residual network.
-- Padding of the convolutions: an argument. The report prints 'same' wherever it uses it, for the
-  residual network and inside the inception block, and nothing for the stages of the other two
-  networks, so there Keras' default, 'valid', is the likelier; with it a run comes close to the
-  report's figures (report001_basic_cnn_128). The configs have 'valid' there.
-- Widths inside the inception block: those of the stage, for all six convolutions. The report takes
-  the hidden layer sizes from its grid search, which chose 256, and names no other size.
+- Padding of the convolutions: an argument. The report prints 'same' wherever it uses it, in the
+  residual network and inside the inception block. It prints nothing for the stages of the other two
+  networks, so there Keras' default, 'valid', is the likelier. The configs have 'valid' there; with
+  it a run comes close to the report's figures (report001_basic_cnn_128).
+- Widths inside the inception block: the stage's, for all six convolutions. The report takes the
+  hidden layer sizes from its grid search, which chose 256, and names no other size.
 - Learning rate of the inception and residual networks: that of the basic CNN, 1e-5.
 - Pooling of the inception block: stride 1 and padding 'same'. Otherwise the four parts have
   different sizes and cannot be concatenated.
@@ -23,9 +23,10 @@ The report's listing of the residual network lost its underscores and parts of s
 reading agrees with the text ("two residual blocks"), and every shape fits:
 `in1 -> out1 = norm(pool(relu(conv(in1))))`, `in2 = out1 + conv1x1(in1, stride 2)`, and the same
 from in2 to in3. In the damaged listing, `residual_2 = input_` has no strided convolution, but such
-an input cannot be added to an output of half its size. What is legible of another line contradicts
+an input cannot be added to an output of half its size. The legible part of another line contradicts
 this reading: the second pooling takes `output___1`, not `output___2`, which drops the second
-convolution from the network. `residual_cnn_as_printed` follows it, with the strided convolution.
+convolution from the network. `residual_cnn_as_printed` follows that line, but has the strided
+convolution.
 """
 
 import functools
@@ -35,7 +36,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool by one of fewer arguments
+from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool, with fewer arguments
 
 from cifar_jax import registry
 from cifar_jax.errors import UserError
@@ -71,7 +72,7 @@ class Inception(nn.Module):
 
 
 class BasicCNN(nn.Module):
-  """Stages of 3×3 convolution, ReLU, pooling and batch norm; dense layers.
+  """Stages of 3×3 convolution, ReLU, pooling and batch norm; then dense layers.
 
   Attributes:
     widths: channels of each stage.
@@ -133,7 +134,7 @@ class BasicCNN(nn.Module):
 
 
 def _check_valid(images: jax.Array, stages: int) -> None:
-  """Raise UserError if `stages` convolutions without padding leave nothing of [batch, h, w, …]."""
+  """Raise UserError if `stages` stages without padding leave nothing of images [batch, h, w, …]."""
   height, width = images.shape[1:3]
   side = min(height, width)
   for _ in range(stages):

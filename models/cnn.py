@@ -1,7 +1,7 @@
 """Plain convolutional networks with Keras' defaults.
 
-Kernels draw from Glorot's uniform distribution and biases start at 0. Batch norm has epsilon 1e-3
-and momentum 0.99. Max pooling is 2×2.
+Kernels are drawn from Glorot's uniform distribution, and biases start at 0. Batch norm has epsilon
+1e-3 and momentum 0.99. Max pooling is 2×2.
 """
 
 import functools

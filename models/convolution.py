@@ -1,4 +1,4 @@
-"""The convolution of all models: by this project's CPU kernels where they apply, else by XLA."""
+"""The convolution of all models: computed by this project's CPU kernels if they apply, else XLA."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ Padding = str | int | Sequence[int | tuple[int, int]]
 
 
 class Conv(nn.Conv):
-  """`nn.Conv` of images, with bias and convolution computed together, for what models here set.
+  """`nn.Conv` for images, computed together with its bias; without dilation and groups.
 
   Attributes:
     features: channels of the result.
@@ -22,7 +22,7 @@ class Conv(nn.Conv):
     strides: rows and columns from one result to the next; one number for both.
     padding: 'SAME', 'VALID', one number for all sides, or ((top, bottom), (left, right)).
     use_bias: whether to add one number for each feature.
-    dtype: what images and kernel are cast to, and the type of the result. Sums are float32 on CPU.
+    dtype: the type to cast images and kernel to, and of the result. Sums are float32 on CPU.
     kernel_init, bias_init: initializers of the parameters, which are float32.
   """
 
@@ -53,7 +53,7 @@ def convolve(
 ) -> jax.Array:
   """Return the convolution of images [batch, height, width, channels], in their type.
 
-  XLA:CPU computes convolutions in float32, whatever their type. The kernels use the processor's
+  XLA:CPU computes convolutions in float32, whatever their type. The CPU kernels use the processor's
   bfloat16 units, and are faster in float32 too (docs/kernels.md).
 
   Without kernels, the gradient of `kernel` needs a transposed copy of `images`. XLA:CPU fuses into
@@ -68,13 +68,13 @@ def convolve(
     kernel: [rows, columns, channels, features], of the same type.
     bias: [features] float32.
     strides: rows and columns from one result to the next.
-    padding: as `Conv` has it.
+    padding: as in `Conv`.
   """
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(images.shape[1:3], kernel.shape[:2], strides, padding)
   rows, columns = (padding, padding) if isinstance(padding, int) else padding
   sides = (_pair(rows), _pair(columns))
-  if kernels.serves(images, kernel):  # chooses by the platform that the program is compiled for
+  if kernels.serves(images, kernel):  # kernels.convolve calls XLA on other platforms than CPU
     kernel_bias = kernels.NO_BIAS if bias is None else bias.astype(jnp.float32)
     return kernels.convolve(images, kernel, kernel_bias, strides, sides)
   if jax.default_backend() == "cpu":
@@ -97,8 +97,9 @@ def dot(
 ) -> jax.Array:
   """Return x [..., inputs] times kernel [inputs, features], with `lax.dot_general`'s arguments.
 
-  On CPU the kernels compute it as a convolution of images of one pixel. XLA:CPU rounds the kernel
-  to bfloat16 and back, and writes its gradient transposed, which the optimizer reads slowly.
+  On CPU, this project's kernels compute it as a convolution of images of one pixel. XLA:CPU would
+  round the kernel to bfloat16 and back, and write its gradient transposed, which the optimizer
+  reads slowly.
   """
   images, filters = x.reshape(-1, 1, 1, x.shape[-1]), kernel[None, None]
   is_dense = dimension_numbers == (((x.ndim - 1,), (0,)), ((), ()))

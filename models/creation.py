@@ -1,4 +1,4 @@
-"""A network with its weights, in one call, and a search of the names."""
+"""Create a network with its weights in one call, and search the networks by name."""
 
 import fnmatch
 from typing import Any
@@ -15,13 +15,13 @@ from models import transfer
 
 
 def search(*patterns: str) -> list[str]:
-  """Return the names of networks that match one of the patterns, sorted; all without a pattern.
+  """Return the sorted names of the networks that match one of the patterns, or all without one.
 
   Args:
     patterns: as in a shell, such as '*resnet*'.
 
   Raises:
-    UserError: a pattern matches none.
+    UserError: a pattern matches no name.
   """
   names = models.list_names()
   for pattern in patterns:
@@ -47,15 +47,15 @@ def create_model(
     num_classes: the length of the logits.
     pretrained: weights to start from, as `config.model.pretrained` names them; '' for initial ones.
       A head for another number of classes keeps its initial values.
-    images: normalised images [n, height, width, channels], whose shape the network is for; by
-      default CIFAR's. A network that computes weights from images (airbench) needs true ones, or
-      `pretrained`.
+    images: normalised images [n, height, width, channels] of the shape that the network is for; by
+      default CIFAR's shape. A network that computes weights from images (airbench) needs real ones,
+      or `pretrained`.
     seed: of the initial weights.
     dtype: of the computation.
     arguments: the network's arguments, which `models.list_arguments(name)` lists.
 
   Raises:
-    UserError: a name, an argument or a weight is unknown, unavailable or impossible.
+    UserError: a name or argument is unknown or invalid, or weights are unavailable or do not fit.
   """
   model = models.create({"name": name, **arguments}, num_classes, dtype)
   count = getattr(model, "INIT_IMAGES", 1)

@@ -2,20 +2,19 @@
 
 A network is a 3×3 convolution of stride 2, batch norm and ELU; one stage for each entry of
 `stages`, with widths 64, 128, 256, …; then 2×2 average pooling, flattening, dropout and a dense
-layer. Convolutions have biases and draw from He's truncated normal distribution (Keras' he_normal).
+layer. Convolutions have biases, and kernels from He's truncated normal distribution (he_normal).
 Batch norm has momentum 0.9 and epsilon 1e-3. Padding is TensorFlow's 'same', which at stride 2 pads
 only the right and the bottom edge. No batch norm stands between the last block and the pooling.
 
 The report prints layers=[2, 2, 2, 2] for ResNet-18 and only names its other networks. Their stages
 here follow He et al. 2016 (arXiv:1512.03385) and the listing's count of layers, 2 × sum + 2: 20 is
 (3, 3, 3) and 110 is (18, 18, 18), in the listing's widths and not the paper's 16-32-64; 50 is
-(3, 4, 6, 3) with bottlenecks. Parameters at 10 classes, which Keras counts alike in the same
-layers: elu_resnet18 11,189,194, elu_resnet20 4,347,722, elu_resnet50 23,584,650, elu_resnet110
-27,639,242.
+(3, 4, 6, 3) with bottlenecks. Parameters at 10 classes, as Keras counts them in the same layers:
+elu_resnet18 11,189,194, elu_resnet20 4,347,722, elu_resnet50 23,584,650, elu_resnet110 27,639,242.
 
 With BOTTLENECK = True the listing cannot run: it gives two kernel sizes for three convolutions, and
 its shortcut has a quarter of the channels of the block's output. The bottlenecks here are those of
-He et al.: kernel sizes 1, 3 and 1, of which the first strides, and a shortcut of 4 × width
+He et al.: kernel sizes 1, 3 and 1, the first convolution strided, and a shortcut of 4 × width
 channels.
 
 For CIFAR-10 the report's text has dropout 0.5 in the blocks and 0.3 before the classifier. For
@@ -26,8 +25,8 @@ The report's penalties are 1e-4 on the convolutions of the blocks and 1e-5 on th
 shortcuts and the last convolution of a bottleneck; the dense layer has none. As a config:
 loss.l2=(('(stem_conv|shortcut_conv|conv3)/kernel$', 1e-5), ('conv.?/kernel$', 1e-4)).
 
-`block` chooses two further kinds of identity block, of which the report tried one and wished to try
-the other:
+`block` offers two further kinds of identity block. The report tried the first and wished to try the
+second:
 
 - 'sparse' is ε-ResNet (Yu, Yu & Ramalingam 2018, arXiv:1804.01661). A block returns x + S(F(x))
   instead of x + F(x), where S(F) is 0 if every response in F lies within ±epsilon, else F. Under
@@ -49,7 +48,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import avg_pool  # by name: jax2onnx replaces nn.avg_pool by one of fewer arguments
+from flax.linen import avg_pool  # by name: jax2onnx replaces nn.avg_pool, with fewer arguments
 
 from cifar_jax import registry
 from cifar_jax.errors import UserError
@@ -60,7 +59,7 @@ _HE_NORMAL = nn.initializers.he_normal()
 
 
 def strict_identity(response: jax.Array, epsilon: float) -> jax.Array:
-  """Return S of ε-ResNet: 0 for each example whose responses all lie within ±epsilon, else itself.
+  """Return S of ε-ResNet: each example's response, or 0 if all of it lies within ±epsilon.
 
   No gradient reaches a response that becomes 0. NaN stays NaN.
 
@@ -129,8 +128,8 @@ class EluResNet(nn.Module):
   """The network described at the top of this file.
 
   Attributes:
-    stages: number of blocks of each stage. The first block of a stage has a projection, and strides
-      by 2 in every stage but the first.
+    stages: number of blocks of each stage. The first block of a stage has a projection, and stride
+      2 in every stage but the first.
     width: channels of the stem and of the first stage; each further stage has twice as many.
     bottleneck: use blocks of three convolutions that return four times their width.
     block: the kind of the blocks, 'residual', 'sparse' or 'highway'.

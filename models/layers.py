@@ -16,19 +16,19 @@ from models.convolution import Conv, dot
 from models.normalization import BatchNorm
 
 # He et al. 2015 in its fan-out form, N(0, 2 / (kernel area × output channels)). The reference
-# ResNets in Torch draw every convolution from it.
+# ResNets in Torch initialise every convolution with it.
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Dense(nn.Dense):
-  """`nn.Dense` that does not round float32 operands, as accelerators by default do."""
+  """`nn.Dense` without the rounding of float32 operands that is the default on accelerators."""
 
   precision: Any = lax.Precision.HIGHEST
   dot_general: Any = dot
 
 
 class BlockPlace(NamedTuple):
-  """Where a block stands in a residual network.
+  """The place of a block in a residual network.
 
   Attributes:
     name: of the block's module, such as 'stage2_block1'.
@@ -66,7 +66,7 @@ def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: s
   """Return a convolution of the ResNets: odd `size`, no bias, He fan-out normal weights.
 
   The padding is size // 2 on every side. At stride 2, 'SAME' would pad only the right and bottom
-  edges, and so shift the image by half a pixel against the papers' networks.
+  edges, and so shift the image by half a pixel relative to the papers' networks.
   """
   return Conv(
     features,
@@ -140,7 +140,7 @@ def dense_logits(
     [batch, num_classes] float32.
 
   Raises:
-    UserError: `single_logit` with other than two classes.
+    UserError: `single_logit` is set, but the number of classes is not two.
   """
   if single_logit and num_classes != 2:
     raise UserError(
@@ -155,7 +155,7 @@ def dense_logits(
 def max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Return the maxima of windows that do not overlap: Keras' MaxPooling2D(window).
 
-  Value and gradient equal those of `nn.max_pool(x, (window,) * 2, (window,) * 2)`, also where a
+  Value and gradient equal those of `nn.max_pool(x, (window,) * 2, (window,) * 2)`, even where a
   window holds equal values, which is common after a ReLU in bfloat16: the first value in row order
   gets the whole gradient. NaN stays NaN. The gradient of `nn.max_pool` itself is a
   select-and-scatter, which is slow on CPU; docs/measurements.md has the times.
@@ -173,7 +173,7 @@ def relu_max_pool(x: jax.Array, window: int = 2) -> jax.Array:
   """Return `max_pool(relu(x), window)`, with its gradient.
 
   The maximum is taken first, which leaves the ReLU fewer elements. Value and gradient have the same
-  bits: where a maximum is positive, no other element was changed, and elsewhere both are 0.
+  bits: where a maximum is positive, a ReLU does not change it, and elsewhere both are 0.
   """
   return nn.relu(max_pool(x, window))
 
@@ -202,7 +202,7 @@ class Dropout(nn.Module):
   initialisation, so `init` needs neither the axis nor a 'dropout' key.
 
   Attributes:
-    rate: the probability that a value becomes 0, in [0, 1). The others grow by 1 / (1 - rate).
+    rate: the probability that a value becomes 0, in [0, 1). The rest is scaled by 1 / (1 - rate).
     broadcast_dims: axes along which one draw is shared, where the batch is axis 0: (1, 2) drops
       whole channels of images (Keras' SpatialDropout2D).
     deterministic: True when not training; the layer then returns its input.

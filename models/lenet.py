@@ -1,4 +1,4 @@
-"""Networks on LeNet's pattern: stages of two convolutions and pooling, then one dense layer.
+"""Networks in LeNet's style: stages of two convolutions and pooling, then one dense layer.
 
 `lenet2` is report 002's models 1 and 2, `lenet3` its model 3. `two_block_cnn` is report 004's
 models a and b, `two_block_cnn_bn` its model c. Initialisers and batch norm are Keras' defaults.
@@ -34,8 +34,8 @@ class LeNet(nn.Module):
     dense_dropout: rate after the hidden dense layer.
     batch_norm: put batch norm before each ReLU; the layer before a batch norm has no bias.
     dense: units of the hidden dense layer.
-    linear_convs: numbers of the convolutions, counted from 1, that no ReLU follows; without batch
-      norm only.
+    linear_convs: numbers, counted from 1, of the convolutions that no ReLU follows; only without
+      batch norm.
   """
 
   num_classes: int
@@ -97,7 +97,7 @@ def lenet(
   """Return one of report 002's networks; in its runs without dropout both rates are 0.
 
   Raises:
-    UserError: a rate is outside [0, 1), or there is no convolution of a number in `linear_convs`.
+    UserError: a rate is outside [0, 1), or `linear_convs` has a number without a convolution.
   """
   layers.check_rate("conv_dropout", conv_dropout)
   layers.check_rate("dense_dropout", dense_dropout)

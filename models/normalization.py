@@ -13,19 +13,19 @@ from cifar_jax.kernels import normalization as kernels
 class BatchNorm(nn.Module):
   """Batch norm over all axes but the last, with the addition and activation that often follow it.
 
-  Variables and numbers are those of `nn.BatchNorm`. Addition and activation are part of the module
+  Variables and results are those of `nn.BatchNorm`. Addition and activation are part of the module
   because the kernels need no further pass over the data for them. XLA fuses them on other devices.
 
   Attributes:
-    use_running_average: normalise with the stored statistics, else with the batch's, which then
-      move the stored ones.
-    momentum: weight of the stored statistics when they move.
-    epsilon: what is added to the variance.
+    use_running_average: normalise with the moving statistics; otherwise normalise with the batch's
+      and update the moving ones.
+    momentum: weight of the old moving statistics in an update.
+    epsilon: added to the variance.
     dtype: type of the result; statistics are at least float32.
-    axis_name: the axis whose devices share their statistics, None for each its own.
+    axis_name: the axis whose devices share their statistics; None keeps each device's separate.
     use_scale: whether the normalised values are multiplied by a parameter.
-    activation: what follows normalisation and addition, 'relu', 'elu' or 'gelu' (the exact one);
-      'relu_before' is a ReLU of what is normalised; or 'none'.
+    activation: applied after normalisation and addition: 'relu', 'elu', 'gelu' (exact) or 'none';
+      'relu_before' applies a ReLU before the normalisation instead.
   """
 
   use_running_average: bool
@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> jax.Array:
-    """Return the result for x [..., channels], of x's shape.
+    """Return x [..., channels] after normalisation, addition and activation.
 
     Args:
       residual: of x's shape, added after the normalisation.
@@ -97,14 +97,14 @@ class BatchNorm(nn.Module):
 
 
 def activate(x: jax.Array, activation: kernels.Activation) -> jax.Array:
-  """Return 'relu', 'elu' or 'gelu' (the exact one) of x [..., channels]."""
+  """Return 'relu', 'elu' or 'gelu' (exact) of x [..., channels]."""
   if jax.default_backend() == "cpu" and kernels.serves(x):
     return kernels.activate(x, activation)
   return kernels.FUNCTIONS[activation](x)
 
 
 def _as_float32(*arrays: jax.Array) -> tuple[jax.Array, ...]:
-  """Return what the kernels expect, of parameters and statistics that a caller may have cast."""
+  """Return parameters and statistics, which a caller may have cast, as the kernels expect them."""
   return tuple(array.astype(jnp.float32) for array in arrays)
 
 

@@ -1,13 +1,13 @@
 """Report 000's residual network: blocks of a pointwise (1×1) and a 3×3 convolution.
 
 `pointwise_resnet` has 10,489,674 parameters at 10 classes, 10,476,106 of them trainable, as the
-report prints. Every convolution has a bias, although batch norm follows. Kernels draw from He's
-truncated normal distribution (Keras' he_normal). The report gives all kernels the seed 42, so its
-kernels of one shape start equal; this is not repeated here. Batch norm has Keras' defaults.
+report prints. Every convolution has a bias, although batch norm follows. Kernels are drawn from
+He's truncated normal distribution (Keras' he_normal). The report gives all kernels the seed 42, so
+its kernels of one shape start equal; this is not repeated here. Batch norm has Keras' defaults.
 
 The report regularises every kernel, including the dense layer's: loss.l2=(('kernel$', 5e-4),).
 
-The network ends in a softmax. The report's first run gives these probabilities to a loss with
+The report's network ends in a softmax. Its first run gives these probabilities to a loss with
 from_logits=True. Keras on TensorFlow detects this, warns and takes the logits from before the
 softmax, so both of the report's runs minimise the ordinary cross-entropy.
 """
@@ -27,7 +27,7 @@ _HE_NORMAL = nn.initializers.he_normal()
 
 
 class PointwiseBlock(nn.Module):
-  """A 1×1 convolution, which strides, then a 3×3 convolution, and a shortcut.
+  """A strided 1×1 convolution, then a 3×3 convolution, and a shortcut.
 
   Attributes:
     projection: the shortcut is a 1×1 convolution with batch norm, not the identity.

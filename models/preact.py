@@ -7,9 +7,9 @@ of resnet18 … resnet152. `wide_resnet`, `wrn16_8` … are those of Zagoruyko &
 Both families follow the papers, not kuangliu/pytorch-cifar, in two points. A batch norm and ReLU
 follow the last block (1,024 more parameters in preact_resnet18 and 34, 4,096 in the others). The
 shortcut of the network's first block starts from the activated input, like those where the shape
-changes. Initialisation and batch norm are those of resnet.py; the authors of wide ResNets draw from
-He's fan-in distribution. All models take `dropout`, the rate of WideResNet's dropout before the
-last convolution of each block.
+changes. Initialisation and batch norm are those of resnet.py; the authors of wide ResNets use He's
+fan-in distribution. All models take `dropout`, the rate of WideResNet's dropout before the last
+convolution of each block.
 """
 
 import functools
@@ -25,7 +25,7 @@ from models import layers, register
 
 
 class PreActBlock(nn.Module):
-  """Two 3×3 convolutions, each after batch norm and ReLU. The first one strides.
+  """Two 3×3 convolutions, each after batch norm and ReLU. The first one is strided.
 
   Attributes:
     is_first: whether the block is the first of its stage.
@@ -54,7 +54,7 @@ class PreActBlock(nn.Module):
 class PreActBottleneck(nn.Module):
   """Convolutions 1×1, 3×3 and 1×1, each after batch norm and ReLU; attributes as PreActBlock's.
 
-  The 3×3 convolution strides; the last one has four times the width.
+  The 3×3 convolution is strided; the last one has four times the width.
   """
 
   RECOMPUTED = True  # see models/__init__.py
@@ -151,9 +151,9 @@ def wide_resnet(
     UserError: the depth is not 6n + 4, the width below 1, or the rate outside [0, 1).
   """
   if depth < 10 or depth % 6 != 4:
-    raise UserError(f"model.depth: {depth} is not 6n + 4 with n >= 1; give 16, 28 or 40, say")
+    raise UserError(f"model.depth: {depth} is not 6n + 4 with n >= 1; try 16, 28 or 40")
   if width < 1:
-    raise UserError(f"model.width: {width} is below 1; the paper has 1 to 12")
+    raise UserError(f"model.width: {width} is below 1; the paper uses 1 to 12")
   layers.check_rate("dropout", dropout)
   return PreActResNet(
     block=PreActBlock,

@@ -1,7 +1,6 @@
 """Read VGG-16's ImageNet convolutions from other libraries' files into Flax parameters.
 
-Two families of weights exist. Each expects its images (RGB, [batch, height, width, 3]) prepared in
-another way:
+Two families of weights exist, for differently prepared images (RGB, [batch, height, width, 3]):
 
 - torchvision's weights, in a safetensors file (timm/vgg16.tv_in1k): pixels / 255; then, for each
   channel, minus (0.485, 0.456, 0.406) and divided by (0.229, 0.224, 0.225).
@@ -78,7 +77,7 @@ def load_vgg16(source: str | Path) -> ConvWeights:
 
 
 def replace_base(params: Params, weights: ConvWeights) -> Params:
-  """Return a copy of `params` with `weights` as its 'base', in the dtypes of the base it had.
+  """Return a copy of `params` with `weights` as its 'base', in the dtypes of the previous base.
 
   Raises:
     UserError: `params` has no 'base', or a base with other layers or shapes.
@@ -141,7 +140,7 @@ def _read_safetensors(path: Path) -> ConvWeights:
 
 
 def _torchvision_numbers() -> list[int]:
-  """Return the place of each convolution in torchvision's `features`.
+  """Return the index of each convolution in torchvision's `features`.
 
   A ReLU follows every convolution, and a pooling every stage.
   """
@@ -158,9 +157,9 @@ def _read_keras(path: Path) -> ConvWeights:
 
   In files of Keras 1 and 2, and in whole models, a group on the path to an array has the layer's
   name. In the .weights.h5 files of Keras 3 the groups have numbered class names instead: conv2d,
-  conv2d_1, … In each of them the kernel is the array with four axes, the bias that with one. A
-  whole model holds its weights in the group model_weights, and beside them the optimizer's moments,
-  which have the layers' names too.
+  conv2d_1, … In each of them the kernel is the array with four axes, the bias the one with a single
+  axis. A whole model holds its weights in the group model_weights, next to the optimizer's moments,
+  which also have the layers' names.
   """
   import h5py
 

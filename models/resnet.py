@@ -2,9 +2,9 @@
 
 `resnet18` … `resnet152` are the paper's ImageNet networks (table 1) with a stem for small images,
 as in kuangliu/pytorch-cifar. `resnet20` … `resnet110` are the paper's CIFAR-10 networks (section
-4.2). Convolutions draw from He's fan-out normal distribution, as in the reference code in Torch;
-kuangliu's draw from PyTorch's default, U(±1/√fan-in). Batch norm has PyTorch's defaults: epsilon
-1e-5, and momentum 0.1, the weight of the new statistics, where Flax's 0.9 weighs the old. The
+4.2). Convolutions are drawn from He's fan-out normal distribution, as in the reference code in
+Torch; kuangliu's use PyTorch's default, U(±1/√fan-in). Batch norm has PyTorch's defaults: epsilon
+1e-5, and momentum 0.1 (the weight of the new statistics; Flax's 0.9 is the weight of the old). The
 moving variance is the biased one, not PyTorch's unbiased.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool by one of fewer arguments
+from flax.linen import max_pool  # by name: jax2onnx replaces nn.max_pool, with fewer arguments
 
 from cifar_jax.errors import UserError
 from models import layers, register
@@ -36,7 +36,7 @@ def _shortcut(
 
 
 class BasicBlock(nn.Module):
-  """Two 3×3 convolutions, of which the first strides.
+  """Two 3×3 convolutions, the first of them strided.
 
   Attributes:
     shortcut: 'A' or 'B', as in ResNet.
@@ -64,7 +64,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
   """Convolutions 1×1, 3×3 and 1×1, the last with four times the width; attributes as BasicBlock's.
 
-  The 3×3 convolution strides, as in Torch's and PyTorch's ResNets.
+  The 3×3 convolution is strided, as in Torch's and PyTorch's ResNets.
   """
 
   RECOMPUTED = True  # see models/__init__.py
@@ -96,10 +96,10 @@ class ResNet(nn.Module):
     stages: number of blocks of each stage; every stage but the first begins with stride 2.
     widths: channels of each stage (a Bottleneck returns four times as many).
     stem: 'cifar', a 3×3 convolution; or 'imagenet', 7×7 with stride 2, then 3×3 max pooling.
-    shortcut: what a shortcut does where the shape changes: 'A' strides and appends zero channels
-      (no parameters); 'B' has a 1×1 convolution with batch norm.
-    zero_init_residual: start the last batch norm of each block at scale 0, so that the network
-      starts as its shortcuts alone (Goyal et al. 2017, arXiv:1706.02677).
+    shortcut: the kind of shortcut where the shape changes: 'A' subsamples and appends zero channels
+      (no parameters); 'B' is a 1×1 convolution with batch norm.
+    zero_init_residual: start the last batch norm of each block at scale 0, so that each block
+      starts as its shortcut alone (Goyal et al. 2017, arXiv:1706.02677).
   """
 
   num_classes: int

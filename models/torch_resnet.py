@@ -2,12 +2,12 @@
 
 Names such as layer1.0.conv1.weight become params/stage1_block1/conv1/kernel. Kernels change their
 axes from [out, in, height, width] to [height, width, in, out]. The networks of models/resnet.py pad
-and stride as PyTorch's do, so the logits agree; tests/models/test_torch_resnet.py proves it.
+and stride as PyTorch's do, so the logits agree; tests/models/test_torch_resnet.py checks it.
 
-ImageNet weights have a stem of 7×7 with pooling (model.stem='imagenet'). Those trained on CIFAR
-usually have one of 3×3 without (model.stem='cifar', the default). Either expects images that are
-normalised with the mean and deviation of its training images: for ImageNet (0.485, 0.456, 0.406)
-and (0.229, 0.224, 0.225).
+ImageNet weights have a 7×7 stem with pooling (model.stem='imagenet'). Weights trained on CIFAR
+usually have a 3×3 stem without pooling (model.stem='cifar', the default). Both expect images that
+are normalised with the mean and deviation of their training images: for ImageNet (0.485, 0.456,
+0.406) and (0.229, 0.224, 0.225).
 """
 
 import re
@@ -38,7 +38,7 @@ def convert(arrays: Mapping[str, np.ndarray], source: str) -> Variables:
 
   Args:
     arrays: every array by its name in PyTorch, such as layer1.0.conv1.weight.
-    source: where they come from, for errors.
+    source: the origin of the arrays, for error messages.
 
   Raises:
     UserError: an array belongs to no ResNet of models/resnet.py.

@@ -1,6 +1,6 @@
-"""Transfer learning: training that starts from weights trained before.
+"""Transfer learning: training that starts from already trained weights.
 
-`config.model.pretrained` names the weights: a run folder, whose selected weights are taken; a file
+`config.model.pretrained` names the weights: a run folder, whose selected weights are used; a file
 of weights; a repository on the Hugging Face hub, as hf://owner/name; 'timm', which downloads
 VGG-16's ImageNet weights (see pretrained.py); or '' for none. `config.optimizer.freeze` names the
 weights that training leaves unchanged.
@@ -42,7 +42,7 @@ def load(source: str) -> Variables | None:
 
 
 def load_with_folder(source: str) -> tuple[Variables | None, epath.Path | None]:
-  """Return what `load` returns, and the folder of the run that has these weights, None for others.
+  """Return the weights, as `load` does, and the folder of their run, None if they have no run.
 
   Raises:
     UserError: the weights are missing, unavailable or unreadable.
@@ -77,13 +77,13 @@ def _find_folder(source: str, path: epath.Path) -> epath.Path | None:
 
 
 def _find(source: str) -> epath.Path:
-  """Return the run folder with checkpoints, or the file, that `source` names."""
+  """Return the run folder with checkpoints, or the file of weights, that `source` names."""
   path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
   return weights_file.find(path) or path
 
 
 def _download(source: str) -> epath.Path:
-  """Return the weights of a repository: a run's, or those in timm's and torchvision's naming."""
+  """Return the file of a repository's weights: a run's, or in timm's and torchvision's naming."""
   limits = {**hub.RUN_FILES, **hub.TORCH_FILES}
   names = (weights_file.NAME, *hub.TORCH_FILES)
   described = ("results.json", test_uses.FILE)  # for test_uses.inherit
@@ -123,7 +123,7 @@ def insert(variables: Variables, weights: Variables) -> Variables:
     if expected != actual:
       raise UserError(
         f"model.pretrained: {'/'.join(path)} is {actual} in the weights but {expected} in the "
-        "model; name weights of the same model (of a ResNet: also the same model.stem)"
+        "model; name weights of the same model (for a ResNet, with the same model.stem)"
       )
   if keep_head:
     log.info(
@@ -144,13 +144,13 @@ def precompute_fixed_base(
   variables: Variables,
   preprocess: Callable[[jax.Array], jax.Array],
 ) -> tuple[nn.Module, Dataset]:
-  """Return what to train: `model` and `dataset`, or the model without its base and features.
+  """Return the model and dataset to train; if `has_fixed_base`, a model without its base.
 
-  The features are the base's output for every image. They replace the images if `has_fixed_base`.
+  The dataset then has features instead of images: the base's output for every image.
 
   Args:
     variables: of `model`, for one seed.
-    preprocess: the normalisation that images [batch, height, width, channels] uint8 get.
+    preprocess: normalises images [batch, height, width, channels] uint8.
   """
   if not has_fixed_base(config, model, variables["params"]):
     return model, dataset

@@ -1,7 +1,7 @@
 """The routes: the page, the runs, and predictions.
 
-Every answer that is no page or picture is JSON; an error is `{"error": "field: problem; what to
-do"}`. Runs are named in the query, as `/runs` lists them.
+Every answer other than a page or a picture is JSON; an error is `{"error": "field: problem; what to
+do"}`. The query names runs as `/runs` lists them.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from serve.networks import MAX_NETWORKS, Networks
 from serve.runs import RunIndex
 from serve.uploads import Admission, Upload, busy
 
-MAX_SECONDS = 60.0  # for the answer to photos that have arrived
+MAX_SECONDS = 60.0  # to answer photos that have arrived
 _PAGE = pathlib.Path(__file__).with_name("page")
 _PAGE_FILES = {  # route: file
   "/": "index.html",
@@ -36,7 +36,7 @@ _PAGE_FILES = {  # route: file
   **{f"/{file.name}": file.name for file in sorted(_PAGE.iterdir()) if file.suffix != ".html"},
 }
 _SORT_HASH = base64.b64encode(hashlib.sha256(report_page.SORT.encode()).digest()).decode()
-# A report may come from elsewhere. It is shown without access to this server; its tables sort.
+# A report may come from elsewhere, so it has no access to this server; only its sort script runs.
 _REPORT_POLICY = (
   "sandbox allow-scripts; default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
   f"script-src 'sha256-{_SORT_HASH}'; frame-ancestors 'self'"
@@ -48,7 +48,7 @@ def create_app(workdirs: Sequence[str], token: str | None = None) -> Starlette:
 
   Args:
     workdirs: run folders, and folders of them.
-    token: what every request must bring; None to serve this machine only.
+    token: the token that every request must have; None to serve this machine only.
 
   Raises:
     UserError: one of `workdirs` is not a folder.
@@ -174,7 +174,7 @@ def _unknown_is_404() -> Iterator[None]:
     yield
   except (KeyError, FileNotFoundError) as error:
     name = errors.printable(error.args[0] if error.args else "")
-    raise HTTPException(404, f"{name!r}: unknown; take a name that /runs or /run lists") from error
+    raise HTTPException(404, f"{name!r}: unknown; use a name that /runs or /run lists") from error
 
 
 @contextlib.asynccontextmanager
@@ -183,7 +183,7 @@ async def _time_limit() -> AsyncIterator[None]:
     async with asyncio.timeout(MAX_SECONDS):
       yield
   except TimeoutError:
-    raise busy("server: the answer takes too long; try again", seconds=5) from None
+    raise busy("server: the answer took too long; try again", seconds=5) from None
 
 
 def _json_error(message: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
@@ -207,4 +207,4 @@ async def _answer_fault(_: Request, error: Exception) -> Response:
   if errors.is_out_of_memory(error):
     return _json_error("server: too little memory; send fewer or smaller photos", 507)
   log.error("a request failed", exc_info=error)
-  return _json_error("server: an error, which its log describes; try again", 500)
+  return _json_error("server: an error, described in its log; try again", 500)

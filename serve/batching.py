@@ -1,4 +1,4 @@
-"""Batches out of the images of several requests."""
+"""Collect the images of several requests in batches."""
 
 import asyncio
 import collections
@@ -8,22 +8,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The sizes that a network is compiled for. Batches are padded to the next.
+# The batch sizes that a network is compiled for; batches are padded to the next one.
 SIZES: tuple[int, ...] = (1, 4, 16, 64)
 _SECONDS_TO_COLLECT = 0.003
 
 
 class _Waiting(NamedTuple):
-  """An image and the promise of its answer."""
+  """An image and the future of its answer."""
 
   image: np.ndarray
   answer: "asyncio.Future[np.ndarray]"
 
 
 class Batcher:
-  """Calls a function on batches of the images that requests bring one by one.
+  """Calls a function on batches of images that requests submit one by one.
 
-  While a batch is computed, the next one collects. All calls are made in one event loop.
+  While a batch is computed, the next one is collected. All calls are made in one event loop.
 
   Args:
     compute: maps images [n, ...] to answers [n, ...]; called with n in `SIZES`.
@@ -56,7 +56,7 @@ class Batcher:
     batch: list[_Waiting] = []
     while self._waiting and len(batch) < SIZES[-1]:
       waiting = self._waiting.popleft()
-      if not waiting.answer.done():  # the request may have been given up
+      if not waiting.answer.done():  # the request may have been cancelled
         batch.append(waiting)
     if not batch:
       return
@@ -75,6 +75,6 @@ class Batcher:
 
 
 def pad(images: np.ndarray) -> np.ndarray:
-  """Repeat images [n, ...] up to the next of `SIZES`."""
+  """Pad images [n, ...] to the next of `SIZES` by repeating them."""
   size = next(size for size in SIZES if size >= len(images))
   return np.resize(images, (size, *images.shape[1:]))

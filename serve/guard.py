@@ -1,4 +1,4 @@
-"""Access control: checks of every request before it reaches a route, headers of every answer.
+"""Access control: checks on every request before it reaches a route, headers on every answer.
 
 A page of another site can make a browser send requests here. A wrong `Host` (a name that was made
 to resolve to this machine) and a POST from another origin are therefore refused. Unless the server
@@ -35,9 +35,9 @@ class Guard:
   """ASGI middleware that refuses requests which must not be answered.
 
   Args:
-    app: the application behind.
-    token: what every request must bring; None asks for none, and then only loopback names are
-      accepted as `Host`.
+    app: the application behind it.
+    token: the token that every request must have. With None no token is needed, but only loopback
+      names are accepted as `Host`.
   """
 
   def __init__(self, app: ASGIApp, token: str | None):
@@ -73,7 +73,7 @@ class Guard:
     if self._token is None and host not in LOOPBACK_NAMES:
       return _error(f"host: {host!r} is not this machine; open http://127.0.0.1", 421)
     if scope["method"] not in ("GET", "HEAD") and not _is_same_origin(headers):
-      return _error("origin: requests of other sites are refused; open the page itself", 403)
+      return _error("origin: requests from other sites are refused; open the page itself", 403)
     if self._token is None or self._is_known(headers):
       return None
     if scope["method"] == "GET" and self._matches(_query_token(scope)):

@@ -21,14 +21,14 @@ from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
 from serve import batching, runs, summaries
 
-MAX_NETWORKS = 8  # in memory, and of one request
+MAX_NETWORKS = 8  # in memory, and per request
 _HEAT_SIDE = 320  # pixels of a Grad-CAM picture
 _SECONDS_BETWEEN_RELOADS = 10.0
 T = TypeVar("T")
 
 
 class Served(NamedTuple):
-  """A loaded network, its run, and the batches of its requests."""
+  """A loaded network, its run, and the batcher of its requests."""
 
   network: predict.Network
   run: Run
@@ -36,12 +36,12 @@ class Served(NamedTuple):
 
 
 class _Entry(NamedTuple):
-  """The loading of a network, done or not.
+  """A network that is loaded or being loaded.
 
   Attributes:
-    served: the network, once it is loaded.
-    step: that of the weights.
-    loaded_at: time.monotonic() at the start.
+    served: the task that loads the network.
+    step: the step of the weights.
+    loaded_at: time.monotonic() when loading started.
   """
 
   served: "asyncio.Task[Served]"
@@ -114,10 +114,10 @@ class Networks:
     return await self._run(self._compute, lambda: _explain(served, content, class_name))
 
   async def _get(self, name: str) -> Served:
-    path = await asyncio.to_thread(self._index.path, name)  # which may search folders
+    path = await asyncio.to_thread(self._index.path, name)  # may search folders
     step = await asyncio.to_thread(summaries.newest_weights, path)
     if step is None:
-      raise errors.UserError(f"runs: {name} holds no selected weights yet; wait, or take another")
+      raise errors.UserError(f"runs: {name} has no selected weights yet; wait, or use another")
     entry = self._entries.get(name)
     if entry is None or _is_outdated(entry, step):
       entry = _Entry(asyncio.create_task(self._load_one(name, path)), step, time.monotonic())
@@ -125,7 +125,7 @@ class Networks:
     self._entries.move_to_end(name)
     while len(self._entries) > MAX_NETWORKS:
       self._entries.popitem(last=False)
-    return await asyncio.shield(entry.served)  # a request that is given up does not stop it
+    return await asyncio.shield(entry.served)  # a cancelled request does not stop it
 
   async def _load_one(self, name: str, path: pathlib.Path) -> Served:
     begin = time.monotonic()
@@ -185,7 +185,7 @@ def _explain(served: Served, content: bytes, class_name: str) -> bytes:
   network, run = served.network, served.run.in_float32()  # bfloat16 adds noise to gradients
   layers = gradients.find_feature_maps(run.model, run.variables, run.image_shape)
   if not layers:
-    raise errors.UserError(f"run: {network.name} has no feature maps; take one with convolutions")
+    raise errors.UserError(f"run: {network.name} has no feature maps; use one with convolutions")
   try:
     pixels = images.decode(content, *network.decoding)[None]
     view = images.decode(content, (_HEAT_SIDE, _HEAT_SIDE, 3), *network.decoding[1:])
@@ -201,7 +201,7 @@ def _explain(served: Served, content: bytes, class_name: str) -> bytes:
   heat = np.asarray(
     gradients.compute_grad_cam(run.model, run.variables, inputs, np.array([chosen]), layer)
   )[0]
-  if run.config.get("eval_transform", ""):  # the map is one of what the network sees
+  if run.config.get("eval_transform", ""):  # the map is of the transformed image
     factor = math.ceil(_HEAT_SIDE / pixels.shape[1])
     view = drawings.denormalize(run, inputs)[0].repeat(factor, 0).repeat(factor, 1)
   buffer = io.BytesIO()

@@ -37,14 +37,14 @@ _ERRORS = {
   "400": "A field is missing or wrong.",
   "404": "No run has this name.",
   "408": f"The request took more than {uploads.MAX_SECONDS:.0f} s to arrive.",
-  "413": f"The request has more than {uploads.MAX_BYTES >> 20} MiB.",
+  "413": f"The request is larger than {uploads.MAX_BYTES >> 20} MiB.",
   "422": "The run or the photo cannot be used; the message says why.",
   "503": "The server is busy. Repeat the request after the seconds in Retry-After.",
 }
 
 
 def _answers(description: str, content: Row, *codes: str) -> Row:
-  """Return the answers of an operation: the good one, then errors by their codes."""
+  """Return the answers of an operation: the successful one, then errors by code."""
   failures = {
     code: {
       "description": _ERRORS[code],
@@ -104,8 +104,8 @@ def describe() -> Row:
       "title": "Trained networks",
       "version": "1",
       "description": (
-        "Classes of photos, and the runs that their networks come from. A server that listens on "
-        "more than this machine wants its token: Authorization: Bearer TOKEN."
+        "Classify photos, and read the runs that the networks come from. A server that other "
+        "machines can reach requires its token: Authorization: Bearer TOKEN."
       ),
     },
     "paths": {
@@ -157,7 +157,7 @@ def describe() -> Row:
           "422",
         ),
         run=run,
-        after="Leave out this number of epochs.",
+        after="Skip this number of epochs.",
       ),
       "/figure": _get(
         "Fetch a picture of a run",

@@ -1,7 +1,7 @@
 """The runs below the served folders: their states, rows and pictures, read as they change.
 
 Requests name runs and pictures. Both names are looked up among those that were found on disk, so no
-text of a request becomes a path.
+text from a request becomes a path.
 """
 
 import json
@@ -110,7 +110,7 @@ class RunIndex:
       return _checked(details | figures)
 
   def figure(self, name: str, figure: str) -> bytes:
-    """Return a PNG of a run, which `details` lists.
+    """Return a PNG of a run by its name in `details`.
 
     Raises:
       KeyError: no such run or picture.
@@ -193,7 +193,7 @@ def _name_folders(
 def _find_runs(root: pathlib.Path, known: Collection[pathlib.Path]) -> Iterable[pathlib.Path]:
   """Yield the run folders at and below a folder; links to other folders are not followed.
 
-  known: folders of which it is known that they are runs.
+  known: folders that are known to be runs.
   """
   num_found = 0
   for parent, folders, files in os.walk(root):
@@ -227,5 +227,5 @@ def _find_figures(path: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _is_plain_file(path: pathlib.Path) -> bool:
-  """Return whether a path is a file, and no link, which may lead out of the run folder."""
+  """Return whether a path is a file and not a link, which may lead out of the run folder."""
   return path.is_file() and not path.is_symlink()

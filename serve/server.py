@@ -8,7 +8,7 @@ from asyncio import Transport
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import python_multipart  # noqa: F401, so that a start without it fails, and not the first photo
+import python_multipart  # noqa: F401, so that without it the start fails, not the first photo
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -37,7 +37,7 @@ class Listening(NamedTuple):
 
 
 class _Protocol(H11Protocol):
-  """HTTP that closes a connection on which no request arrives."""
+  """An HTTP protocol that closes a connection on which no request arrives."""
 
   def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
     super().connection_made(transport)
@@ -51,7 +51,7 @@ class _Protocol(H11Protocol):
 def serve(workdirs: Sequence[str], host: str, port: int) -> None:
   """Serve the page and the endpoints until SIGINT or SIGTERM.
 
-  Args, Raises: as `listen`.
+  Args, Raises: as for `listen`.
   """
   listening = listen(workdirs, host, port)
   log.info("the page: %s", listening.address)
@@ -67,12 +67,12 @@ def listen(workdirs: Sequence[str], host: str, port: int) -> Listening:
 
   Args:
     workdirs: run folders, and folders of them.
-    host: the address. Others than loopback need a token, which is that of the environment
-      variable CIFAR_JAX_TOKEN, or random.
-    port: 0 for any that is free.
+    host: the address. Any but loopback needs a token: the value of the environment variable
+      CIFAR_JAX_TOKEN, or a random one.
+    port: 0 for any free port.
 
   Raises:
-    UserError: the address cannot be used, the token is short, or a folder does not exist.
+    UserError: the address cannot be used, the token is invalid, or a folder does not exist.
   """
   token = None if guard.is_loopback(host) else _token()
   application = app.create_app(workdirs, token)

@@ -1,4 +1,4 @@
-"""The state, progress and main figures of a run, out of its files."""
+"""The state, progress and main figures of a run, read from its files."""
 
 import math
 import pathlib
@@ -17,10 +17,10 @@ _LOCK_TABLE = pathlib.Path("/proc/locks")
 
 
 def describe(name: str, path: pathlib.Path, record: RunRecord, held: set[int] | None) -> Row:
-  """Return what the list of runs says of one.
+  """Return the entry of a run in the list of runs.
 
   Args:
-    name: its name in the list.
+    name: the run's name in the list.
     path: its folder.
     record: its files.
     held: the inodes of locked files, as `locked_files` returns them.
@@ -53,7 +53,7 @@ def newest_weights(path: pathlib.Path) -> int | None:
 
 
 def _seconds_left(path: pathlib.Path, record: RunRecord) -> float | None:
-  """Estimate the rest of a training from its last epochs; None before the first has ended."""
+  """Estimate the time left from the last epochs; None before the first epoch has ended."""
   seconds = record.finite_values("seconds")[-5:]
   if not seconds:
     return None

@@ -1,4 +1,4 @@
-"""Photos out of requests, with limits on sizes, numbers and time."""
+"""Receive photos from requests, with limits on sizes, numbers and time."""
 
 import asyncio
 import contextlib
@@ -12,10 +12,10 @@ from starlette.requests import Request
 from cifar_jax import errors
 from serve.networks import Photo
 
-MAX_BYTES = 64 << 20  # of a request
-MAX_PHOTOS = 32  # of a request
+MAX_BYTES = 64 << 20  # per request
+MAX_PHOTOS = 32  # per request
 MAX_REQUESTS = 128  # that have arrived and wait for their answers
-MAX_TOTAL_BYTES = 1 << 30  # of all requests, those that are still arriving included
+MAX_TOTAL_BYTES = 1 << 30  # of all requests, including those that are still arriving
 MAX_SECONDS = 60.0  # until a request has arrived completely
 _MAX_FIELDS = 32
 _MAX_FIELD_BYTES = 4096
@@ -39,7 +39,7 @@ class Admission:
     """Receive the photos of a request; hold them until the context ends.
 
     Raises:
-      HTTPException: the request is no form, too large or too slow, or there is no room for it.
+      HTTPException: the request is not a form, too large or too slow, or there is no room for it.
     """
     size = _declared_size(request)
     self._raise_if_full(size)
@@ -48,7 +48,7 @@ class Admission:
       async with contextlib.AsyncExitStack() as stack:
         upload = await _parse(request, stack)
         self._raise_if_full(0)  # others have arrived meanwhile
-        self._num_requests += 1  # from now on, so that slow clients take no room from others
+        self._num_requests += 1  # only now, so that slow clients take no room from others
         stack.callback(self._end_request)
         yield upload
     finally:
@@ -63,7 +63,7 @@ class Admission:
 
 
 def busy(message: str, seconds: int = 1) -> HTTPException:
-  """Return the error of a request that may succeed when it is repeated after some seconds."""
+  """Return the error for a request that may succeed if it is repeated after some seconds."""
   return HTTPException(503, message, {"retry-after": str(seconds)})
 
 

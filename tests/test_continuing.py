@@ -65,8 +65,8 @@ def test_a_run_whose_past_depends_on_its_length_is_refused(one_step_data, tmp_pa
   config = small_runs.config(one_step_data, **FIELDS | {"num_epochs": 1} | fields)
   before = write_run(tmp_path, config, rows=1, epochs_run=1)
   message = (
-    rf"^num_epochs: the run of 1 epochs in {tmp_path} {reason}, so it cannot go on to 2; train in "
-    r"another workdir, from the start or from its weights "
+    rf"^num_epochs: the run of 1 epochs in {tmp_path} {reason}, so it cannot be continued to 2 "
+    r"epochs; train in another workdir, from the start or from its weights "
     rf"\(--config.model.pretrained={tmp_path}\)$"
   )
   with pytest.raises(errors.UserError, match=message):

@@ -1,6 +1,8 @@
 """Runs that start from a checkpoint of another: `--from=RUN[@step]`."""
 
+import contextlib
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from one_step_runs import STEPS_AND_PLATEAU, rows_of, run
 from analysis import load_run
 from cifar_jax import errors
 from cifar_jax.runs import checkpoints, run_folder
-from cifar_jax.training import fork_parent, fork_state
+from cifar_jax.training import fork_parent, fork_state, forking
 from cifar_jax.training.callbacks import Callbacks
 from cifar_jax.training.fork_parent import Fork
 from configs import default
@@ -101,7 +103,7 @@ def test_a_run_that_stopped_early_forked_without_stopping_is_one_that_never_stop
 def test_a_jump_of_the_learning_rate_must_be_confirmed(one_step_data, tmp_path, parent, log_lines):
   message = (
     r"^--from: the learning rate would go from 0\.00477 to 0\.025 at step 5, and the steps before "
-    r"did not have the rates of the new schedule; add --confirm_jump, or set a schedule whose past "
+    r"did not have the rates of the new schedule; add --confirm_jump, or set a schedule with the "
   )
   with pytest.raises(errors.UserError, match=message):
     run(one_step_data, tmp_path / "forked", 10, Fork(str(parent)), **COSINE)
@@ -132,7 +134,7 @@ def test_checkpoints_are_kept_and_can_be_read(one_step_data, parent):
 
 def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_path, parent):
   other = COSINE | {"optimizer__momentum": 0.0}
-  with pytest.raises(errors.UserError, match=r"opt_state\.method\S* is \(.+\) there but absent by"):
+  with pytest.raises(errors.UserError, match=r"opt_state\.method\S* is \(.+\) there but absent wi"):
     run(one_step_data, tmp_path, 6, Fork(str(parent), confirm_jump=True), **other)
   fields = COSINE | {"optimizer__name": "adam", "optimizer__momentum": None, "ema_decay": 0.5}
   fields |= {"seed": 7, "select__monitor": "val_loss", "select__mode": "min"}
@@ -147,7 +149,7 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_pat
   assert result["best_epoch"] > 4
   (entry,) = lineage_of(tmp_path)
   assert entry["differences"] == [
-    "the weights of ema_decay start as those of the checkpoint",
+    "the weights of ema_decay start from those of the checkpoint",
     "the optimizer's state is new",
     "the best epoch is chosen from those after the checkpoint",
     "ema_decay, optimizer.momentum, optimizer.name, seed, select.mode, select.monitor had other "
@@ -163,7 +165,7 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_pat
       "{parent}/plots",
       9,
       {},
-      r"^--from: .*/plots is not a run folder, it has no config.json; name",
+      r"^--from: .*/plots is not a run folder, because it has no config.json; name",
     ),
     (
       "{parent}@5",
@@ -177,12 +179,12 @@ def test_what_the_parent_has_not_starts_anew_if_confirmed(one_step_data, tmp_pat
       {"batch_size": 600},
       r"^batch_size: the epochs of .* do not have the 2 steps ",
     ),
-    ("{parent}", 9, {"num_seeds": 2}, r"^num_seeds: 1 in .*parent, 2 now; a fork has the seeds of"),
+    ("{parent}", 9, {"num_seeds": 2}, r"^num_seeds: 1 in .*parent, 2 now; a fork must keep its"),
     (
       "{parent}",
       9,
       {"model__hidden": 4},
-      r"is another: params\.Dense_0\.bias is absent there but \(4,\) by the config; a fork has",
+      r"differs: params\.Dense_0\.bias is absent there but \(4,\) with this config; a fork must",
     ),
   ],
 )
@@ -194,6 +196,21 @@ def test_what_cannot_be_forked_is_one_line(
     run(one_step_data, tmp_path, epochs, Fork(source.format(parent=parent), True), **fields)
   assert "\n" not in str(raised.value)
   assert not (tmp_path / "lineage.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("field", "is_refused"),
+  [("seed", True), ("data.split_seed", True), ("data.dir", False), ("data.workers", False)],
+)
+def test_a_fork_within_an_epoch_keeps_the_order_of_examples(field, is_refused):
+  parent = types.SimpleNamespace(config=default.get_config(), path="run", step=5)
+  parent.rows = [{"epoch": 1, "step": 4}]
+  child = types.SimpleNamespace(config=default.get_config(), steps_per_epoch=4, total_steps=40)
+  expectation = contextlib.nullcontext()
+  if is_refused:
+    expectation = pytest.raises(errors.UserError, match=rf"^{field}: changes the order of examples")
+  with expectation:
+    forking._raise_if_out_of_place(parent, child, {field: (0, 1)})
 
 
 def test_a_callback_cannot_watch_what_the_parent_has_not_measured():
@@ -217,7 +234,7 @@ def test_a_folder_has_one_origin(one_step_data, tmp_path, parent):
   assert [row["step"] for row in lineage_of(tmp_path / "b")] == [4, 6]
   fork = run_folder.RunFolder(tmp_path / "unfinished")
   fork.write_lineage(lineage_of(tmp_path / "a"))
-  with pytest.raises(errors.UserError, match=r"was to start from .* at step 4, and has no chec"):
+  with pytest.raises(errors.UserError, match=r"was meant to start from .* at step 4, but has no"):
     run(one_step_data, fork.path, 6, **COSINE)
   # The last epoch's weights were selected, and its whole state is there.
   path, step = fork_parent._parse(f"{tmp_path / 'b'}@best")

@@ -30,7 +30,7 @@ CONFIG = f"--config={small_runs.ROOT / 'configs' / 'resnet18.py'}"
     (["--mode=evaluate"], "error: --workdir: missing"),
     (["--mode=predict", "--workdir=x"], "error: --mode=predict: no images"),
     (["report", "--workdir=x", "--output=r.pdf"], "error: --output: r.pdf must end in .html"),
-    (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, it has no config.json"),
+    (["--mode=evaluate", "--workdir=."], "error: .: not a run folder, because it has no"),
     (["--mode=sweep", "--workdir=x"], "error: --sweep: missing"),
     (["--mode=sync", "--workdir=x"], "error: --to: missing; name a tracker"),
     (["--mode=push", "--workdir=x"], "error: --mode=push: name one repository after the options"),

@@ -1,1 +1,1 @@
-"""What can be believed of a run: is it reproducible, undamaged, and repeated by a second run?"""
+"""How far a run can be trusted: is it reproducible, undamaged, and confirmed by a second run?"""

@@ -1,7 +1,7 @@
-"""--mode=check: walk through folders and verify every hash, of run folders and of data.
+"""--mode=check: verify every hash of the run folders and the data below some folders.
 
 Nothing is changed without `repair`, and `repair` deletes nothing: it sets damaged checkpoints,
-files and folders aside and makes again what another file holds.
+files and folders aside, and writes again what another file also holds.
 """
 
 import json
@@ -15,7 +15,7 @@ from cifar_jax.runtime.text_table import format_table
 from trust import check_data, check_run
 from trust.findings import Item
 
-# Folders of a run that hold no other item.
+# Subfolders of a run folder that contain no other item.
 _PARTS = {"checkpoints", "tensorboard", "plots", "evaluation", "export", "profile"}
 
 
@@ -73,7 +73,7 @@ def _check_path(path: pathlib.Path) -> list[Item]:
 
 
 def _walk(path: pathlib.Path) -> Iterator[Item]:
-  """Yield every item at or below a path, checked, in the order of their names."""
+  """Check and yield every item at or below a path, in the order of their names."""
   if path.is_file():
     if path.name in check_data.PUBLISHED:
       yield check_data.check_archive(path)
@@ -95,7 +95,7 @@ def _walk(path: pathlib.Path) -> Iterator[Item]:
 
 
 def _repair(repair: Callable[[], str]) -> str:
-  """Repair; return what was done, or why not."""
+  """Call a repair; return what it did, or why it failed."""
   try:
     return f"repaired: {repair()}"
   except (OSError, errors.UserError) as error:

@@ -13,7 +13,7 @@ from trust.findings import Finding, Item, setting_aside
 
 _CIFAR = {dataset.name: dataset for dataset in (cifar.CIFAR10, cifar.CIFAR100)}
 _CHUNK_BYTES = 1 << 20
-_REMADE = "; the next start makes the folder again"
+_REMADE = "; the next start creates the folder again"
 
 
 def _published() -> dict[str, set[str]]:

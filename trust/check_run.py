@@ -1,4 +1,4 @@
-"""Checks of run folders: their JSON files, how these agree, and the arrays of every checkpoint."""
+"""Checks of run folders: JSON files, whether these agree, and the arrays of every checkpoint."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ from cifar_jax.runs import checkpoint_arrays, checkpoint_files, checkpoints, run
 from cifar_jax.types import Row
 from trust.findings import Finding, Item, setting_aside
 
-_BEST_EPOCH = "control.select.best_epoch"  # in `latest`, from 0
+_BEST_EPOCH = "control.select.best_epoch"  # in `latest`, counted from 0
 _RESTORE = "restore the file from a copy"
 _UNSET = object()
 
@@ -34,13 +34,13 @@ def check_run(path: pathlib.Path) -> Item:
     checked = run.check()
   except (LookupError, TypeError, ValueError, AttributeError) as error:
     checked = "not everything"
-    problem = f"a file holds something else than this program writes ({error!r})"
+    problem = f"a file holds content that this program does not write ({error!r})"
     run.findings.append(Finding(str(path), problem, "restore the JSON files from a copy"))
   return Item(str(path), "run", checked, run.findings)
 
 
 def check_sweep(path: pathlib.Path) -> Item:
-  """Check that the trials which sweep.json calls finished are there, with the same figures."""
+  """Check that every trial that sweep.json calls finished exists, with the same figures."""
   findings = []
   try:
     trials = json.loads((path / "sweep.json").read_text())["trials"]
@@ -63,7 +63,7 @@ def _check_trial(path: pathlib.Path, trial: Row) -> list[Finding]:
   try:
     content = json.loads(file.read_text())
   except ValueError:
-    return []  # the check of the trial's run folder says so
+    return []  # the check of the trial's run folder reports this
   wrong = [name for name in trial if name in content and content[name] != trial[name]]
   wrong = [name for name in wrong if name not in ("name", "fields", "status")]
   if wrong:
@@ -167,13 +167,13 @@ class _RunCheck:
     wrong = [entry for entry in wrong if entry[1] is not _UNSET and entry[1] != entry[2]]
     wrong += self._wrong_validation(results)
     for name, value, other in wrong[:3]:
-      shown = f"{name} is {value}, but {other} by the other files"
+      shown = f"{name} is {value}, but {other} in the other files"
       if name == "data":
         shown = "its description of the data is not that of dataset.json"
       self._add("results.json", shown, "restore the file that was changed from a copy")
 
   def _wrong_validation(self, results: Row) -> list[tuple[str, Any, Any]]:
-    """Return the validation figures that are not those of the selected epoch's row."""
+    """Return the validation figures that differ from those in the selected epoch's row."""
     wrong = []
     for i, entry in enumerate(results.get("per_seed", [results])):
       epoch = entry.get("best_epoch", 0)
@@ -200,7 +200,7 @@ class _RunCheck:
         folder, num_read = checkpoint_files.checkpoint_folder(directory, step), num_read + 1
         try:
           saved = checkpoint_arrays.read(folder)
-          intact[directory.name] = {step: saved}  # arrays of one at a time; the newest counts
+          intact[directory.name] = {step: saved}  # keep only the newest, to save memory
         except (checkpoint_arrays.Unreadable, errors.UserError) as error:
           damaged.append((directory.name, step, str(error).removeprefix(f"{folder}: ")))
     latest, best = intact.get("latest", {}), intact.get("best", {})
@@ -213,7 +213,7 @@ class _RunCheck:
   def _report_checkpoint(
     self, kind: str, step: int, problem: str, latest: dict, best: dict
   ) -> None:
-    """Add the finding of a damaged checkpoint, with what can be done about it."""
+    """Add the finding of a damaged checkpoint, with its remedy."""
     name = f"checkpoints/{kind}/{checkpoint_files.checkpoint_folder(self._folder, step).name}"
     rebuild = self._rebuilding(latest)
     if kind == "best" and rebuild:
@@ -248,14 +248,14 @@ class _RunCheck:
     last = self._rows[-1]["step"] if self._rows else 0
     is_reported = any("checkpoints/latest" in finding.path for finding in self.findings)
     if newest is not None and newest != last and not is_reported:
-      problem = f"the newest is of step {newest}, but the run ended at step {last}"
+      problem = f"the newest is from step {newest}, but the run ended at step {last}"
       remedy = (
         "move results.json away and repeat the training command, which ends with the same bits"
       )
       self._add("checkpoints/latest", problem, remedy)
 
   def _rebuilding(self, latest: dict) -> Callable[[], str] | None:
-    """Return what writes `best` from `latest`; None if `latest` does not hold selected weights."""
+    """Return a repair that writes `best` from `latest`; None if that has no selected weights."""
     if not latest:
       return None
     arrays = latest[max(latest)].arrays
@@ -273,7 +273,7 @@ class _RunCheck:
           store.keep_best(steps, best)
         finally:
           store.close()
-      return "written again from `latest`; what was there is in checkpoints/set_aside"
+      return "written again from `latest`; any older files are in checkpoints/set_aside"
 
     return rebuild
 

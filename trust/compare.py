@@ -1,12 +1,12 @@
-"""Whether configs really differ, by what their runs recorded: `--mode=compare A B …`.
+"""Judge from recorded runs whether configs really differ: `--mode=compare A B …`.
 
 A side is the runs of one config, each seed once. Runs whose configs differ only in the seed form a
 side, as in `--mode=report`. To compare runs of one config (before and after a change of the code),
 name the folders of a side with commas: `a0,a1 b0,b1`.
 
-The figures are accuracies of the selected weights on the validation images; with split='test' those
-on the test images, which then counts as a use of them in every run folder. Sides with several seeds
-are compared by their figures, in pairs of the seeds that both have: a seed decides the order, the
+The figures are accuracies of the selected weights on the validation images, or with split='test' on
+the test images, which counts as a use of them in every run folder. Sides with several seeds are
+compared by their figures, in pairs of the seeds that both have: a seed decides the order, the
 augmentation and the initial weights of layers that both networks have, so much of its luck cancels.
 A side with one seed is compared by its predictions, image by image. trust/statistics.py has the
 tests.
@@ -60,7 +60,7 @@ def compare(
 
   Args:
     arguments: run folders; one with commas names all folders of a side.
-    split: the images that decide, a key of SPLITS.
+    split: the images to compare on, a key of SPLITS.
     output: the page.
 
   Returns:
@@ -68,7 +68,7 @@ def compare(
 
   Raises:
     UserError: a folder holds no finished run, there are fewer than two sides, or runs that must be
-      compared image by image have other images.
+      compared image by image have different images.
   """
   from trust import compare_page
 
@@ -103,9 +103,9 @@ def _measure(a: Side, b: Side, split: str) -> Difference:
   runs = [side.group.entries[0].run for side in (a, b)]
   if len({(run.dataset.get("fingerprint"), _images(run, split)) for run in runs}) > 1:
     raise errors.UserError(
-      f"compare: {a.group.title} and {b.group.title} have one seed and other {split} images, so no "
-      "image was classified by both; train them with the same dataset, data.validation and "
-      "data.split_seed"
+      f"compare: {a.group.title} and {b.group.title} have one seed and different {split} images, "
+      "so they cannot be compared image by image; train them with the same dataset, "
+      "data.validation and data.split_seed"
     )
   seeds = [shared[0] if shared else min(side.accuracies) for side in (a, b)]
   correct = [_classify(side, seed, split) for side, seed in zip((a, b), seeds, strict=True)]
@@ -157,7 +157,7 @@ def _show_accuracy(side: Side, split: str) -> str:
 
 
 def _list_notes(sides: Sequence[Side], comparisons: Sequence[Comparison], split: str) -> list[str]:
-  """Return what a reader must know of these comparisons."""
+  """Return what a reader must know about these comparisons."""
   notes = []
   if len(comparisons) > 1:
     notes.append(
@@ -176,7 +176,8 @@ def _list_notes(sides: Sequence[Side], comparisons: Sequence[Comparison], split:
     )
   if by_means:
     notes.append(
-      f"{', '.join(by_means)}: no two seeds in common, so means are compared; pairs show more"
+      f"{', '.join(by_means)}: no two seeds in common, so means are compared; pairs of seeds would "
+      "show more"
     )
   runs = [entry.run for side in sides for entry in side.group.entries]
   return notes + _list_cautions(runs, sides, split)
@@ -199,11 +200,11 @@ def _list_cautions(runs: Sequence[RunRecord], sides: Sequence[Side], split: str)
     )
   if any(uses_test_images(side, split) for side in sides):
     cautions.append(
-      "this used the test images, which test_uses.jsonl of every run records; a choice made by "
-      "them makes their figures optimistic"
+      "this used the test images, which test_uses.jsonl of every run records; choosing by test "
+      "figures makes them optimistic"
     )
   if len({run.dataset.get("fingerprint") for run in runs}) > 1:
-    cautions.append("the sides have different datasets, so their figures are not comparable")
+    cautions.append("the sides use different datasets, so their figures are not comparable")
   elif len({_images(run, split) for run in runs}) > 1:
     cautions.append("the sides validate on different images, which blurs the comparison")
   commits = [{entry.run.results.get("git_commit") for entry in s.group.entries} for s in sides]
@@ -220,7 +221,7 @@ def _have_one_parent(side: Side) -> bool:
 
 
 def _images(run: RunRecord, split: str) -> tuple[str, int] | None:
-  """Return what decides which images of the dataset are those of a split."""
+  """Return the fields that decide which images of the dataset are in a split; None for 'test'."""
   if split == "test":
     return None
   return str(run.fields["data.validation"]), run.fields["data.split_seed"]

@@ -122,9 +122,8 @@ def _make_differences(comparisons: Sequence[compare.Comparison]) -> list[Html]:
   level = f"{statistics.SIGNIFICANCE:.0%}"
   note = (
     f"A difference counts if its corrected p value is at most {level}; its interval, at the level "
-    "at which it was judged, then excludes 0. With pairs of seeds or means the interval holds what "
-    "other seeds would show on these images; with images, what other images would show of these "
-    "two networks."
+    "at which it was judged, then excludes 0. For seeds, the interval covers what other seeds "
+    "would show on these images; for images, what other images would show of these two networks."
   )
   shown = comparisons[:_MAX_INTERVALS]
   chart = page.chart(

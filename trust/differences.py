@@ -1,4 +1,4 @@
-"""How two runs of one config differ: in no bit, or since which epoch and by how much."""
+"""How two runs of one config differ: in no bit, or from which epoch and by how much."""
 
 import pathlib
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Side(NamedTuple):
 
   Attributes:
     workdir: the run folder.
-    seed: the index of the seed to look at, in a run of several; None for the only one, or for all.
+    seed: the index of the seed to compare, if the run has several; None for the only one, or all.
   """
 
   workdir: pathlib.Path
@@ -57,21 +57,21 @@ def compare(a: Side, b: Side) -> Difference:
 
 
 def distance(a: Side, b: Side) -> float:
-  """Return the norm of the difference of all weights at the end, by that of the weights of `a`.
+  """Return the norm of the difference of the final weights, relative to the norm of those of `a`.
 
   Raises:
     UserError: a checkpoint is damaged or missing.
   """
   arrays, others = _arrays(a), _arrays(b)
   weights = [path for path in arrays if path.startswith(_WEIGHTS)]
-  # One number for all, because some weights, such as biases before batch norm, are only rounding.
+  # One norm over all weights, because some, such as biases before batch norm, are only rounding.
   reference = np.concatenate([arrays[path].ravel() for path in weights]).astype(np.float64)
   other = np.concatenate([others[path].ravel() for path in weights])
   return float(np.linalg.norm(reference - other) / np.linalg.norm(reference))
 
 
 def metrics(side: Side) -> list[Row]:
-  """Return the rows of metrics.jsonl without times; of several seeds, those of the chosen one."""
+  """Return the rows of metrics.jsonl without times, of the chosen seed if one is chosen."""
   rows = []
   for row in run_folder.RunFolder(side.workdir, writer=False).metrics():
     values = {name: value for name, value in row.items() if name != "seeds"}
@@ -94,7 +94,7 @@ def first_difference(rows_a: list[Row], rows_b: list[Row]) -> int | None:
 
 
 def _arrays(side: Side) -> checkpoint_arrays.Arrays:
-  """Return the arrays of the newest `latest`, without times; of several seeds the chosen one's."""
+  """Return the arrays of the newest `latest` without times, of the chosen seed if one is chosen."""
   folder = epath.Path(side.workdir) / "checkpoints" / "latest"
   steps = checkpoint_files.list_steps(folder)
   if not steps:

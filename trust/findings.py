@@ -1,4 +1,4 @@
-"""What --mode=check reports: items, and what is wrong with them."""
+"""The report of --mode=check: items, and what is wrong with them."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ class Finding(NamedTuple):
     path: the file or folder.
     problem: what is wrong with it.
     remedy: what can be restored, and how.
-    repair: does it; returns what it did. None if this program cannot.
+    repair: a function that repairs this and returns what it did; None if this program cannot.
   """
 
   path: str
@@ -28,7 +28,7 @@ class Item(NamedTuple):
   Attributes:
     path: where it is.
     kind: 'run', 'sweep', 'dataset', 'decoded images' or 'archive'.
-    checked: what was looked at, such as '38 epochs, 4 checkpoints'.
+    checked: what was checked, such as '38 epochs, 4 checkpoints'.
     findings: what is damaged.
   """
 
@@ -39,7 +39,7 @@ class Item(NamedTuple):
 
 
 def setting_aside(path: pathlib.Path, then: str = "") -> Callable[[], str]:
-  """Return the repair of a Finding that renames a file or folder; `then` is what happens next."""
+  """Return a repair that renames a file or folder; `then` is added to what it returns."""
 
   def repair() -> str:
     target, number = f"{path}.damaged", 1

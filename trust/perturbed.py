@@ -1,8 +1,8 @@
 """Train as main.py does, but with images whose last bit changes at random in every step.
 
---mode=verify starts it: how far such a training comes apart is its measure of rounding. Every
-value v of a normalised and augmented training image becomes v (1 ± e) with a random sign. e is the
-distance from 1 to the next number of the computation's type: 2^-7 in bfloat16, 2^-23 in float32.
+--mode=verify starts this program, and measures rounding by how far its weights diverge. Every value
+v of a normalised and augmented training image becomes v (1 ± e) with a random sign. e is the
+distance from 1 to the next number of the computation's dtype: 2^-7 in bfloat16, 2^-23 in float32.
 """
 
 import sys

@@ -1,6 +1,6 @@
-"""Trainings in processes of their own, which can be killed and may see other devices.
+"""Train in child processes, which can be killed and may see other devices.
 
-This process never uses an accelerator, because a process that does may reserve all its memory.
+The parent process never uses an accelerator, because JAX may then reserve all of its memory.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Job:
 
   Attributes:
     config: the experiment, as a file of configs/ returns it.
-    workdir: the run folder. Its log and its config are files beside it.
+    workdir: the run folder. The log and the config are files next to it.
     xla_flags: flags that are added to XLA_FLAGS.
     program: the module of this repository that trains, with the command line of main.py.
   """
@@ -44,7 +44,7 @@ class Job:
 
   @property
   def log(self) -> pathlib.Path:
-    """What the training printed, over all its starts."""
+    """The file with the output of the training, over all its starts."""
     return self.workdir.with_name(f"{self.workdir.name}.log")
 
   @property
@@ -72,14 +72,14 @@ def finish(job: Job) -> None:
 
 
 def interrupt(job: Job, number: signal.Signals, is_time: Callable[[], bool]) -> bool:
-  """Train, and send a signal once it is time; return whether the signal came before the end.
+  """Train, and send a signal once `is_time()`; return whether the signal came before the end.
 
   Args:
-    is_time: called again and again once the training has written config.json, after it has read
-      its data and before its first step.
+    is_time: polled once the training has written config.json, which it does after it has read its
+      data and before its first step.
 
   Raises:
-    UserError: the training failed before.
+    UserError: the training failed.
   """
   file, started = job.workdir / "config.json", time.time_ns()
   with _started(job) as process:
@@ -134,7 +134,7 @@ def _started(job: Job) -> Iterator[subprocess.Popen]:
   config_file = job.workdir.with_name(f"{job.workdir.name}_config.py")
   job.workdir.parent.mkdir(parents=True, exist_ok=True)
   config_file.write_text(_config_program(job.config))
-  # -P: no module of the current folder, or of trust/, may take the place of another.
+  # -P: no module of the current folder, or of trust/, may shadow another.
   command = [sys.executable, "-P", "-m", job.program, f"--config={config_file}"]
   command += [f"--workdir={job.workdir}", "--heartbeat=0"]
   with job.log.open("ab") as log:

@@ -1,26 +1,27 @@
-"""--mode=rerun: repeat a recorded run, and say whether the same came out.
+"""--mode=rerun: repeat a recorded run, and report whether it gives the same result.
 
 The record is a run folder, or the results.json of one, such as those in benchmarks/results/. Its
-config, data and seeds are used again, in a new run folder. The answer is one of
+config, data and seeds are used again, in a new run folder. The verdict is one of
 
   same bits                       every metric that both runs have is equal to the last bit
-  within the noise of seeds       the difference is no larger than seeds make; p is its probability
+  within the noise of seeds       the difference is no larger than between seeds
   differs                         it is larger: p is less than `_LEVEL`
 
-and names the versions, the hardware and the commit that changed; the type is that of the record.
+The report also names the versions, the hardware and the commit that changed. The repetition
+computes in the dtype of the record.
 
 p is the probability that two runs of one config, with different seeds, differ by at least as much:
 
-  - A record of several seeds: Welch's t-test of its seeds and those of the repetition.
-  - A complete repetition of one seed: both test accuracies as samples of n test images, each with
-    the binomial variance a (1 - a) / n. This stands for the spread of seeds, which one seed does
-    not show; how close the two are was not measured.
-  - A repetition of the first epochs, of one seed: `other_seeds` further seeds are trained for the
-    same epochs. The recorded training loss is compared with the losses of all of them by Student's
-    prediction interval of one further value.
+  - For a record of several seeds: Welch's t-test of its seeds and those of the repetition.
+  - For a complete repetition of one seed: both test accuracies are treated as samples of n test
+    images, each with the binomial variance a (1 - a) / n. This variance stands in for the spread of
+    seeds, which one seed does not show; how close the two are was not measured.
+  - For a repetition of the first epochs, of one seed: `other_seeds` further seeds are trained for
+    the same epochs. The recorded training loss is compared with the losses of all of them by
+    Student's prediction interval of one further value.
 
-The test accuracy decides in complete repetitions, or the validation accuracy if the record has
-none; in others the training loss of the last epoch that was repeated.
+Complete repetitions are judged by the test accuracy, or by the validation accuracy if the record
+has no test accuracy; others by the training loss of the last repeated epoch.
 """
 
 import pathlib
@@ -50,7 +51,7 @@ _RESULTS = ("test_loss", "test_accuracy", "val_accuracy")
 
 
 class Judgement(NamedTuple):
-  """What a repetition shows.
+  """The outcome of a repetition.
 
   Attributes:
     verdict: 'same bits', 'within the noise of seeds' or 'differs'.
@@ -74,7 +75,7 @@ def rerun(
 
   Args:
     path: a results.json, or the folder that holds it.
-    workdir: the run folder of the repetition, unfinished or new; other seeds are folders beside it.
+    workdir: the repetition's run folder, unfinished or new; other seeds get folders next to it.
     epochs: how many of the record's epochs to repeat; None for all.
     other_seeds: how many further seeds to train, if they are needed.
     train: trains a job until it has this number of epochs.
@@ -94,7 +95,7 @@ def rerun(
   log.info("repeating %s for %d of its %d epochs", record.path, num_epochs, len(record.rows))
   environment = processes.describe_environment(config.dtype)
   is_complete = bool(record.results) and num_epochs == len(record.rows)
-  # A run that goes to its end also tests its weights.
+  # A run that is trained to its end also tests its weights.
   train(job, config.num_epochs if is_complete else num_epochs)
   repeated = run_record.read_record(workdir)
   with run_folder.reading(record.path):
@@ -138,7 +139,7 @@ def _read_record(path: str) -> RunRecord:
   lineage = run_folder.RunFolder(folder, writer=False).lineage() or record.results.get("lineage")
   if lineage:
     raise errors.UserError(
-      f"{folder}: a fork of {lineage[-1].get('run')}, whose config alone does not repeat it; "
+      f"{folder}: a fork of {lineage[-1].get('run')}, so its config alone does not repeat it; "
       "repeat that run, and fork the repetition"
     )
   return record
@@ -174,7 +175,7 @@ def _common(record: RunRecord, repeated: RunRecord, num_epochs: int) -> list[tup
 def _judge(
   record: RunRecord, repeated: RunRecord, rows: list[tuple[Row, Row]], is_complete: bool
 ) -> Judgement | None:
-  """Return the judgement by the two runs alone; None if it takes further seeds."""
+  """Return the judgement by the two runs alone; None if further seeds are needed."""
   figures = [name for name in _RESULTS if name in record.results and name in repeated.results]
   same_results = all(record.results[name] == repeated.results[name] for name in figures)
   if all(a == b for a, b in rows) and (same_results or not is_complete):
@@ -217,7 +218,7 @@ def _welch(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 def _binomial(a: float, b: float, images: int) -> float:
-  """Return the probability of a difference of two accuracies that is at least as large."""
+  """Return the probability that two accuracies differ by at least as much."""
   from scipy import stats
 
   variance = (a * (1 - a) + b * (1 - b)) / images
@@ -248,7 +249,7 @@ def _train_others(
 
 
 def _changes(record: RunRecord, environment: Row) -> list[str]:
-  """Return what the record's results.json says otherwise than this environment."""
+  """Return how this environment differs from the one in the record's results.json."""
   if not record.results:
     return ["unknown, because the record is unfinished"]
   changes = []

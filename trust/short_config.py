@@ -1,4 +1,4 @@
-"""A config for a training of seconds, which computes what the original one does."""
+"""Shorten a config to a training of seconds with the same computation."""
 
 import ml_collections
 
@@ -13,7 +13,7 @@ def shorten(
 ) -> ml_collections.ConfigDict:
   """Return the config for a few epochs of a few batches, with at most 1,000 validation examples.
 
-  An epoch of a dataset that is smaller than `batches` batches is all of it.
+  If the dataset is smaller than `batches` batches, an epoch is the whole dataset.
   """
   config = config.copy_and_resolve_references()
   config.num_epochs, config.last_epoch = epochs, 1.0
@@ -22,7 +22,7 @@ def shorten(
   config.data.train_examples = 0
   num_validation = len(splits.make_splits(dataset, config.data).validation)
   if num_validation > _MAX_VALIDATION and not isinstance(config.data.validation, str):
-    del config.data.validation  # else its type, float, would make a fraction of the count
+    del config.data.validation  # otherwise its type, float, would turn the count into a fraction
     config.data.validation = _MAX_VALIDATION
   wanted = batches * config.batch_size
   if wanted < len(splits.make_splits(dataset, config.data).train):

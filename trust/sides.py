@@ -81,8 +81,8 @@ def _join(entries: list[Entry]) -> Group:
   if len(groups) > 1:
     fields = ", ".join(differing_fields(groups)) or "the dataset"
     raise errors.UserError(
-      f"compare: {', '.join(entry.name for entry in entries)} are no runs of one config, they "
-      f"differ in {fields}; name the runs of one config, or each folder separately"
+      f"compare: {', '.join(entry.name for entry in entries)} are not runs of one config, because "
+      f"they differ in {fields}; name the runs of one config, or each folder separately"
     )
   return groups[0]
 
@@ -98,7 +98,7 @@ def _accuracies(group: Group, split: str) -> dict[int, float]:
   if not accuracies or len(accuracies) < len(group.seed_results):
     other = next(name for name in SPLITS if name != split)
     raise errors.UserError(
-      f"--split: {group.title} recorded no {split} accuracy; compare on --split={other}"
+      f"--split: {group.title} recorded no {split} accuracy; use --split={other}"
     )
   return accuracies
 

@@ -1,10 +1,10 @@
 """Whether two configs differ: pure functions on the figures that their runs recorded.
 
 Figures of several seeds are compared by a t test: of the differences between the seeds that both
-sides share, or, if they share fewer than two, of the two means (Welch 1947). The question it
-answers: would other seeds show the same on these images? One network against one other network is
-compared by McNemar's exact test (1947) on the images that only one of them classifies correctly.
-That answers another question: would other images show the same of these two networks?
+sides share, or, if they share fewer than two, of the two means (Welch 1947). It answers the
+question: would other seeds show the same on these images? Two single networks are compared by
+McNemar's exact test (1947) on the images that only one of them classifies correctly. It answers
+another question: would other images show the same of these two networks?
 
 A difference counts if its p value is at most SIGNIFICANCE, after Holm's correction (1979) if there
 are several comparisons. tests/trust/test_statistics.py simulates how often that is wrong.
@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 SIGNIFICANCE = 0.05  # the share of equal configs that are called different
-POWER = 0.8  # the share of different configs that enough seeds must show
+POWER = 0.8  # the share of true differences that enough seeds must show
 _NOISE = 1e-12  # a spread below this is the rounding of equal numbers
 _MOST_SEEDS = 1_000_000
 
@@ -49,10 +49,10 @@ class SeedDifference:
 
   @property
   def p(self) -> float:
-    """The two-sided p value of equal configs.
+    """The two-sided p value under the hypothesis that the configs are equal.
 
-    If all pairs have one difference, as rounded accuracies may, there is no t. The p value is then
-    that of the signs: 2 of the 2 ** pairs choices of signs are as extreme.
+    If all pairs have the same difference, as rounded accuracies may, there is no t. The p value is
+    then that of the signs: 2 of the 2 ** pairs choices of signs are as extreme.
     """
     from scipy import stats
 
@@ -72,8 +72,8 @@ class SeedDifference:
   def more_seeds(self, target: float, alpha: float = SIGNIFICANCE) -> int:
     """Return how many more seeds of each side would show a true difference of `target`.
 
-    Enough are those that show it, at level alpha, in POWER of all experiments, if the differences
-    of further seeds spread like those so far.
+    They are enough if they show it, at level alpha, in POWER of all experiments. This assumes that
+    the differences of further seeds spread like those so far.
     """
     per_seed = 1 if self.num_pairs else 2
     return max(0, seeds_needed(self.deviation, target, alpha, per_seed) - min(self.counts))
@@ -108,7 +108,7 @@ class ImageDifference:
   def interval(self, alpha: float = SIGNIFICANCE) -> tuple[float, float]:
     """Return limits of the difference of accuracies, given how many images they disagree on.
 
-    Those of Clopper and Pearson (1934), which exclude 0 exactly when p < alpha.
+    They are those of Clopper and Pearson (1934), which exclude 0 exactly when p < alpha.
     """
     from scipy import stats
 

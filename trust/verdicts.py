@@ -17,7 +17,7 @@ class Line(NamedTuple):
     verdict: SAME, ROUNDING, DIFFERENT, or '' if it could not be tried.
     is_promised: whether the project promises the same bits.
     difference: None if it was not tried.
-    note: how it was done, or why it was not.
+    note: how the comparison was made, or why it was not.
   """
 
   name: str

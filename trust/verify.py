@@ -1,24 +1,24 @@
-"""--mode=verify: train a config several times, and say where this machine gives the same bits.
+"""--mode=verify: train a config several times, and report where this machine gives the same bits.
 
-The config is shortened to a few batches and epochs; network, batch size, augmentation and type are
-its own. Each training is a process (processes.py). Compared with the first training are
+The config is shortened to a few batches and epochs; network, batch size, augmentation and dtype
+stay the same. Each training is a process (processes.py). The comparisons are
 
-  again      the same training,
-  resumed    the same, killed by SIGKILL and SIGTERM at random moments and resumed,
-  devices    the same on another number of devices,
-  seeds      the seeds of one program, with trainings of one seed each.
+  again      the first training against the same training again,
+  resumed    against one that is stopped by SIGKILL and SIGTERM at random moments and resumed,
+  devices    against one on another number of devices,
+  seeds      the seeds of one program against trainings of one seed each.
 
 The project promises the same bits for the first two, on GPUs with the flags of `FLAGS`. Another
 number of devices sums in another order, and a program of several seeds is another program, so these
 two may round differently.
 
 "The same to rounding" is measured, not assumed. A difference that comes from rounding is smaller in
-a type of higher precision; another computation is not. So where bits differ, both trainings are
-repeated in float32 for `_SHORT` steps, and so is the first one with images whose last bit changes
-at random in every step (perturbed.py). The difference that this makes to the weights is the
-yardstick: `_FACTOR` times it counts as rounding, because a network rounds in every layer and not
-only at its input. Few steps, because training multiplies any difference in every step
-(docs/trust.md has figures). A fault of bfloat16 alone is not seen this way.
+a dtype of higher precision; one that comes from another computation is not. So where bits differ,
+both trainings are repeated in float32 for `_SHORT` steps, and so is the first one with images whose
+last bit changes at random in every step (perturbed.py). The difference that this makes to the
+weights is the yardstick: up to `_FACTOR` times it counts as rounding, because a network rounds in
+every layer and not only at its input. The steps are few because training multiplies any difference
+in every step (docs/trust.md has figures). A fault of bfloat16 alone is not detected this way.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from trust.processes import Job
 from trust.short_config import shorten
 from trust.verdicts import DIFFERENT, ROUNDING, SAME, Line
 
-# The XLA flags that ask for the same bits, by platform; a CPU needs none. docs/determinism.md.
+# The XLA flags that ask for the same bits, by platform; a CPU needs none (docs/determinism.md).
 FLAGS = {"gpu": ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0")}
 _FACTOR = 10.0
 _SHORT = 2  # steps
@@ -54,7 +54,7 @@ _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL)
 _TRAININGS = 10  # roughly, after the first
 
 
-# A training, and the index of the seed to look at; None for its only one.
+# A training, and the index of the seed to compare; None for its only one.
 _Training: TypeAlias = tuple[Job, int | None]
 
 
@@ -72,13 +72,13 @@ def verify(
     config: the experiment.
     folder: an empty folder, or one that does not exist.
     epochs, batches: the length of each training.
-    finish, interrupt: start a training, as the functions of processes.py do.
+    finish, interrupt: train like the functions of these names in processes.py.
 
   Returns:
     'text' to print; 'holds', whether every promise holds; 'lines', the comparisons.
 
   Raises:
-    UserError: the folder is not empty, the config is impossible, or a training failed.
+    UserError: the folder is not empty, the config is invalid, or a training failed.
   """
   check_config(config, default.get_config())
   if folder.exists() and any(folder.iterdir()):
@@ -89,7 +89,7 @@ def verify(
 
 
 class _Verification:
-  """The trainings of one call, and what was found."""
+  """The trainings and comparisons of one call of `verify`."""
 
   def __init__(
     self,
@@ -173,7 +173,7 @@ class _Verification:
       yield self._compare(name, (alone, None), (together, i), False)
 
   def _with_flags(self, lines: list[Line]) -> tuple[list[Line], str]:
-    """Judge the promises by trainings with the platform's flags; say what the flags cost."""
+    """Judge the promises by trainings with the platform's flags; also return the flags' cost."""
     flags = " ".join(self._flags())
     once, again = (self._job(name, xla_flags=flags) for name in ("flags", "flags_again"))
     for job in (once, again):
@@ -201,7 +201,7 @@ class _Verification:
     """Compare two trainings.
 
     Args:
-      at_end: measure a difference at the end, because no short training repeats how it arose.
+      at_end: measure a difference at the end, because no short training can reproduce its cause.
     """
     sides = [Side(job.workdir, seed) for job, seed in (a, b)]
     difference = differences.compare(*sides)
@@ -217,7 +217,7 @@ class _Verification:
     return Line(name, verdict, is_promised, difference, "")
 
   def _yardstick(self, at_end: bool = False) -> float:
-    """Return how far the last bit of the images moves the weights of a training."""
+    """Return how far a change of the images' last bit moves the weights of a training."""
     reference = self._first
     perturbed = dataclasses.replace(self._job("perturbed"), program="trust.perturbed")
     if not at_end:
@@ -227,7 +227,7 @@ class _Verification:
     return differences.distance(Side(reference.workdir), Side(perturbed.workdir))
 
   def _shorten(self, job: Job) -> Job:
-    """Return a training, after it has run, that ends after a few steps of `job`."""
+    """Return a training of only a few steps of `job`, in float32; run it on the first call."""
     name = f"{job.workdir.name}_short"
     if name not in self._short:
       config = shorten(job.config, 1, _SHORT, self._dataset)
@@ -249,7 +249,7 @@ class _Verification:
     self._finish(job)
 
   def _describe(self, lines: list[Line], flags_text: str) -> str:
-    """Return the table and what follows from it."""
+    """Return the table, its explanation and the conclusion as text."""
     config, device = self._config, self._device
     steps = differences.metrics(Side(self._first.workdir))[0]["step"]
     title = (
@@ -259,8 +259,9 @@ class _Verification:
     notes = []
     if self._short:
       notes.append(
-        f"difference: of the weights after {_SHORT} steps in float32, relative. The last bit of "
-        f"the images makes {self._yardstick():.1e}; up to {_FACTOR:g} times that is rounding."
+        f"difference: the relative difference of the weights after {_SHORT} steps in float32. The "
+        f"last bit of the images causes {self._yardstick():.1e}; up to {_FACTOR:g} times that "
+        "counts as rounding."
       )
     if flags_text:
       notes.append(f"flags for the same bits: {flags_text}")
@@ -270,7 +271,7 @@ class _Verification:
 
 
 def _after(seconds: float) -> Callable[[], bool]:
-  """Return a function that returns whether its first call is so many seconds ago."""
+  """Return a function that returns whether `seconds` have passed since its first call."""
   calls: list[float] = []
 
   def is_time() -> bool:

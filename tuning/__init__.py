@@ -1,1 +1,1 @@
-"""Searches that train: sweeps and the learning-rate range test."""
+"""Hyperparameter search: sweeps and the learning-rate range test."""

@@ -13,7 +13,7 @@ from configs.sweeps import RANK_BY, Sweep
 
 
 def open_study(sweep: Sweep, folder: epath.Path, num_epochs: int) -> optuna.Study:
-  """Return the study of a sweep: a new one, or that of the same sweep in the folder's journal.
+  """Return the study of a sweep: from the folder's journal if it is there, else a new one.
 
   Args:
     folder: the sweep's folder. In a bucket the study is kept in memory.
@@ -63,9 +63,9 @@ def _open_storage(folder: epath.Path) -> BaseStorage:
 
 
 class _RepairingLock(JournalFileSymlinkLock):
-  """The lock that a worker holds to append, which first drops a line that a killed worker began.
+  """The lock that a worker holds to append; taking it drops a line that a killed worker began.
 
-  Optuna ignores such a line at the end of the file, but would append to it, and then fail.
+  Optuna ignores such a line at the end of the file, but would append to it and then fail.
   """
 
   def __init__(self, path: epath.Path):

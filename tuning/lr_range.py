@@ -27,7 +27,7 @@ from models import transfer
 _WINDOW_DECADES = 0.5  # of the learning rate, over which the loss is smoothed
 _BELOW_LOWEST = 10.0
 _DIVERGED = 3.0  # a loss that exceeds this multiple of the lowest median has diverged
-_LAST_STEPS = 3  # the test ends when these have diverged
+_LAST_STEPS = 3  # the test ends when this many steps in a row have diverged
 _ABOVE_START = 1.5  # where the median loss exceeds this multiple of the first one, it has exploded
 _MEDIAN_STEPS = 9
 _CHECK_EVERY = 10  # steps
@@ -49,16 +49,16 @@ def lr_range_test(
 
   Returns:
     'lowest': the rate with the lowest smoothed loss. 'steepest': the rate below it at which the
-    loss falls fastest. 'suggested': a tenth of the lowest. The latter two are None if the loss
-    never falls. 'learning_rate', 'loss' and 'smoothed': lists with a value for each step; from
-    where the loss explodes, 'smoothed' is the running median.
+    loss falls fastest. 'suggested': a tenth of 'lowest'. The latter two are None if the loss
+    never falls. 'learning_rate', 'loss' and 'smoothed': lists with a value for each step; from the
+    step at which the loss explodes, 'smoothed' is the running median.
 
   Raises:
     UserError: low, high or steps is invalid, the loss is not finite from the start, or training
-      raises it.
+      raises one.
   """
   if not 0 < low < high < math.inf:
-    raise errors.UserError(f"low, high: {low:g} to {high:g} is no range; use 0 < low < high")
+    raise errors.UserError(f"low, high: {low:g} to {high:g} is not a range; use 0 < low < high")
   if steps < _CHECK_EVERY:
     raise errors.UserError(
       f"steps: {steps} steps are too few to show a trend; use at least {_CHECK_EVERY}"
@@ -68,7 +68,7 @@ def lr_range_test(
   experiment = Experiment(resolve(config), schedule=lambda step: low * factor**step)
   losses = _train(experiment, steps)
   if len(losses) < 2:
-    raise errors.UserError(f"low: the loss is not finite at {low:g} already; use a lower rate")
+    raise errors.UserError(f"low: the loss is not finite even at {low:g}; use a lower rate")
   curve = _analyze(low * factor ** np.arange(len(losses)), losses, window)
   folder = epath.Path(workdir)
   folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def lr_range_test(
   title = f"Learning-rate range test: {config.model.name} on {experiment.dataset.name}"
   _plot(curve, title, folder / "lr_range.png")
   if curve["suggested"] is None:
-    log.warning("The loss falls nowhere between %g and %g: no rate to suggest", low, high)
+    log.warning("The loss never falls between %g and %g, so no rate is suggested", low, high)
   return curve
 
 
@@ -92,7 +92,8 @@ def smooth(losses: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
   which does not lag behind as a moving average does.
 
   Args:
-    window: number of steps in a fit; reduced to the number of losses, but at least three.
+    window: number of steps in a fit; reduced to the number of losses. With fewer than three
+      losses, they are returned unsmoothed.
   """
   window = min(window, len(losses) - (len(losses) + 1) % 2)
   if window < 3:
@@ -155,7 +156,7 @@ def _means(losses: list[jax.Array]) -> np.ndarray:
 
 
 def _has_diverged(losses: list[jax.Array]) -> bool:
-  """Return whether the loss has diverged; checked every tenth step, and False between."""
+  """Return whether the loss has diverged; checked every tenth step, and False in between."""
   if not losses or len(losses) % _CHECK_EVERY:
     return False
   values = _means(losses)

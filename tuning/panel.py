@@ -1,4 +1,4 @@
-"""The picture of a sweep: the learning curves of each configuration, the best of them outlined."""
+"""The picture of a sweep: the learning curves of each configuration, with the best outlined."""
 
 import math
 import textwrap
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 MAX_PANELS = 24  # with more, each would be too small to read
 _MAX_COLUMNS = 4
-_CHARACTERS = 34  # of a line of a panel's title
+_CHARACTERS = 34  # per line of a panel's title
 _COLOURS = {"train": "tab:blue", "val": "tab:orange"}
 
 
 def draw_curves(summary: Mapping[str, Any], trials: Sequence[Trial], path: epath.Path) -> bool:
   """Write a PNG with a panel for each configuration, in the order of the ranking.
 
-  A panel has the curves of training and validation of every trial of its configuration. All panels
-  have the same axes.
+  A panel shows the training and validation curves of every trial of its configuration. All panels
+  have the same axis limits.
 
   Args:
     summary: the contents of sweep.json.
@@ -34,7 +34,7 @@ def draw_curves(summary: Mapping[str, Any], trials: Sequence[Trial], path: epath
     path: the PNG.
 
   Returns:
-    Whether any trial had an epoch to draw, and so the PNG was written.
+    Whether the PNG was written; False if no trial has an epoch to draw.
   """
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -68,7 +68,7 @@ def draw_curves(summary: Mapping[str, Any], trials: Sequence[Trial], path: epath
 
 
 def _draw_trial(axis: "Axes", rows: list[Row], metric: str) -> None:
-  """Draw the curves of training and validation; only the first trial of a panel has labels."""
+  """Draw the training and validation curves; only the first trial of a panel gets labels."""
   is_first = not axis.lines
   for split, colour in _COLOURS.items():
     values = [row.get(f"{split}_{metric}") for row in rows]

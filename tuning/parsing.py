@@ -1,4 +1,4 @@
-"""The value of --sweep, parsed."""
+"""Parse the value of --sweep."""
 
 import ast
 import dataclasses
@@ -11,7 +11,7 @@ from cifar_jax import errors
 from configs import sweeps
 from configs.sweeps import Range, Sweep
 
-# Options of a sweep, and of what draws its trials; no config field has these names.
+# Options of a sweep and of its sampler; no config field has these names.
 _OPTIONS = ("at_once", "rank_by", "pruner", "first_rung", "reduction")
 _SAMPLING = ("sampler", "count", "sampler_seed")
 _RANGES: dict[str, Callable[..., Range]] = {
@@ -28,8 +28,8 @@ def parse(text: str) -> Sweep:
     text: a file of configs/sweeps/, or fields with values to combine in every way, such as
       'optimizer.learning_rate=0.1,0.01 model.widths=(16,16),(32,32)'. Quotes protect spaces and
       commas. With 'sampler=random count=20', or sampler=tpe, that many trials are drawn, and
-      uniform(low,high), log_uniform(low,high) and integers(low,high) are values, too. All may be
-      followed by options of Sweep, such as 'at_once=…', 'rank_by=…' and 'pruner=halving'.
+      values may also be uniform(low,high), log_uniform(low,high) and integers(low,high). Either
+      may be followed by options of Sweep, such as 'at_once=…', 'rank_by=…' and 'pruner=halving'.
 
   Raises:
     UserError: the text is none of these, or the file defines no sweep.
@@ -61,13 +61,13 @@ def parse(text: str) -> Sweep:
 
 
 def _make_sweep(fields: dict[str, list[Any]], options: dict[str, Any]) -> Sweep:
-  """Return the sweep that the sampler among the options makes."""
+  """Return the sweep of these fields, made by the sampler in `options`."""
   ranges = [name for name, values in fields.items() if any(isinstance(v, Range) for v in values)]
   sampler = options.pop("sampler", "grid")
   if sampler == "grid":
     if ranges:
       raise errors.UserError(
-        f"--sweep: {ranges[0]}: a range has no end of values for a grid; add sampler=random or "
+        f"--sweep: {ranges[0]}: a range cannot be part of a grid; add sampler=random or "
         "sampler=tpe, and count=20"
       )
     for name in _SAMPLING:
@@ -93,7 +93,7 @@ def _load(file: str) -> Sweep:
   if not path.is_file():
     raise errors.UserError(f"--sweep: {file}: no such file")
   spec = importlib.util.spec_from_file_location(f"sweep_{path.stem}", path)
-  assert spec is not None and spec.loader is not None  # true of every .py file
+  assert spec is not None and spec.loader is not None  # never None for a .py file
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
@@ -131,12 +131,12 @@ def _split(text: str, separates: Callable[[str], bool], keep_empty: bool = False
     if depth < 0:
       break
   if quote or depth:
-    raise errors.UserError(f"--sweep: {text!r}: a bracket or quote has no partner; add it")
+    raise errors.UserError(f"--sweep: {text!r}: a bracket or quote is unmatched; add its partner")
   return [part for part in parts if part or keep_empty]
 
 
 def _parse_value(name: str, text: str) -> Any:
-  """Return the value of a Python literal, a Range for a call of one, and any other text itself."""
+  """Return the value of a Python literal, the Range of a call, or any other text unchanged."""
   if not text:
     raise errors.UserError(f"--sweep: {name}: a value is empty; write '' for an empty string")
   call, bracket, _ = text.partition("(")

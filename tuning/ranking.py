@@ -25,11 +25,11 @@ def read_state(trial: Trial, pruned: Container[str] = ()) -> Row:
   """Return the state of a trial from its run folder.
 
   Args:
-    pruned: the names of the trials that ended at a rung, as the study knows.
+    pruned: the names of the trials that ended at a rung, according to the study.
 
   Returns:
-    'status': 'finished', 'pruned', 'failed', 'unfinished' or 'waiting'; 'epochs' run; 'results' of
-    a finished trial, or those at the rung; 'error' of a failed one.
+    'status': 'finished', 'pruned', 'failed', 'unfinished' or 'waiting'; 'epochs': the number run;
+    'results' of a finished trial, or of a pruned one at its rung; 'error' of a failed one.
   """
   folder, error_file = RunFolder(trial.path, writer=False), trial.path / "error.txt"
   rows = folder.metrics()
@@ -75,10 +75,10 @@ def summarize(
 def rank(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]], rank_by: str) -> list[Row]:
   """Return an entry for each configuration: the best first, then pruned and unfinished ones.
 
-  Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
+  Trials that differ only in the field 'seed' belong to one configuration, which is ranked by their
   mean, in which each seed counts once. A configuration has a rank once all of its trials have
-  finished. Ties are broken by the other validation metric. Of two that were pruned, the one that
-  trained longer is first.
+  finished. Ties are broken by the other validation metric. Of two pruned configurations, the one
+  that trained longer comes first.
   """
   by_fields: dict[str, list[int]] = {}
   for i, trial in enumerate(trials):
@@ -157,7 +157,7 @@ def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> Row:
 
 
 def _seed_results(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> list[Row]:
-  """Return the results of each seed of a configuration, once: trials may share seeds."""
+  """Return the results of each seed of a configuration once, because trials may share seeds."""
   by_seed: dict[int, Row] = {}
   for trial, state in zip(trials, states, strict=True):
     results = state["results"]
@@ -172,7 +172,7 @@ def _describe_lead(
   states: Sequence[Mapping[str, Any]],
   rank_by: str,
 ) -> str | None:
-  """Return whether the best configuration is distinguishable from the second, if there is one."""
+  """Describe whether the best configuration is distinguishable from the second, if there is one."""
   if len(entries) < 2 or entries[1]["rank"] is None:
     return None
   figures: list[dict[int, float]] = []

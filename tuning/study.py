@@ -1,12 +1,12 @@
-"""The Optuna study of a sweep: which trials there are, which of them wait, and what they reached.
+"""The Optuna study of a sweep: its trials, their states and their results.
 
   <sweep>/study.journal   the study, which any number of workers share; optuna-dashboard opens it
   <sweep>/.claims/        a lock for each trial, which its worker holds
 
 A trial waits, runs, and ends as complete, pruned or failed. If a worker dies, its locks are
-released, and other workers take over its trials, which resume from their checkpoints. What a trial
-has learnt is in its run folder alone: without the journal, finished trials are still not trained
-again. Another sweep in the same folder is another study in the same journal.
+released, and other workers take over its trials, which resume from their checkpoints. A trial's
+weights and results are in its run folder alone: even without the journal, finished trials are not
+trained again. Another sweep in the same folder is a separate study in the same journal.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from configs.sweeps import RANK_BY, Sweep
 from tuning import journal, ranking
 from tuning.trials import Trial
 
-_MAX_REPEATS = 100  # draws in a row that TPE may repeat, before its space counts as exhausted
+_MAX_REPEATS = 100  # repeated draws in a row after which TPE's space counts as exhausted
 
 
 @dataclasses.dataclass
@@ -37,8 +37,8 @@ class _Claim:
   Attributes:
     optuna_trial: the trial in the study.
     lock: releases the claim when it is closed.
-    judged: the rungs at which this worker asked whether the trial goes on.
-    is_pruned: whether it does not.
+    judged: the rungs at which this worker has asked whether to prune the trial.
+    is_pruned: whether the answer was yes.
   """
 
   optuna_trial: optuna.Trial
@@ -52,10 +52,10 @@ class Study:
 
   Args:
     sweep: the sweep.
-    listed: the trials that it lists; [] for a space.
-    make_trial: returns the trial that sets these fields.
+    listed: the trials that the sweep lists; [] if it has a search space instead.
+    make_trial: returns the trial that sets the given fields.
     folder: the sweep's folder. In a bucket, the study is kept in memory, for one worker.
-    num_epochs: the length of each trial, if it is pruned.
+    num_epochs: the length of each trial, for the pruner.
 
   Raises:
     UserError: the journal is corrupt.
@@ -137,7 +137,7 @@ class Study:
     self.release([trial])
 
   def is_pruned(self, trial: Trial, rows: Sequence[Row]) -> bool:
-    """Return whether a trial that reached a rung ends there.
+    """Return whether a trial ends at a rung that it has reached.
 
     Args:
       trial: a claimed trial.
@@ -168,13 +168,13 @@ class Study:
   # --- Waiting trials -----------------------------------------------------------------------------
 
   def _enqueue(self, listed: Sequence[Trial]) -> None:
-    """Let listed trials that the study does not know wait, and once more those that failed."""
+    """Enqueue the listed trials that the study does not know, and enqueue failed ones again."""
     last: dict[str, FrozenTrial] = {}
     for frozen in self._frozen():
       if "name" in frozen.user_attrs:
         last[frozen.user_attrs["name"]] = frozen
     new = [trial for trial in listed if trial.name not in last]
-    if self._sweep.pruner:  # in the order of a grid, each trial might be the best so far
+    if self._sweep.pruner:  # in grid order, each trial might be the best so far and escape pruning
       random.Random(0).shuffle(new)
     for trial in new:
       labels = {name: self._draws[name].label(value) for name, value in trial.fields.items()}
@@ -195,7 +195,7 @@ class Study:
     )
 
   def _next(self) -> Trial | None:
-    """Claim a trial that waits, or draw one; return None if there is none."""
+    """Claim a waiting trial, or draw a new one; return None if there is neither."""
     while True:
       if self._frozen(TrialState.WAITING):
         optuna_trial = self._study.ask()
@@ -209,14 +209,15 @@ class Study:
         return None
       if self._hold(trial, optuna_trial):
         return trial
-      # A worker of another study trains it; whoever starts next takes it over.
+      # A worker of another study trains it; a later `claim` takes it over once it is free.
 
   def _draw(self) -> tuple[optuna.Trial, Trial] | None:
-    """Return a new trial of TPE; None if the space has no others."""
+    """Draw a new trial with TPE; return None if the space is exhausted."""
     known = {trial.name for trial in self.trials()}
     space = {name: draw.distribution() for name, draw in self._draws.items()}
     for _ in range(_MAX_REPEATS):
-      # Workers with one seed would draw the same, and a generator would not survive a restart.
+      # Workers with the same seed would draw the same trial, and a generator's state would not
+      # survive a restart.
       seed = self._sweep.sampler_seed + len(self._frozen())
       self._study.sampler = optuna.samplers.TPESampler(seed=seed)
       drawn = self._study.ask(space)
@@ -234,7 +235,7 @@ class Study:
     return None
 
   def _outcome(self, name: str) -> dict[str, Any]:
-    """Return the arguments of `tell` for a trial that repeats an earlier one."""
+    """Return the arguments of `tell` for a draw that repeats an earlier trial."""
     for frozen in self._frozen(TrialState.COMPLETE):
       if frozen.user_attrs.get("name") == name:
         return {"values": frozen.values}
@@ -243,19 +244,19 @@ class Study:
   # --- Claims -------------------------------------------------------------------------------------
 
   def _take(self, frozen: FrozenTrial) -> Trial | None:
-    """Take over a running trial if no worker holds it; return None if one does."""
+    """Take over a running trial; return None if a worker holds it or it has already ended."""
     name = frozen.user_attrs.get("name")
-    if name is None:  # its worker died while it drew the trial
+    if name is None:  # its worker died while drawing it
       self._study.tell(frozen.number, state=TrialState.FAIL)
       return None
     trial = self._trial(frozen)
-    # The constructor is the only way to report for a trial that another process asked for.
+    # Only the constructor gives access to a trial that another process asked for.
     if name in self._claims or not self._hold(trial, optuna.Trial(self._study, frozen._trial_id)):
       return None
     return None if self._end_if_finished(trial) else trial
 
   def _hold(self, trial: Trial, optuna_trial: optuna.Trial) -> bool:
-    """Hold the lock of a trial, unless another worker does; return whether this one does."""
+    """Try to take the lock of a trial; return whether this worker now holds it."""
     lock = contextlib.ExitStack()
     if "://" not in str(self._folder):
       claims = self._folder / ".claims"
@@ -268,7 +269,7 @@ class Study:
     return True
 
   def _end_if_finished(self, trial: Trial) -> bool:
-    """End a claimed trial whose run folder is finished; return whether it is."""
+    """End a claimed trial whose run folder is finished; return whether it was."""
     is_finished = ranking.read_state(trial)["status"] == "finished"
     if is_finished:
       self.end(trial)
@@ -276,7 +277,7 @@ class Study:
 
   @contextlib.contextmanager
   def _locked(self) -> Iterator[None]:
-    """Let no other worker claim or add trials meanwhile."""
+    """Keep other workers from claiming or adding trials during the block."""
     with lock_folder(self._folder, ".study.lock"):
       yield
 

@@ -1,4 +1,4 @@
-"""Sweeps: train many trials of one config, each in its run folder, and rank them by validation.
+"""Sweeps: train many trials of one config, each in a run folder, and rank them by validation.
 
   <workdir>/trials/<name>/   the run folder of each trial
   <workdir>/study.journal    the Optuna study, which the workers share (see study.py)
@@ -7,11 +7,11 @@
   <workdir>/curves.png       the learning curves of each configuration, the best outlined
   <workdir>/together/        unfinished trials that train in one program (see together.py)
 
-Trials that differ in the field 'seed' only belong to one configuration, which is ranked by their
+Trials that differ only in the field 'seed' belong to one configuration, which is ranked by their
 mean. No trial uses the test set; `--mode=evaluate` tests the winner.
 
-Any number of processes that run the same command in the same workdir, at once or one after another,
-share the sweep: each trial trains in one of them. A later start skips finished trials, takes over
+All processes that run the same command with the same workdir, at once or one after another, share
+the sweep: each trial trains in one of them. A later start skips finished trials, takes over
 those of processes that died, and retries failed ones. A sweep may grow: add values and start it in
 the same workdir. The last process to end writes the complete ranking.
 """
@@ -62,7 +62,7 @@ def run_sweep(
 
   Raises:
     UserError: Optuna is missing, a field or the folder is invalid, or every trial failed.
-    Interrupted: SIGTERM or SIGINT came; the state is saved.
+    Interrupted: SIGTERM or SIGINT was received; the state is saved.
   """
   import_optuna()
   folder = epath.Path(workdir if "://" in str(workdir) else os.path.abspath(workdir))
@@ -75,9 +75,9 @@ def run_sweep(
 
 
 class _Worker:
-  """One worker of a sweep: one process, or those of one run, of which the first has the study.
+  """One worker of a sweep: a process, or all processes of a run, the first of which has the study.
 
-  Args: those of `run_sweep`, and the sweep's folder.
+  The arguments are those of `run_sweep`, but with the sweep's folder instead of workdir.
   """
 
   def __init__(
@@ -100,7 +100,7 @@ class _Worker:
         log.info("%d of %d trials have already finished", num_done, len(statuses))
 
   def claim_group(self) -> list[Trial]:
-    """Claim the trials that train next, in one program if there are several; [] at the end."""
+    """Claim the next trials, which train in one program if there are several; [] at the end."""
 
     def claim(study: "Study") -> str:
       claimed = study.claim(self._at_once)
@@ -147,7 +147,7 @@ class _Worker:
     def summarize(study: "Study") -> str:
       nonlocal summary
       if num_elsewhere := study.num_elsewhere():
-        log.info("Other workers still train %d of the trials", num_elsewhere)
+        log.info("Other workers are still training %d of the trials", num_elsewhere)
       summary = self._update_summary(study, with_picture=True)
       entries = summary["trials"]
       if not entries or any(entry["status"] != "failed" for entry in entries):

@@ -62,10 +62,10 @@ def _format(values: Mapping[str, Any], name: str, form: str) -> str:
 def live_table(
   header: Sequence[str], get_rows: Callable[[], Sequence[Sequence[str]]]
 ) -> Iterator[None]:
-  """Keep a table in view while the context lasts, if standard error is a terminal.
+  """Show a live table during the block, if standard error is a terminal.
 
   The table is redrawn every second, above the progress bar. Log lines below level WARNING are
-  dropped meanwhile, because the table shows the same; warnings are printed above the table.
+  dropped, because the table shows the same facts; warnings are printed above the table.
   """
   terminal = console.terminal()
   if not terminal.is_terminal:

@@ -1,9 +1,9 @@
 """Train trials that differ only in seeds and numbers together, in one program.
 
 A group of trials is one run, like a run with several seeds, in <sweep>/together/<key>. If the run
-is stopped, it resumes there. When it is done, each trial gets the run folder that it would have had
-alone, and the group's folder is removed. Metrics agree with those of trials trained one after the
-other to float tolerance.
+is stopped, it resumes from there. When it is done, each trial gets the run folder that it would
+have had alone, and the group's folder is removed. Metrics agree, to float tolerance, with those of
+trials that are trained one after the other.
 """
 
 import hashlib
@@ -45,14 +45,14 @@ _NUMBERS = (
 
 
 def limit(sweep: Sweep) -> int:
-  """Return how many trials of a sweep may train together here."""
+  """Return the largest number of a sweep's trials that may train together."""
   if jax.process_count() > 1 or sweep.pruner or sweep.space:
     return 1
   return sweep.at_once or (1 if jax.default_backend() == "cpu" else sys.maxsize)
 
 
 def groups(trials: Sequence[Trial], folder: epath.Path, at_once: int) -> Iterator[list[Trial]]:
-  """Yield the trials in groups that train together: first the groups that were started before.
+  """Yield the trials in groups that train together; groups that were started before come first.
 
   Args:
     trials: the unfinished trials.
@@ -78,18 +78,18 @@ def groups(trials: Sequence[Trial], folder: epath.Path, at_once: int) -> Iterato
 
 
 def folder_of(trials: Sequence[Trial], folder: epath.Path) -> epath.Path:
-  """Return the folder of a group: one for these trials with these configs in this order."""
+  """Return the folder of a group, which is unique to its trials, their configs and their order."""
   return folder / "together" / _digest(trials)
 
 
 def _group_key(config: ml_collections.ConfigDict) -> str:
-  """Return a text that is equal for trials that can train together."""
+  """Return a string that is equal for trials that can train together."""
   fields = flatten(config)
-  # A loss spike stops a run by the mean loss of its seeds, which has no meaning for trials. The
-  # optimizer of a proxy takes no traced numbers.
+  # stop_on_spike uses the mean loss of all seeds, which has no meaning for trials. A proxy's
+  # optimizer takes no traced numbers.
   if config.num_seeds == 1 and not config.stop_on_spike.factor and not config.proxy.keep:
     del fields["seed"]
-    # min_lr of a plateau is a multiple of the first rate, of which a program has only one.
+    # A plateau's min_lr is a multiple of the first rate, and a program has only one first rate.
     has_min_lr = config.plateau.monitor and config.plateau.min_lr
     for name in _NUMBERS[1:] if has_min_lr else _NUMBERS:
       value = fields.get(name)
@@ -118,7 +118,7 @@ def train_together(trials: Sequence[Trial], folder: epath.Path) -> bool:
 
   Raises:
     UserError: the group cannot be trained; its trials may still train alone.
-    Interrupted: SIGTERM or SIGINT came; the state is saved.
+    Interrupted: SIGTERM or SIGINT was received; the state is saved.
   """
   path = folder_of(trials, folder)
   path.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def train_together(trials: Sequence[Trial], folder: epath.Path) -> bool:
 
 
 class TogetherState(steps.TrainState, kw_only=True):
-  """A training state with the numbers of the trial, by full field name."""
+  """A training state that also holds the trial's numbers, by full field name."""
 
   numbers: dict[str, jax.Array]
 
@@ -165,7 +165,7 @@ class TogetherExperiment(Experiment):
   """The experiment of several trials in one program, in which trials take the place of seeds.
 
   Args:
-    config: the config of the first trial, with num_seeds the number of trials.
+    config: the config of the first trial, with num_seeds set to the number of trials.
     configs: the resolved config of each trial; they differ in `seed` and in _NUMBERS only.
   """
 
@@ -174,7 +174,7 @@ class TogetherExperiment(Experiment):
     self.seeds = [trial.seed for trial in configs]
     fields = [flatten(trial) for trial in configs]
     columns = {name: [f[name] for f in fields] for name in _NUMBERS if name in fields[0]}
-    # Concrete numbers are range-checked when the parts are created; traced ones cannot be.
+    # Creating the parts checks the ranges of concrete numbers; those of traced ones are unknown.
     trial_parts = [
       self._parts({name: column[i] for name, column in columns.items()})
       for i in range(len(configs))

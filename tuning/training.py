@@ -25,20 +25,20 @@ def train_group(group: Sequence[Trial], folder: epath.Path, is_pruned: IsPruned)
     folder: the sweep's folder.
 
   Raises:
-    Interrupted: SIGTERM or SIGINT came; the state is saved.
+    Interrupted: SIGTERM or SIGINT was received; the state is saved.
   """
   if len(group) > 1:
     try:
       if not together.train_together(group, folder):
         log.warning(
-          "Too little memory for %d trials together: train half of them at a time", len(group)
+          "Too little memory for %d trials together: training half of them at a time", len(group)
         )
         half = len(group) // 2
         train_group(group[:half], folder, is_pruned)
         train_group(group[half:], folder, is_pruned)
         return
     except errors.UserError as error:
-      log.warning("Train the trials one after the other: %s", error)
+      log.warning("Training the trials one after the other: %s", error)
   for trial in group:
     if ranking.read_state(trial)["status"] != "finished":
       _train_alone(trial, is_pruned)
@@ -56,7 +56,7 @@ def _train_alone(trial: Trial, is_pruned: IsPruned) -> None:
       pause=lambda rows: is_pruned(trial, rows),
     )
   except train.Paused:
-    log.info("%s ends early: others were better after as many epochs", trial.name)
+    log.info("%s ends early: others were better after the same number of epochs", trial.name)
   except errors.UserError as error:
     message = str(error)
   except jax.errors.JaxRuntimeError as error:

@@ -1,4 +1,4 @@
-"""Write the run folders of trials that trained together, out of the run folder of their group."""
+"""Write the run folders of trials that trained together, from the run folder of their group."""
 
 import jax
 import ml_collections
@@ -77,7 +77,7 @@ def _trial_results(group_results: Row, trial_results: Row, epochs_run: int) -> R
 
 
 def _trial_row(row: Row, i: int) -> Row:
-  """Return a trial's row of metrics.jsonl: its share of the images, and the group's seconds."""
+  """Return a trial's row of metrics.jsonl, with its share of the speed and the group's seconds."""
   metrics = {name: value for name, value in row["seeds"][i].items() if name != "seed"}
   return {
     "step": row["step"],
@@ -89,7 +89,7 @@ def _trial_row(row: Row, i: int) -> Row:
 
 
 def _epochs_run(config: ml_collections.ConfigDict, rows: list[Row]) -> int:
-  """Return the number of epochs until early stopping ends the trial, which its group ignores."""
+  """Return the number of epochs until early stopping, which the group ignores, ends the trial."""
   callbacks = Callbacks(config)
   update, state = jax.jit(callbacks.update), callbacks.init()
   for epoch, row in enumerate(rows):

@@ -42,13 +42,13 @@ class Trial:
 def base_of(
   sweep: Sweep, config: ml_collections.ConfigDict | None
 ) -> tuple[ModuleType, ml_collections.ConfigDict]:
-  """Return the config that trials start from, and the module that best.py starts from.
+  """Return the module that best.py starts from, and the config that trials start from.
 
   Args:
-    config: the config of the command line, which takes precedence; None for the sweep's base.
+    config: the command line's config, which takes precedence; None for the sweep's base.
 
   Raises:
-    UserError: there is neither.
+    UserError: neither is given.
   """
   if config is not None:
     return default, config
@@ -60,15 +60,15 @@ def base_of(
 def expand(
   sweep: Sweep, config: ml_collections.ConfigDict | None, folder: epath.Path
 ) -> list[Trial]:
-  """Return the trials that a sweep lists, each with a valid config; [] for a space.
+  """Return the trials that a sweep lists, each with a valid config; [] if it has a search space.
 
   Args:
     config: the config that the trials start from; None for the sweep's base.
     folder: the sweep's folder.
 
   Raises:
-    UserError: two trials are the same, the first rung is too late, or as `make_trial`, also for the
-      ends of a space.
+    UserError: two trials are the same, the first rung is too late, or `make_trial` raises it for a
+      trial or for the ends of the search space.
   """
   _, config = base_of(sweep, config)
   trials: dict[str, Trial] = {}
@@ -97,8 +97,8 @@ def make_trial(
     folder: the sweep's folder.
 
   Raises:
-    UserError: a field is invalid or selects by test images, or `folder` holds a trial of the same
-      name with another config.
+    UserError: a field is invalid, there are no validation examples besides test images, or `folder`
+      holds a trial of the same name with another config.
   """
   trial_config = config.copy_and_resolve_references()
   for name, value in fields.items():
@@ -129,7 +129,7 @@ def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
       raise errors.UserError(f"{name}: no such config field; {section} is a value, not a section")
   try:
     config[leaf] = value
-  except TypeError:  # another type than before, for which check_config has a better message
+  except TypeError:  # a different type, for which check_config has a better message
     with config.ignore_type():
       config[leaf] = value
 
@@ -144,7 +144,7 @@ def _check_validation(config: ml_collections.ConfigDict) -> None:
 
 
 def name_of(fields: Mapping[str, Any]) -> str:
-  """Return the name of a trial: readable, safe in every file system, different for other fields."""
+  """Return the name of a trial: readable, safe in every file system, and unique to its fields."""
   parts, is_unique = [], True
   for name, value in sorted(fields.items()):
     label, label_is_unique = _slug(_short(name))

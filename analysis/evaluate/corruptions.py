@@ -20,7 +20,7 @@ from analysis.evaluate.distortions import as_bytes, blur
 SEVERITIES = (1, 2, 3, 4, 5)
 # Not among the 15 whose mean is the mean corruption error.
 EXTRA = ("gaussian_blur", "saturate", "spatter", "speckle_noise")
-_CHUNK_SIZE = 1000  # images that are corrupted at once; part of what the draws depend on
+_CHUNK_SIZE = 1000  # images corrupted at once; another size changes the random draws
 
 
 def corrupt(name: str, severity: int, images: np.ndarray) -> np.ndarray:
@@ -41,7 +41,7 @@ def corrupt(name: str, severity: int, images: np.ndarray) -> np.ndarray:
 
 
 def list_names(channels: int) -> list[str]:
-  """Return the names of the corruptions that images with this number of channels can have."""
+  """Return the names of the corruptions for images with this number of channels."""
   return [name for name in CORRUPTIONS if channels == 3 or name != "saturate"]
 
 
@@ -61,7 +61,7 @@ def _shot_noise(images: np.ndarray, photons: float, rng: np.random.Generator) ->
 
 
 def _impulse_noise(images: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-  """Make a share of all values, of each channel by itself, 0 or 255."""
+  """Set a share of all values to 0 or 255, in each channel independently."""
   is_hit, is_white = rng.random(images.shape) < share, rng.random(images.shape) < 0.5
   return np.where(is_hit, np.where(is_white, 255, 0), images).astype(np.uint8)
 
@@ -101,7 +101,7 @@ def _zoom_blur(images: np.ndarray, end: float, rng: np.random.Generator) -> np.n
   del rng
   x = _as_unit(images)
   total = x.copy()
-  factors = np.arange(1, end, 0.01)  # with its rounding, which decides sizes of half a pixel
+  factors = np.arange(1, end, 0.01)  # its rounding errors decide how half pixels are rounded
   for factor in factors:
     rows, columns = (_enlarge(side, factor) for side in x.shape[1:3])
     total += np.einsum("ij,njkc,lk->nilc", rows, x, columns, optimize=True)
@@ -109,7 +109,7 @@ def _zoom_blur(images: np.ndarray, end: float, rng: np.random.Generator) -> np.n
 
 
 def _enlarge(side: int, factor: float) -> np.ndarray:
-  """Return the matrix [side, side] that enlarges the middle of a line of pixels, linearly."""
+  """Return the matrix [side, side] that enlarges the middle of a line by linear interpolation."""
   kept = int(np.ceil(side / factor))
   first = (side - kept) // 2
   enlarged = scipy.ndimage.zoom(np.eye(kept, dtype=np.float32), (factor, 1), order=1)

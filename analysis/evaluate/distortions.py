@@ -1,6 +1,6 @@
 """Corruptions that move pixels or lay fog over them: glass blur, elastic transform and fog.
 
-As corruptions.py, they follow Hendrycks & Dietterich 2019 with the parameters of make_cifar_c.py.
+Like corruptions.py, they follow Hendrycks & Dietterich 2019 with the parameters of make_cifar_c.py.
 The random draws are not those of the published files.
 """
 
@@ -22,12 +22,12 @@ ELASTIC = (
 
 
 def as_bytes(x: np.ndarray) -> np.ndarray:
-  """Return images of values from 0 to 1 as uint8; values beyond are cut off."""
+  """Return images with values from 0 to 1 as uint8; other values are clipped."""
   return (np.clip(x, 0, 1) * 255).astype(np.uint8)
 
 
 def blur(x: np.ndarray, sigma: float, mode: str = "nearest", truncate: float = 4) -> np.ndarray:
-  """Blur images [n, height, width, channels] by a Gaussian; no blur with sigma 0."""
+  """Blur images [n, height, width, channels] with a Gaussian; no blur if sigma is 0."""
   sigmas = (0, sigma, sigma, 0)
   return scipy.ndimage.gaussian_filter(x, sigmas, mode=mode, truncate=truncate) if sigma else x
 
@@ -37,15 +37,15 @@ def blur_by_glass(
 ) -> np.ndarray:
   """Blur, replace each pixel by one to the upper left, and blur again.
 
-  The published code means to swap the two pixels, but NumPy's views make a copy of it, and
-  CIFAR-10-C was made so.
+  The published code means to swap the two pixels, but NumPy's views turn the swap into a copy.
+  CIFAR-10-C was made this way.
   """
   sigma, distance, repetitions = glass
   height, width = images.shape[1:3]
   x = as_bytes(blur(images / 255, sigma))
   every = np.arange(len(x))
   for _ in range(repetitions):
-    # From below to above, so that a copied pixel is still the original.
+    # From bottom to top, so that a copied pixel is still the original.
     for row in range(height - distance, distance, -1):
       for column in range(width - distance, distance, -1):
         down, right = rng.integers(-distance, distance, (2, len(x)))
@@ -64,11 +64,11 @@ def lay_fog(images: np.ndarray, fog: tuple[float, float], rng: np.random.Generat
 
 
 def fractals(count: int, side: int, decay: float, rng: np.random.Generator) -> np.ndarray:
-  """Return plasma fractals from 0 to 1, [count, n, n], n the next power of two from `side` on.
+  """Return plasma fractals from 0 to 1, [count, n, n]; n is `side` rounded up to a power of two.
 
-  The diamond-square algorithm (Fournier, Fussell & Carpenter 1982) on a torus: every point halfway
-  between four others is their mean and a random number, whose range falls with the square of
-  `decay` from one scale to the next.
+  This is the diamond-square algorithm (Fournier, Fussell & Carpenter 1982) on a torus: every point
+  halfway between four others is their mean plus a random number, whose range is divided by the
+  square of `decay` from one scale to the next.
   """
   size = 1 << (side - 1).bit_length()
   heights = np.zeros((count, size, size))
@@ -91,7 +91,7 @@ def fractals(count: int, side: int, decay: float, rng: np.random.Generator) -> n
 def stretch(
   images: np.ndarray, waves: tuple[float, float, float], rng: np.random.Generator
 ) -> np.ndarray:
-  """Move three corners of the middle at random, and with them the image; then make waves."""
+  """Distort images by the affine map that moves three corners at random, then by random waves."""
   height, width = images.shape[1:3]
   amplitude, sigma, most = (share * min(height, width) for share in waves)
   rows, columns = np.mgrid[:height, :width].astype(np.float64)
@@ -99,7 +99,7 @@ def stretch(
   output = np.empty_like(images)
   for i, image in enumerate(images):
     moved = corners + rng.uniform(-most, most, corners.shape)
-    # The matrix from places in the output to places in the image.
+    # The matrix maps positions in the output to positions in the image.
     matrix = np.linalg.solve(np.c_[moved, np.ones(3)], corners)
     places = np.stack([rows, columns, np.ones_like(rows)], -1) @ matrix
     x = _sample(image / 255, places[..., 0], places[..., 1], "mirror")
@@ -119,7 +119,7 @@ def _corners(height: int, width: int) -> np.ndarray:
 
 
 def _sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
-  """Return an image [height, width, channels] at places between its pixels, linearly."""
+  """Interpolate an image [height, width, channels] linearly at positions between its pixels."""
   channels = [
     scipy.ndimage.map_coordinates(image[..., c], [rows, columns], order=1, mode=mode)
     for c in range(image.shape[-1])

@@ -1,4 +1,4 @@
-"""The selected weights of a run on its dataset, in numbers and pictures: `--mode=evaluate`.
+"""Evaluate the selected weights of a run on its dataset: `--mode=evaluate`.
 
 The mode writes these files to `<run>/evaluation/`:
 
@@ -48,7 +48,7 @@ def evaluate(workdir: str | os.PathLike, seed: int | None = None, tta: str = "")
 
   Args:
     workdir: the run folder; the run may be unfinished.
-    seed: the seed whose weights to use, for runs of several; None for the first.
+    seed: the seed whose weights to use, for runs with several seeds; None for the first.
     tta: test-time augmentation of the test images, one of test_time.KINDS; "" for none.
 
   Returns:
@@ -106,7 +106,7 @@ def _measure_splits(
 
 
 def _scale(run: Run, predictions: dict[str, Labelled]) -> Row | None:
-  """Return what temperature scaling does to the test figures; None without validation images."""
+  """Return the test figures after temperature scaling; None without held-out validation images."""
   if "validation" not in predictions or run.config.data.validation == "test":
     return None
   labels, logits = predictions["validation"]

@@ -1,6 +1,6 @@
-"""The selected weights of a run on another test set: `--mode=evaluate --test_set=…`.
+"""Evaluate the selected weights of a run on another test set: `--mode=evaluate --test_set=…`.
 
-The mode writes `<run>/evaluation/test_set_<name>.json`. test_sets.py says what a test set may be.
+The mode writes `<run>/evaluation/test_set_<name>.json`. test_sets.py lists the kinds of test sets.
 """
 
 import datetime
@@ -29,7 +29,7 @@ def evaluate_test_set(
   Args:
     workdir: the run folder.
     description: a test set, as `test_sets.open_test_set` takes it.
-    seed: the seed whose weights to use, for runs of several; None for the first.
+    seed: the seed whose weights to use, for runs with several seeds; None for the first.
     tta: test-time augmentation, one of test_time.KINDS; "" for none.
 
   Returns:
@@ -89,9 +89,9 @@ def _measure_parts(run: Run, test_set: test_sets.TestSet, tta: str) -> list[Row]
 def _average(parts: Sequence[Row]) -> Row:
   """Return the accuracy over all images; for corruptions the mean error over corruptions.
 
-  The mean corruption error is the mean over the benchmark's 15 corruptions, or those of them that
-  there are, and over severities. It is not divided by the errors of another network, which for
-  CIFAR is the custom.
+  The mean corruption error is the mean over severities and over those of the benchmark's 15
+  corruptions that were measured. As is the custom for CIFAR, it is not divided by the errors of a
+  reference network.
   """
   corrupted = [part for part in parts if part["severity"] is not None]
   if not corrupted:
@@ -106,7 +106,7 @@ def _average(parts: Sequence[Row]) -> Row:
 
 
 def format_content(content: Row) -> str:
-  """Return the content of the file as lines to read."""
+  """Return the content of the file as text."""
   uses = test_uses.describe(content["test_uses"], "").strip()
   tta = f", test-time augmentation {content['tta']}" if content["tta"] else ""
   lines = [
@@ -131,7 +131,7 @@ def format_content(content: Row) -> str:
     )
   if any(part["corruption"] in corruptions.EXTRA for part in parts):
     lines.append("*: not among the benchmark's 15, and not in its mean")
-  lines.append(f"test images {uses}: corrupted test images are test images")
+  lines.append(f"test images {uses}: corrupted test images count as test images")
   return "\n".join(lines)
 
 

@@ -8,7 +8,7 @@ from cifar_jax.runs import plots
 from cifar_jax.types import Row
 
 GRID = 5  # rows and columns of the grid of mistakes
-MAX_CLASSES_WITH_COUNTS = 20  # numbers in more fields would be too small to read
+MAX_CLASSES_WITH_COUNTS = 20  # with more, the numbers would be too small to read
 _MAX_CLASSES_WITH_NAMES = 200
 
 
@@ -17,7 +17,7 @@ def draw_confusion_matrix(
 ) -> None:
   """Write a PNG of the confusion matrix, coloured by the share of each true class.
 
-  Each field has its count if there are at most 20 classes.
+  With at most 20 classes, each cell shows its count.
 
   Args:
     counts: [classes, classes]: a row for each true class, a column for each predicted one.

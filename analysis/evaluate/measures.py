@@ -44,8 +44,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
   """Return 'loss' (mean cross-entropy, in float64), 'accuracy' and 'top5'.
 
-  They are defined as in results.json: of equal logits the class with the lower number comes first,
-  and an example with a logit that is not finite is wrong.
+  They are defined as in results.json: among equal logits the class with the lower number comes
+  first, and an example with a logit that is not finite counts as wrong.
 
   Args:
     logits: [n, classes]; log-probabilities give the same result.
@@ -60,7 +60,7 @@ def measure(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 
 
 def measure_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-  """Return the mean cross-entropy, in float64; arguments as of `measure`."""
+  """Return the mean cross-entropy, in float64; the arguments are those of `measure`."""
   log_p = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
   columns = labels[:, None].astype(np.int64)
   return float(-np.take_along_axis(log_p, columns, axis=1).mean())

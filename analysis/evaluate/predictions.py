@@ -15,7 +15,7 @@ from cifar_jax.runs import run_folder
 from cifar_jax.runtime.console import progress
 from cifar_jax.training.steps import rank_of_label
 
-_CHUNK_SIZE = 1000  # images between two updates of the progress bar, at least a call of the network
+_CHUNK_SIZE = 1000  # images per update of the progress bar, or one call of the network if larger
 
 
 class Labelled(NamedTuple):
@@ -42,7 +42,7 @@ def predict_examples(
 def find_correct(workdir: epath.PathLike, seed: int, split: str, title: str) -> np.ndarray:
   """Return whether the selected weights of a run classify each image of a split correctly.
 
-  They are applied unless an evaluation of the same weights recorded its predictions.
+  The network runs only if no evaluation of the same weights has recorded its predictions.
 
   Args:
     split: 'validation' or 'test'.
@@ -63,7 +63,7 @@ def find_correct(workdir: epath.PathLike, seed: int, split: str, title: str) -> 
 
 
 def _read_predictions(run: Run, split: str) -> Labelled | None:
-  """Return what an evaluation of these weights recorded of a split; None if there is none."""
+  """Return what an evaluation of these weights predicted for a split; None if not recorded."""
   folder, prefix = run.path / "evaluation", "" if split == "test" else f"{split}_"
   if not (folder / "evaluation.json").exists():
     return None
@@ -73,7 +73,7 @@ def _read_predictions(run: Run, split: str) -> Labelled | None:
   try:
     with np.load(io.BytesIO((folder / "predictions.npz").read_bytes()), allow_pickle=False) as file:
       return Labelled(file[f"{prefix}labels"], file[f"{prefix}logits"])
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # older than the record, or damaged
+  except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # missing, incomplete or damaged
     return None
 
 

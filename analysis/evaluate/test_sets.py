@@ -1,4 +1,4 @@
-"""Test sets besides the dataset's own, for `--mode=evaluate --test_set=…`.
+"""Test sets other than the dataset's own, for `--mode=evaluate --test_set=…`.
 
   corruptions        the run's test images, corrupted here (see corruptions.py)
   a folder with labels.npy and <corruption>.npy
@@ -8,8 +8,8 @@
   a folder of folders
                      image files, one folder for each class, named as the network's classes
 
-A name without a file or folder is looked up in the data directory. Arrays are memory-mapped and
-never unpickled.
+A path that does not exist is looked up in the data directory. Arrays are memory-mapped and never
+unpickled.
 """
 
 import pathlib
@@ -32,7 +32,7 @@ _MAX_FILES = 200_000  # image files, which are decoded into memory
 
 
 class Part(NamedTuple):
-  """Images that are measured together.
+  """Images that are evaluated together.
 
   Attributes:
     corruption: its name; '' if there is none.
@@ -54,7 +54,7 @@ class TestSet(NamedTuple):
     name: a short name.
     counts_as: the name under which its uses are counted: 'test' for corrupted test images.
     num_parts: the number of parts.
-    parts: yields them.
+    parts: a function that yields the parts.
   """
 
   name: str
@@ -70,15 +70,15 @@ def open_test_set(run: Run, description: str) -> TestSet:
     description: the value of --test_set.
 
   Raises:
-    UserError: it is missing, damaged, or has other images or classes than the network.
+    UserError: the test set is missing or damaged, or has other images or classes than the network.
   """
   if description == MAKE_CORRUPTIONS:
     return _make_corruptions(run)
   path, files = _find(run, description), description.split(",")
   if path is None and len(files) != 2:
     raise errors.UserError(
-      f"--test_set: {description}: no such file or folder, nor one of this name in "
-      f"{_data_dir(run)}; name a folder, a .npy file, 'images.npy,labels.npy' or 'corruptions'"
+      f"--test_set: {description}: no such file or folder, here or in {_data_dir(run)}; name a "
+      "folder, a .npy file, 'images.npy,labels.npy' or 'corruptions'"
     )
   try:
     if path is None:
@@ -137,8 +137,8 @@ def _complete_pair(path: pathlib.Path) -> tuple[str, pathlib.Path, pathlib.Path]
     if found:
       return head.strip("_") or word, path, path.with_name(f"{head}labels{tail}")
   raise errors.UserError(
-    f"--test_set: {path}: has no 'data' or 'images' in its name, which says where the labels are; "
-    "name 'images.npy,labels.npy'"
+    f"--test_set: {path}: has neither 'data' nor 'images' in its name, so the file of its labels "
+    "is unknown; name 'images.npy,labels.npy'"
   )
 
 
@@ -158,8 +158,8 @@ def _open_corrupted(run: Run, folder: pathlib.Path, files: list[pathlib.Path]) -
   size, rest = divmod(len(labels), len(corruptions.SEVERITIES))
   if rest or (labels.reshape(len(corruptions.SEVERITIES), size) != labels[:size]).any():
     raise errors.UserError(
-      f"--test_set: {folder / 'labels.npy'}: the labels are not those of the same images five "
-      "times, once for each severity; restore the file, or name 'images.npy,labels.npy'"
+      f"--test_set: {folder / 'labels.npy'}: does not repeat the same labels five times, once for "
+      "each severity; restore the file, or name 'images.npy,labels.npy'"
     )
 
   def list_parts() -> Iterator[Part]:
@@ -231,7 +231,7 @@ def _open_image_files(run: Run, folder: pathlib.Path) -> TestSet:
   if unknown or not classes:
     raise errors.UserError(
       f"--test_set: {folder}: its folders are {', '.join(classes) or 'none'}, but the classes of "
-      f"{run.name} are {', '.join(run.class_names)}; name the folders like classes"
+      f"{run.name} are {', '.join(run.class_names)}; name the folders after the classes"
     )
   decoding = image_input.choose_decoding(run)
   files = [

@@ -54,8 +54,8 @@ def write_comparison(
 ) -> epath.Path:
   """Write a page about several runs to `output` and return its path.
 
-  Runs whose configs differ only in the seed form a group with means and standard errors, in which
-  each seed counts, also of runs with several seeds.
+  Runs whose configs differ only in the seed form a group, with means and standard errors over all
+  seeds of its runs.
 
   Raises:
     UserError: a folder holds no run, or a file in it is not valid.
@@ -111,7 +111,7 @@ def _make_notices(entries: list[Entry]) -> list[Html]:
   }
   fields = [entry.run.fields for entry in entries]
   if len(datasets) > 1:
-    note = "The runs have different datasets, so their figures are not comparable."
+    note = "The runs use different datasets, so their figures are not comparable."
     notices.append(page.notice(note))
   elif len({(str(f["data.validation"]), f["data.split_seed"]) for f in fields}) > 1:
     note = "The runs hold out different images: compare validation figures with care."
@@ -127,7 +127,7 @@ def _make_runs(entries: list[Entry], output: epath.Path) -> list[Html]:
     "model": [run.config["model"]["name"] for run in runs],
     "data": [run.dataset_name for run in runs],
   }.items():
-    if len(set(values)) > 1:  # the head of the page names the only one
+    if len(set(values)) > 1:  # the page's header names a value that all share
       columns[title] = list(map(text_cell, values))
   for metric, figure in select_figures(runs).items():
     columns[figure.title] = [

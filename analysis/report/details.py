@@ -9,7 +9,7 @@ from cifar_jax.config import as_json, changed_fields, flatten
 
 
 def make_timings(run: RunRecord) -> list[Html]:
-  """Return how long training, compiling and an epoch took."""
+  """Return the times of training, of compiling and of an epoch."""
   seconds, speeds = run.finite_values("seconds"), run.finite_values("images_per_second")
   epochs, epoch_times = run.progress, None
   if run.results and len(run.rows) < run.config["num_epochs"]:
@@ -22,7 +22,7 @@ def make_timings(run: RunRecord) -> list[Html]:
   return [
     page.facts(
       [
-        ("Training", f"{training}, with validation and without compiling"),
+        ("Training", f"{training}, including validation but not compiling"),
         ("Compiling", None if compiling is None else duration_cell(compiling).content),
         ("Epochs", epochs),
         ("Per epoch", epoch_times),

@@ -66,7 +66,7 @@ def _make_splits(run: RunRecord) -> list[Html]:
     notes.append(
       f"The test accuracy differs by {100 * difference:+.2f} points from that in results.json."
       if abs(difference) >= 5e-5
-      else "The test accuracy is that in results.json."
+      else "The test accuracy equals that in results.json."
     )
   if tta := evaluation["test_time_augmentation"]:
     rows.append(make_row(f"test, {tta['kind']}", splits["test"]["examples"], tta))

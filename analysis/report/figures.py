@@ -16,7 +16,7 @@ class Figure(NamedTuple):
   style: str
 
 
-# Shown of unfinished runs, too, as a dash.
+# Also shown for unfinished runs, as a dash.
 _TEST = ("test_accuracy", "test_top5", "test_loss")
 _FIGURES = {
   "test_accuracy": Figure("test accuracy", ".2%"),
@@ -41,7 +41,7 @@ def select_figures(runs: Sequence[RunRecord]) -> dict[str, Figure]:
 
 
 def average(seed_results: Sequence[Row], metric: str) -> tuple[float | None, float | None]:
-  """Return a metric's mean over seeds and its standard error; None for what is unknown."""
+  """Return a metric's mean over seeds and its standard error, each None if unknown."""
   values = [results.get(metric) for results in seed_results]
   numbers = [value for value in values if value is not None]
   if not numbers or len(numbers) < len(values):

@@ -27,7 +27,7 @@ class Group(NamedTuple):
   Attributes:
     entries: the runs.
     seed_results: the results of each seed, once.
-    repeated_seeds: the seeds that several runs have.
+    repeated_seeds: the seeds that occur in several runs.
   """
 
   entries: list[Entry]
@@ -40,7 +40,7 @@ class Group(NamedTuple):
 
   @property
   def fields(self) -> Fields:
-    """The config's fields, those of the first run where the seed differs."""
+    """The config's fields; the fields of the seed are those of the first run."""
     return self.entries[0].run.fields
 
 

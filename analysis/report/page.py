@@ -40,7 +40,7 @@ _THEMES = {  # of charts, which are transparent
   "light": dict.fromkeys(_INK, "#30363d") | {"axes.edgecolor": GREY, "grid.color": GREY},
   "dark": dict.fromkeys(_INK, "#cfd6de") | {"axes.edgecolor": "#6e7781", "grid.color": GREY},
 }
-_CHART_STYLE: Any = {  # a dict, for whose keys matplotlib's types have a literal
+_CHART_STYLE: Any = {  # Any, because matplotlib's types accept only literal keys
   "figure.facecolor": "none",
   "axes.facecolor": "none",
   "savefig.dpi": 200,
@@ -95,7 +95,7 @@ def _render(child: Content) -> str:
 
 
 class Cell(NamedTuple):
-  """A field of a table: what it shows, and its key for sorting (None: after all others)."""
+  """A cell of a table: its content, and its key for sorting (None: after all others)."""
 
   content: Content
   key: str | float | None

@@ -1,4 +1,4 @@
-"""Runs as HTML pages, from their folders alone: `--mode=report`.
+"""HTML pages about runs, made from their folders alone: `--mode=report`.
 
 `write_report` writes `<run>/report.html`, and `write_comparison` one page about several runs. Each
 page is one file that opens from disk without network. A page leaves out what the run folder lacks:
@@ -18,7 +18,7 @@ from cifar_jax.runs import run_folder, test_uses
 
 __all__ = ["write_comparison", "write_report"]
 
-_MAX_USES = 5  # of the test images, in the list of the latest
+_MAX_USES = 5  # latest uses of the test images to list
 
 
 def write_report(workdir: str | os.PathLike, output: str | os.PathLike = "") -> epath.Path:
@@ -92,7 +92,7 @@ def _make_notices(run: RunRecord) -> list[Html]:
     notices.append(
       page.notice(
         tag("strong", "Not tested. "),
-        "The run is a trial of a sweep, which validation ranks. --mode=evaluate tests it.",
+        "The run is a trial of a sweep, ranked by validation. --mode=evaluate tests it.",
       )
     )
   return notices
@@ -144,7 +144,7 @@ def _make_selection(run: RunRecord) -> list[Html]:
   explanation = {
     "validation": "Validation images are held out of the training images.",
     "test": "The test figures describe these same images, so they are optimistic.",
-    "training": "Metrics of training decided; neither validation nor test images did.",
+    "training": "Training metrics decided; neither validation nor test images did.",
     "nothing": "Neither validation nor test images decided anything.",
   }[run.selected_on]
   names = {"validation": "validation images", "test": "the test set"}

@@ -18,7 +18,7 @@ NUM_STEPS = 40
 MAX_FILTERS = 64
 _MIN_FILTERS = 4
 _MAX_SIDE = 64  # pixels; also the side of a tile in the picture
-# Operations to spend on the filters of a layer, which take seconds whatever the network.
+# Operations to spend on the filters of a layer, so that they take seconds in any network.
 _OPERATIONS = {"cpu": 1e12, "other": 1e14}
 
 
@@ -60,7 +60,7 @@ def excite_filters(run: Run, layer: Layer) -> Excited:
 
 
 def count_affordable(run: Run, layer: Layer) -> int:
-  """Return the number of filters whose images take seconds, at most those of the layer."""
+  """Return how many filters' images can be made in seconds, at most all those of the layer."""
   ascent = Ascent(run.model, run.variables, run.normalize, layer)
   operations = ascent.count_operations(np.zeros((1, *_choose_shape(run)))) * NUM_STEPS
   backend = "cpu" if jax.default_backend() == "cpu" else "other"
@@ -130,7 +130,7 @@ class Ascent:
     cifar_jax/training/compiled_steps.py).
 
     Returns:
-      [n, height, width, channels]: for each filter, the image on the way with the highest response.
+      [n, height, width, channels]: for each filter, the image of the step with the best response.
     """
     indices = jnp.asarray(filters)
     state = _State.start(pixels)
@@ -176,7 +176,7 @@ class _LayerReached(Exception):
 def compute_output(
   model: nn.Module, variables: Variables, images: Array, layer: Layer
 ) -> jax.Array:
-  """Return the output of a layer. Tracing stops there, so that images may have any size."""
+  """Return the output of a layer; stop tracing there, so that images may have any size."""
 
   def stop(number: int, called: nn.Module, output: Any) -> Any:
     if number == layer.number:

@@ -49,11 +49,11 @@ def draw_augmentation(run: Run, examples: Sequence[Example], path: epath.Path) -
 def _draw_augmented(
   run: Run, augment: chain.Chain, pixels: np.ndarray
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """Return several draws of augmented images, and the share of each image [n, n] in each other.
+  """Return several draws of augmented images, each with the images' shares [n, n] in one another.
 
   The keys are the run's keys for the first positions of its first epochs, and for its first
-  examples where transforms depend on the epoch. Transforms that mix images mix these, with the keys
-  of the first steps.
+  examples where transforms depend on the epoch. Transforms that mix images use the keys of the
+  first steps, and mix only the given images.
   """
   apply = jax.jit(augment)
   key = jax.random.key(run.seed)
@@ -63,7 +63,7 @@ def _draw_augmented(
   for epoch in range(_NUM_DRAWS):
     keys = rng.number_keys(rng.purpose_key(key, rng.AUGMENT, epoch), numbers)
     mix_key = rng.purpose_key(key, rng.MIX, epoch)
-    # The shares take the place of labels, which mixing mixes; at first each image is all itself.
+    # The shares replace labels, which are mixed like images; at first each image is all itself.
     shares = np.eye(len(pixels))
     normalized = run.normalize(pixels)
     draws.append(apply(keys, mix_key, normalized, shares, example_keys=example_keys, epoch=epoch))
@@ -71,7 +71,7 @@ def _draw_augmented(
 
 
 def draw_kernels(run: Run, layer: Layer, subject: str, path: epath.Path) -> None:
-  """Draw the kernels of a convolution: in colour for colour images, else of one input channel."""
+  """Draw a convolution's kernels: in colour for colour images, otherwise for one input channel."""
   params = run.variables["params"]
   for name in layer.name.split("/"):
     params = params[name]
@@ -143,7 +143,7 @@ def draw_outputs(
   """Draw an image and the outputs of layers for it; yield the figure and its axes, then write them.
 
   Args:
-    colour: makes tiles [channels, height, width, 1 or 3] uint8 of [channels, height, width].
+    colour: converts [channels, height, width] to tiles [channels, height, width, 1 or 3] uint8.
   """
   inputs = run.prepare(example.pixels[None])
   outputs = gradients.compute_outputs(run.model, run.variables, inputs, layers)
@@ -171,7 +171,7 @@ def draw_grad_cam(run: Run, examples: Sequence[Example], subject: str, path: epa
   classes = probabilities.argmax(1)
   inputs = run.prepare(pixels)
   maps = np.asarray(gradients.compute_grad_cam(run.model, run.variables, inputs, classes, layer))
-  seen = denormalize(run, inputs)  # the map is one of what the network sees
+  seen = denormalize(run, inputs)  # the map is of the transformed image
   rows, columns, size = pictures.lay_out_rows(len(examples), 2, most=4)
   with plots.figure(path, rows, columns, size) as (figure, axes):
     grid = pictures.clear_axes(axes, rows, columns).reshape(-1, 2)
@@ -205,7 +205,7 @@ def denormalize(run: Run, normalized: Array) -> np.ndarray:
 
 
 def describe_share(num_shown: int, total: int, what: str) -> str:
-  """Return for example '64 of 256 channels', or '32 channels' if all are shown."""
+  """Return a text such as '64 of 256 channels', or '32 channels' if all are shown."""
   return f"{total} {what}" if num_shown == total else f"{num_shown} of {total} {what}"
 
 

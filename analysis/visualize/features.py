@@ -1,4 +1,4 @@
-"""Features of a layer as points in the plane, coloured by class: two of them, and two components.
+"""Scatter plots of a layer's features by class: two features, and two principal components.
 
 A feature is a channel of a layer's output, averaged over the positions of the image.
 """
@@ -89,7 +89,7 @@ def find_layers(run: Run) -> list[FeatureLayer]:
   def record(number: int, called: nn.Module, output: Any) -> Any:
     if called.path and getattr(output, "ndim", 0) in (2, 4):
       name = "/".join(called.path)
-      layers.pop(name, None)  # the last call counts, and so the order is that of the last calls
+      layers.pop(name, None)  # only a module's last call counts, also for the order
       layers[name] = FeatureLayer(number, name, output.shape[-1])
     return output
 
@@ -108,7 +108,7 @@ def choose_layer(run: Run, layers: Sequence[FeatureLayer]) -> str:
 
 
 def compute_features(run: Run, layer: FeatureLayer | None, images: np.ndarray) -> np.ndarray:
-  """Return the features of uint8 images as float32 [n, features]; None is the pixels."""
+  """Return the features of uint8 images, float32 [n, features]: the pixels if `layer` is None."""
 
   @jax.jit
   def compute(variables: Variables, images: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def find_feature_maps(
   image_shape: Sequence[int],
   module: type[nn.Module] = nn.Module,
 ) -> list[Layer]:
-  """Return the calls of modules of a class that put out feature maps, in the order they return.
+  """Return the calls of modules of a class that output feature maps, in the order they return.
 
   Nothing is computed: shapes are traced.
   """

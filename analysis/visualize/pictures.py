@@ -38,7 +38,7 @@ def make_mosaic(tiles: np.ndarray, min_side: int = 32, ground: int = 255) -> np.
 
 
 def largest_full_mosaic(count: int, most: int) -> int:
-  """Return the largest number, at most `count` and `most`, of tiles that leave no gap."""
+  """Return the largest number of tiles, at most `count` and `most`, that fill a mosaic."""
   count = min(count, most)
   side = math.isqrt(count)
   return side * (side + 1) if side * (side + 1) <= count else side * side
@@ -85,7 +85,7 @@ def lay_out_panels(count: int) -> tuple[int, int, tuple[float, float]]:
 def lay_out_rows(count: int, per_image: int, most: int) -> tuple[int, int, tuple[float, float]]:
   """Return rows, columns and inches of a figure with `per_image` small pictures of each image.
 
-  most: the maximum of images in a row.
+  most: the maximum number of images in a row.
   """
   images_per_row = min(most, -(-count // 2))
   rows, columns = -(-count // images_per_row), images_per_row * per_image
@@ -108,7 +108,7 @@ def show_image(axis: "Axes", pixels: np.ndarray) -> None:
 
 
 def set_title(axis: "Axes", text: str, **style: Any) -> None:
-  """Set the title of a picture; a $, as in a file name, does not start mathematics."""
+  """Set the title of a picture; a $, as in a file name, does not start a formula."""
   axis.set_title(plots.plain(text), fontsize=8, **style)
 
 

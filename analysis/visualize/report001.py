@@ -1,13 +1,13 @@
-"""Pictures drawn as report 001 draws them: activations after the ReLU, and its filter images.
+"""Pictures drawn as in report 001: activations after the ReLU, and filter images.
 
 The report shows the outputs of Keras' layers. A `Conv2D(activation="relu")` of Keras includes the
 ReLU, which is not part of a convolution here.
 
-Its filter images: noise moves along the gradient of a filter's mean output "for a fixed number of
-iterations"; the result is normalised, scaled, shifted and clipped. The report calls this gradient
-descent, but means to excite the filter, so here it is ascent. It prints no numbers.
-The numbers here are those of Chollet 2021 (Deep Learning with Python, second edition, 9.4.2), which
-has these steps in this order.
+For its filter images, noise moves along the gradient of a filter's mean output "for a fixed number
+of iterations"; the result is normalised, scaled, shifted and clipped. The report calls this
+gradient descent, but means to excite the filter, so here it is ascent. The report gives no numbers;
+those here are from Chollet 2021 (Deep Learning with Python, second edition, 9.4.2), which has the
+same steps in the same order.
 """
 
 from collections.abc import Sequence
@@ -27,17 +27,17 @@ from cifar_jax.runs import plots
 from cifar_jax.runtime.console import progress
 from cifar_jax.types import Array, Variables
 
-_NUM_STEPS, _STEP_SIZE = 30, 10.0  # the step is the length of a change, of pixels in [0, 1]
-_BORDER = 2  # positions of the output on each side that do not count
+_NUM_STEPS, _STEP_SIZE = 30, 10.0  # the size is the norm of a step, for pixels in [0, 1]
+_BORDER = 2  # positions at each side of the output that are ignored
 _MEAN, _DEVIATION = 128, 64  # of the pixels of the result
 
 
 def find_rectified(
   model: nn.Module, variables: Variables, images: Array, layers: Sequence[Layer]
 ) -> list[bool]:
-  """Return for each layer whether only its output above zero matters, as where a ReLU follows.
+  """Return for each layer whether only its positive outputs matter, as before a ReLU.
 
-  This is so if the logits of normalised images [n, height, width, channels] stay the same when a
+  This is true if the logits of normalised images [n, height, width, channels] stay the same when a
   ReLU is applied to the layer's output.
   """
   numbers = {layer.number for layer in layers}

@@ -1,4 +1,4 @@
-"""What a trained network sees, as pictures in <run>/plots/: `--mode=visualize`.
+"""Pictures of what a trained network sees, in <run>/plots/: `--mode=visualize`.
 
 learning_curves.png      redrawn from metrics.jsonl
 augmentation.png         images before augmentation, and several draws of the run's augmentation
@@ -8,7 +8,7 @@ activations_<image>.png  the outputs of each convolution for an image
 grad_cam.png             where each image has the evidence for the predicted class
 features.png             features of test images, and their principal components, by class
 
-With `as_report` also, as report 001 draws them:
+With `as_report`, also pictures like those of report 001:
 
 filters_as_report.png              filter images by the report's procedure
 activations_as_report_<image>.png  the outputs of convolutions after the ReLU
@@ -46,8 +46,8 @@ def visualize(
     workdir: the run folder.
     paths: image files, and folders to search for image files; if empty, the pictures show test
       images of the run's dataset, the first ones of several classes.
-    seed: the seed whose weights to use, for runs of several; None for the first.
-    layer, features: what features.png shows, as for draw_features.
+    seed: the seed whose weights to use, for runs with several seeds; None for the first.
+    layer, features: the layer and the features in features.png, as for `draw_features`.
     as_report: also draw activations and filters as report 001 does.
 
   Returns:

@@ -1,4 +1,4 @@
-"""What the peers' programs share: the command line, and the requests that they answer.
+"""Shared by the peers' programs: the command line, and the requests that they answer.
 
 A peer imports nothing from this project, so that it runs under any Python that has its library:
 
@@ -49,7 +49,7 @@ def parse(doc: str) -> argparse.Namespace:
 
 
 def check_parameters(model: str, trainable: int, moving: int) -> None:
-  """Raise AssertionError unless the network has the numbers of parameters of ours."""
+  """Raise AssertionError unless the network has as many parameters as ours."""
   if (trainable, moving) != PARAMETERS[model]:
     raise AssertionError(f"{model}: {trainable} + {moving} parameters, not {PARAMETERS[model]}")
 

@@ -1,4 +1,4 @@
-"""The five networks in Keras, layer for layer as models/ has them. Images are [b, 32, 32, 3]."""
+"""The five networks in Keras, layer for layer as in models/. Images are [b, 32, 32, 3]."""
 
 import functools
 

@@ -116,7 +116,7 @@ def tensorflow_loop(model, optimizer, loss, images, labels):
   def run(steps):
     for _ in range(steps):
       value = step(x, y)
-    value.numpy()  # waits for all steps, which the device takes in order
+    value.numpy()  # waits for all steps, which the device runs in order
 
   return run
 
@@ -157,7 +157,7 @@ def fit_loop(model, loss, options, augmented):
   )
 
   def run(steps):
-    # fit() runs its loop for an epoch that is one pass through the data.
+    # An epoch of fit() is one pass through the data that it gets.
     model.fit(data.take(steps), epochs=1, verbose=0)
 
   return run

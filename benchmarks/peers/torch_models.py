@@ -1,4 +1,4 @@
-"""The five networks in PyTorch, layer for layer as models/ has them. Images are [b, 3, 32, 32]."""
+"""The five networks in PyTorch, layer for layer as in models/. Images are [b, 3, 32, 32]."""
 
 import torch.nn.functional as F
 from torch import nn

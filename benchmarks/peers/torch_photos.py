@@ -1,6 +1,6 @@
 """PyTorch's side of benchmarks.speed.photos: a DataLoader over JPEGs that Pillow decodes.
 
-The dataset is written as users of PyTorch write it: a list of files; __getitem__ decodes, crops and
+The dataset is written as is usual in PyTorch: a list of files; __getitem__ decodes, crops and
 resizes a photo. Prints its figures as JSON.
 """
 

@@ -55,7 +55,7 @@ def _norm(name, channels):
 
 
 def draw_weights(network, stem, classes):
-  """Return arrays of these shapes, float32, of sizes that keep the signal's scale.
+  """Return float32 arrays of these shapes, with values that keep the signal's scale.
 
   The variances are so small that the epsilon which is added to them shows in the logits.
   """

@@ -4,12 +4,12 @@
 
 A folder holds two checkpoints. A third is saved (`save`), or the run is resumed (`restore`), and
 one operation on a file fails: with EIO, EMFILE or ENOSPC; or that one and all later ones fail
-(`stop`), which leaves the files as a kill between these two operations would. `kept` counts the
-faults that gave nothing worse than an error of one line, after which the run resumed from the
-newest complete checkpoint with the right bits, could save again, and found nothing damaged.
+(`stop`), which leaves the files as a kill before this operation would. `kept` counts the faults
+that caused nothing worse than an error of one line, after which the run resumed from the newest
+complete checkpoint with the right bits, could save again, and found nothing damaged.
 
-The files below a layer of the C library fail (file_faults.py), in this program's Python and in
-TensorStore alike. The layer needs g++.
+A layer in front of the C library makes operations fail (file_faults.py), in this program's Python
+and in TensorStore alike. The layer needs g++.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from cifar_jax import errors
 from cifar_jax.runs import checkpoints
 from cifar_jax.runtime import console, shutdown
 
-_FOLDER = "faulty"  # the only one whose operations count
+_FOLDER = "faulty"  # only operations in this folder count
 _FAULTS = {"EIO": errno.EIO, "EMFILE": errno.EMFILE, "ENOSPC": errno.ENOSPC, "stop": -errno.EIO}
 _COLUMNS = ["action", "fault", "times", "kept"]
-_STEPS = (10, 20, 30)  # of the checkpoints; the last is that of the save
+_STEPS = (10, 20, 30)  # of the checkpoints; `save` writes the last
 
 
 def main() -> bool:
@@ -78,7 +78,7 @@ def _sweep(options: argparse.Namespace) -> bool:
 
 
 def _try(action: Any, workdir: pathlib.Path, at: int, error: int) -> str:
-  """Let an operation of an action fail; return a description of what is wrong then, or ''."""
+  """Let an operation of an action fail; return a description of what then went wrong, or ''."""
   file_faults.arm(at, error)
   try:
     action(workdir)
@@ -92,7 +92,7 @@ def _try(action: Any, workdir: pathlib.Path, at: int, error: int) -> str:
     return f"{type(other).__name__}: {other}"
   finally:
     file_faults.arm(0, 0)
-  # Threads of the failed save may still write, which the end of a process would stop.
+  # Threads of the failed save may still write; the end of a process would stop them.
   workdir = workdir.rename(workdir.with_name("restarted"))
   try:
     step = _resume(workdir)

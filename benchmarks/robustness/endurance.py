@@ -1,11 +1,11 @@
-"""Do two networks that train at once in one process ever wait for each other, or grow?
+"""Do two networks that train at once in one process ever deadlock, or leak memory?
 
   python -m benchmarks.robustness.endurance --steps=10000
 
-trains two networks on random images, each by a thread of its own, so that the convolutions of both
-share XLA's pool of threads all the time. A row is a tenth of the steps: the seconds, the memory of
-the process, and the longest wait for a hundred steps. A wait of more than `--patience` seconds is a
-deadlock: the benchmark prints where every thread stands, and exits with 1. It also exits with 1 if
+trains two networks on random images, each in its own thread, so that the convolutions of both share
+XLA's thread pool all the time. A row is a tenth of the steps: the seconds, the memory of the
+process, and the longest wait for a hundred steps. A wait of more than `--patience` seconds is a
+deadlock: the benchmark prints the stacks of all threads, and exits with 1. It also exits with 1 if
 the parameters after a tenth of the steps are not, bit for bit, those of each network trained alone.
 """
 
@@ -22,7 +22,7 @@ from benchmarks import records
 from benchmarks.speed import ours
 
 _MODELS = {"simple_cnn": {"model.widths": (16, 16, 32)}, "resnet20": {}}
-_BLOCK = 100  # steps between two looks at the clock
+_BLOCK = 100  # steps between two readings of the clock
 _COLUMNS = ["steps", "seconds", "memory MB", "longest s"]
 
 
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace, data_dir: str, record: records.Record) -> N
       for trainer, arrays in zip(trainers, expected, strict=True):
         for array, other in zip(_arrays(trainer), arrays, strict=True):
           if not np.array_equal(array, other):
-            sys.exit("error: together the networks have other bits than alone")
+            sys.exit("error: networks trained together have other bits than alone")
 
 
 def _trainer(name: str, data_dir: str, batch: int) -> ours.Trainer:
@@ -70,7 +70,7 @@ def _arrays(trainer: ours.Trainer) -> list[np.ndarray]:
 
 
 def _train_at_once(trainers: list[ours.Trainer], steps: int, patience: float) -> list[float]:
-  """Train each for `steps` steps by a thread; return each one's longest wait for a block."""
+  """Train each network in a thread for `steps` steps; return their longest waits for a block."""
   longest = [0.0] * len(trainers)
   last = [time.monotonic()] * len(trainers)
 
@@ -93,13 +93,13 @@ def _train_at_once(trainers: list[ours.Trainer], steps: int, patience: float) ->
     if waiting:
       faulthandler.dump_traceback()
       names = ", ".join(list(_MODELS)[i] for i in waiting)
-      sys.exit(f"error: {names}: no progress for {patience:g} s; see where the threads stand")
+      sys.exit(f"error: {names}: no progress for {patience:g} s; see the stacks above")
     time.sleep(0.2)
   return longest
 
 
 def _memory_mb() -> float:
-  """Return the memory of this process in MB, now."""
+  """Return the current memory of this process in MB."""
   with open("/proc/self/status") as file:
     line = next(line for line in file if line.startswith("VmRSS:"))
   return int(line.split()[1]) / 1000

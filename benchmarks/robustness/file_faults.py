@@ -1,4 +1,4 @@
-"""A layer under all files of a program that lets one chosen operation fail, or kills the program.
+"""A layer below all file operations of a program that makes one fail, or kills the program.
 
 `file_faults.cc` has the layer, which is preloaded in front of the C library: it sees Python's reads
 and writes and those of TensorStore's threads alike.
@@ -45,10 +45,10 @@ def variables(
   """Return the environment variables of a program with a fault.
 
   Args:
-    part: the operations on paths that contain this text count.
+    part: only operations on paths that contain this text count.
     at: the number of the operation that fails, from 1; 0 for none.
     error: its error number, or KILL; negative if all later operations fail too.
-    log: receives the names of all operations, one a line.
+    log: receives the names of all operations, one per line.
   """
   return {
     "LD_PRELOAD": str(library),

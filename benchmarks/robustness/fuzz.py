@@ -4,12 +4,11 @@
 
 Real files are damaged at random (bits flipped, parts cut, inserted and moved; in JSON also values
 replaced and removed) and passed to the functions that read them, in this process. Either the
-content is read and has the right form, or the reader raises an error for users of one line.
-Everything else counts as `broken`, as does a file that takes more than ten seconds of the processor
-or a minute in all. Hypothesis
-draws the damage. The record keeps the smallest file that causes each error.
+content is read and has the right form, or the reader raises a `UserError` of one line. Everything
+else counts as `broken`, as does a file that takes more than ten seconds of CPU time or a minute in
+all. Hypothesis draws the damage. The record keeps the smallest file that causes each error.
 
-Wrong values of a config's fields, and of the flags of every mode, are treated alike:
+Wrong values of a config's fields, and of the flags of every mode, are tried in the same way:
 
   python -m benchmarks.robustness.fuzz --targets='config, to check;config, to train;flags'
 """
@@ -60,10 +59,10 @@ def try_one(read: Callable[[Any], object], file: Any) -> str:
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
-  """Raise Hangs after ten seconds of the processor, or a minute."""
+  """Raise Hangs after ten seconds of CPU time, or a minute."""
 
   def fail(*_: Any) -> None:
-    raise Hangs(f"more than {_CPU_SECONDS} s of the processor, or {_SECONDS} s in all")
+    raise Hangs(f"more than {_CPU_SECONDS} s of CPU time, or {_SECONDS} s in all")
 
   limits = {
     signal.SIGPROF: (signal.ITIMER_PROF, _CPU_SECONDS),
@@ -85,7 +84,7 @@ def fuzz(target: Target, examples: int, seed: int, end: float = float("inf")) ->
 
   Args:
     examples: number of files.
-    seed: of the damage.
+    seed: the seed of the damage.
     end: the time (of time.monotonic) after which no more files are read.
 
   Returns:
@@ -121,7 +120,7 @@ def fuzz(target: Target, examples: int, seed: int, end: float = float("inf")) ->
   for i in range(-(-examples // _AT_ONCE)):
     if time.monotonic() < end:
       hypothesis.seed(seed + i)(run)()
-      jax.clear_caches()  # a process may have some 65,000 maps of memory, and programs take several
+      jax.clear_caches()  # a process may have some 65,000 memory maps, and programs take several
   row: Row = {"target": target.name, "files": counts.total()}
   row |= {name: counts[name] for name in (READ, REFUSED, BROKEN)}
   return row | {"slowest ms": 1000 * slowest}, smallest

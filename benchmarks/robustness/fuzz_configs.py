@@ -1,7 +1,7 @@
 """Targets of fuzz.py that hold no files: the fields of a config, and the flags of every mode.
 
 A config gets up to three wrong values: of another type, out of range, NaN, huge, empty, in another
-script. It is then read up to the first compilation, with shapes in the place of arrays. Nothing is
+script. It is then read up to the first compilation, with shapes in place of arrays. Nothing is
 trained or downloaded, and sizes whose only fault is that they take long are not drawn.
 """
 
@@ -50,7 +50,7 @@ _SMALL = _SMALL_RUN | {"model.name": "simple_cnn", "model.widths": (2,), "model.
 
 
 def config_targets(folder: pathlib.Path) -> list[Target]:
-  """Return the targets for configs, which are checked, and built as for training."""
+  """Return the targets for configs: one checks them, the other builds them as for training."""
   datasets.prepare("digits", str(folder / "data"))
 
   def check(changes: Changes) -> None:
@@ -86,7 +86,7 @@ def mode_target(folder: pathlib.Path, run: pathlib.Path) -> Target:
     mode = modes.MODES[drawn["mode"]]
     paths = [str(folder / _as_name(text)) for text in drawn["paths"]] if mode.takes_paths else []
     workdirs = [str(workdir), *(str(folder / _as_name(text)) for text in drawn["workdirs"])]
-    if drawn["mode"] == "models":  # they are patterns; counting for every network takes 15 seconds
+    if drawn["mode"] == "models":  # paths are patterns here; all networks would take 15 seconds
       paths = [*drawn["paths"], "lenet*"]
     files = {name: _as_name(drawn["options"][name]) for name in ("picture", "output")}
     options = drawn["options"] | files
@@ -131,7 +131,7 @@ def _make_config(folder: pathlib.Path, changes: Changes) -> ml_collections.Confi
   return config
 
 
-# --- How far it is read --------------------------------------------------------------------------
+# --- How far an input is read --------------------------------------------------------------------
 
 
 class _Trains(Exception):
@@ -139,7 +139,7 @@ class _Trains(Exception):
 
 
 def _create_parts(config: ml_collections.ConfigDict) -> None:
-  """Create what needs no dataset."""
+  """Create the parts that need no dataset."""
   model = models.create(config.model, 10)
   schedule = schedules.create(config.schedule, config.optimizer.learning_rate, 10, 100)
   optimizers.create(config.optimizer, schedule, 10)
@@ -153,7 +153,7 @@ def _trace(experiment: Experiment) -> NoReturn:
   init = experiment.over_seeds(experiment._init, (0, None, None))
   state = jax.eval_shape(init, experiment.seed_array(), experiment._init_images(), None)
   compiled = experiment.compile_steps()
-  compiled._remedies = {}  # a comparison with the memory would compile
+  compiled._remedies = {}  # a comparison with the device's memory would compile
   jax.eval_shape(experiment.schedule, np.int32(0))
   (pair,) = experiment.train_shards(0, [1])
   jax.eval_shape(lambda state: compiled.train(1, state, *pair), state)

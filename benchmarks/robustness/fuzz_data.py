@@ -45,7 +45,7 @@ def image_targets(folder: pathlib.Path) -> list[Target]:
       image = analysis_images.decode(content, (8, 8, 3), "bilinear")
     except (MemoryError, RecursionError):
       raise
-    except Exception as error:  # predict also catches all errors, and goes on with the next file
+    except Exception as error:  # predict also catches all errors, and skips the file
       raise errors.UserError(" ".join(str(error).split()) or type(error).__name__) from error
     assert image.shape == (8, 8, 3) and image.dtype == np.uint8
 
@@ -188,7 +188,7 @@ def test_set_target(folder: pathlib.Path) -> Target:
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
     np.save(folder / name, array)
   files = {name: (folder / name).read_bytes() for name in arrays}
-  run: Any = types.SimpleNamespace(  # what test_sets needs to know of a run
+  run: Any = types.SimpleNamespace(  # the attributes of a run that test_sets uses
     name="x",
     image_shape=(4, 4, 3),
     class_names=["a", "b", "c"],

@@ -1,4 +1,4 @@
-"""What fuzz_configs.py draws: values of the fields of configs, and the flags of every mode."""
+"""The inputs that fuzz_configs.py draws: values of config fields, and flags of every mode."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -94,7 +94,7 @@ _VALUES = st.recursive(
 
 
 class _Field(NamedTuple):
-  """A field's default, and changes that each make it one that is used."""
+  """A field's default, and alternative changes after each of which the field is used."""
 
   default: Any
   owners: list[Changes]

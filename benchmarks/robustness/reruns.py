@@ -1,13 +1,13 @@
-"""Do the committed records still come out? Repeat the first epochs of the cheapest ones.
+"""Can the committed records still be reproduced? Repeat the first epochs of the cheapest ones.
 
   python -m benchmarks.robustness.reruns
 
 Each record is repeated by --mode=rerun, which is explained in docs/trust.md. The exit code is 1 if
 a record differs. Where the bits are not those of the record, seven further seeds are trained for as
-many epochs, to know how much seeds differ.
+many epochs, to find out how much seeds differ.
 
-Needs CIFAR-10. By their recorded times, an epoch of each takes a minute together on two CPU cores,
-and with further seeds eight minutes, plus the starts.
+Needs CIFAR-10. By the recorded times, one epoch of all three takes a minute on two CPU cores, or
+eight minutes with further seeds, plus the starts.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> int:
   parser.add_argument("--epochs", type=int, default=1, help="of each record")
   options = parser.parse_args()
   console.show_log()
-  jax.config.update("jax_platforms", "cpu")  # the trainings are other processes
+  jax.config.update("jax_platforms", "cpu")  # the trainings run in other processes
   worst = 0
   for name in options.records:
     with tempfile.TemporaryDirectory() as folder:

@@ -11,11 +11,11 @@ resumed from the newest intact checkpoint, and every error was one line without 
 SIGKILL comes at random moments: in turn while the run prepares data, compiles, trains, writes a
 checkpoint or tests, and at any time from the start; up to five times in a row. Full disks and
 read-only folders are mounted file systems, which need root; without it their rows are skipped. The
-clock is that of Python's `time`. EIO, EMFILE and ENOSPC come from any operation on a file of the
-run folder, and kills before any operation on a checkpoint, by a layer in front of the C library
-(file_faults.py), which needs g++. checkpoint_faults.py fails every operation of a save in turn. Of
-two processes that are one run, one is killed in a save; the outcome must then be that of an
-undisturbed run of two processes.
+clock is that of Python's `time`. A layer in front of the C library (file_faults.py), which needs
+g++, makes any operation on a file of the run folder fail with EIO, EMFILE or ENOSPC, and kills the
+run before any operation on a checkpoint; checkpoint_faults.py fails every operation of a save in
+turn. Of two processes that are one run, one is killed in a save; the outcome must then be that of
+an undisturbed run of two processes.
 """
 
 import argparse
@@ -67,7 +67,7 @@ class Count:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What a trial came to.
+  """The outcome of a trial.
 
   Attributes:
     faults: the faults that happened.
@@ -102,7 +102,7 @@ class Tally:
     self._record.write()
 
   def num_kills(self) -> int:
-    """Return how often SIGKILL came."""
+    """Return how often SIGKILL was sent."""
     return sum(count.times for name, count in self.counts.items() if name.startswith(_KILL))
 
   def show(self) -> bool:
@@ -217,7 +217,7 @@ def main() -> bool:
   with tempfile.TemporaryDirectory(prefix="soak_") as root:
     folders = [pathlib.Path(root, name) for name in ("places", "data", "cache")]
     folders[0].mkdir()
-    _undisturbed_outcome(folders)  # prepares and compiles; the others start like the next one
+    _undisturbed_outcome(folders)  # prepares and compiles, so that all others start alike
     expected = {1: _undisturbed_outcome(folders)}
     while not schedule.is_done(tally.num_kills()) and time.monotonic() < end:
       faults = schedule.next(tally.num_kills(), rng)

@@ -1,6 +1,6 @@
-"""Faults of soak.py in saves and restarts: failed operations on files, and kills between two.
+"""Faults of soak.py in saves and restarts: failed operations on files, and kills between them.
 
-One of two processes that are one run is killed in a save, too.
+One of two processes that are one run is also killed in a save.
 """
 
 import errno
@@ -23,7 +23,7 @@ _IN_CHECKPOINTS, _IN_RUN_FOLDER = 1500, 1800
 def failed_operation(error: int, at: Place, rng: np.random.Generator) -> None:
   """Let an operation on a file of the run folder fail with an error number, in the first start."""
   _disturb(at, "", int(rng.integers(1, _IN_RUN_FOLDER)), error)
-  if at.process.wait(LIMIT):  # the program may also go on without what failed
+  if at.process.wait(LIMIT):  # the program may also continue without what failed
     at.wait_for_exit(1)
 
 

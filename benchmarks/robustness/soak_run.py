@@ -161,7 +161,7 @@ class Place:
   def finish(self, is_damaged: bool = False) -> str:
     """Start the run and wait until it is done; return its output.
 
-    Notes in `lost` if the run does not resume from its newest checkpoint.
+    Adds a description to `lost` if the run does not resume from its newest checkpoint.
 
     Args:
       is_damaged: whether the newest `latest` may be damaged, so that the one before is right.

@@ -1,9 +1,9 @@
-"""What a training step reduces over the devices: read from the compiled program, and computed.
+"""The bytes that a training step reduces over the devices, by the compiled program and a formula.
 
   python -m benchmarks.speed.all_reduce --devices=1,2,4,8
 
 The program is the one that training compiles for a step of two examples per device, over virtual
-CPU devices; it does not run. 'bytes' is the size of the results of its all-reduces, 'formula' is
+CPU devices; it is not run. 'bytes' is the size of the results of its all-reduces, 'formula' is
 `step_bytes`. The two differ where XLA removes duplicates: the norms of a residual block's last
 convolution and of its shortcut have the same gradient of the bias, which is reduced once. On one
 device the all-reduces exist, but move nothing. How many are combined into one depends on the
@@ -100,7 +100,7 @@ def main() -> None:
 def measure(models: list[str], num_devices: int) -> None:
   """Print a row of JSON for each model, with and without shared batch statistics.
 
-  It runs in a process per number of devices, which XLA fixes when it starts.
+  Each number of devices needs a process, because XLA fixes the number when it starts.
   """
   from benchmarks.speed import ours
 

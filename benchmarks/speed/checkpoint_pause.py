@@ -1,11 +1,11 @@
-"""How long does training stand still for a checkpoint?
+"""How long does a checkpoint pause training?
 
   python -m benchmarks.speed.checkpoint_pause --model=resnet18
 
 trains a few epochs of a few steps, and saves after each. 'pause s' is the median over the epochs of
 the seconds that the training loop spends in calls that save, while no step runs; 'longest s' is the
-longest. The first epoch does not count, because it compiles. Every epoch is made the best so far
-(the last one is selected), so that both `best` and `latest` are written.
+longest. The first epoch does not count, because it compiles. Every epoch counts as the best so far
+(the config selects the last one), so that both `best` and `latest` are written.
 """
 
 import functools
@@ -44,9 +44,9 @@ def main() -> None:
 
 
 def pauses(config: ml_collections.ConfigDict, workdir: str) -> list[float]:
-  """Train; return the seconds that the training loop spends in saving, after each epoch."""
+  """Train; return the seconds that the training loop spends saving after each epoch."""
   seconds: list[float] = []
-  steps: list[int] = []  # each save's
+  steps: list[int] = []  # of the saves
 
   def timed(save: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(save)

@@ -1,9 +1,9 @@
 """The convolutions and matrix products of a network, found by tracing it, and their operations.
 
-Operations are counted as in the literature: two for each multiplication with its addition, the
-borders of a convolution as if they were inside, and none for batch norm, activations and pooling.
-Training costs the forward pass, the gradient of the weights (as much) and the gradient of the
-input (as much), which the first layer does not need.
+Operations are counted as in the literature: two for each multiply-add, as many at the borders of an
+image as inside, and none for batch norm, activations and pooling. Training costs the forward pass,
+and as much again for each of the gradients of the weights and of the input; the first layer does
+not need the latter.
 """
 
 import math

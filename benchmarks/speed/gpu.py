@@ -3,8 +3,8 @@
   python -m benchmarks.speed.gpu --peer_python=PATH
 
 runs the other benchmarks one after the other, the most important first. Each part has a time limit.
-A part that fails or exceeds its limit is marked in the table and in the record, and the others go
-on. A part for which too little time is left is skipped; `--parts` runs it alone. The record
+A part that fails or exceeds its limit is marked in the table and in the record, and the others
+continue. A part for which too little time is left is skipped; `--parts` runs it alone. The record
 (`--output`) holds every row that a part has finished, and is rewritten while parts run, so that an
 interruption loses nothing. Without a GPU the command measures the CPU, which takes longer; with
 --quick it shows whether everything works.

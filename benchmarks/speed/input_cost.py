@@ -52,7 +52,7 @@ def measure(
 
 
 def cost(with_input: list[float], constant: list[float]) -> dict[str, float]:
-  """Return the per cent that input adds to a step: median, lowest and highest of the rounds.
+  """Return the percentage that input adds to a step: median, lowest and highest of the rounds.
 
   Args:
     with_input, constant: seconds of a step in each round.

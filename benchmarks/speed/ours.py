@@ -51,7 +51,7 @@ from tuning.trials import set_field
 
 INPUTS = {"constant": "", "plain": "", "augmented": "random_crop(padding=4) | random_flip()"}
 _MAX_QUEUED = 4  # dispatches, as in train.py
-_CONSTANT_STEPS = 25  # per dispatch on accelerators: hides its cost, and still ends soon
+_CONSTANT_STEPS = 25  # per dispatch on accelerators: hides its cost, but still ends soon
 
 
 def make_config(
@@ -98,7 +98,7 @@ class Trainer:
       self._shards = self._epochs()
 
   def run(self, count: int) -> tuple[float, int]:
-    """Take at least `count` steps, an epoch if that is 0; return seconds and steps."""
+    """Take at least `count` steps, or an epoch if `count` is 0; return seconds and steps."""
     count = count or self.experiment.steps_per_epoch
     queue: deque[jax.Array] = deque()
     start, num_done = time.perf_counter(), 0
@@ -124,7 +124,7 @@ class Trainer:
 
 
 class Predictor:
-  """Predicts batches of random images by weights that were not trained.
+  """Predicts batches of random images with untrained weights.
 
   Args:
     config: see `make_config`.
@@ -152,7 +152,7 @@ class Predictor:
 def _constant_batch(
   experiment: Experiment,
 ) -> tuple[CompiledSteps, Iterator[tuple[int, TrainShard, ResidentData]]]:
-  """Return steps that train on one batch without preprocessing, and that batch per dispatch."""
+  """Return compiled steps that take their batch as it is, and the same batch for every dispatch."""
   config, num_classes = experiment.config, len(experiment.dataset.class_names)
   shape = experiment.dataset.train.images.shape[1:]
   on_cpu = jax.default_backend() == "cpu"
@@ -205,8 +205,8 @@ def describe(experiment: Experiment, warm_up_seconds: float) -> Row:
 def matmul_peak(size: int, dtype: str, seconds: float) -> float:
   """Return the FLOP/s of products of two [size, size] matrices, the best of several blocks.
 
-  On CPU it is the kernels' peak on as many threads at once as the process has cores, if that is
-  more: XLA's products of matrices are slower.
+  On CPU, return the kernels' peak with one thread per core of the process if that is higher, as
+  XLA's matrix products are slower.
   """
   a = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype)) / size**0.5
 

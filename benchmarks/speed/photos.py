@@ -4,17 +4,17 @@
 
 The photos are generated JPEGs of 400 x 300 pixels in --photos, made once. Every side reads one
 epoch in random order, and delivers batches of uint8 on the host: the largest central square of each
-photo, resized to --size with bilinear interpolation. There is no network.
+photo, resized to --size with bilinear interpolation. No network is trained.
 
-'prepare s' is the first start of ours, which decodes every photo once to find what is unusable, the
-mean and the deviation. 'first batch s' is the time of a later start from the making of the loader
-(files listed, index read; libraries are imported before) to the first batch, 'images/s' the rate
-after it. 'peak MiB' is the largest proportional memory (PSS) of a side's processes together,
-sampled twice a second.
+'prepare s' is the time of our first start, which decodes every photo once to find the unusable
+ones, the mean and the deviation. 'first batch s' is the time of a later start from the creation of
+the loader (files listed, index read; libraries are imported before) to the first batch; 'images/s'
+is the rate after it. 'peak MiB' is the peak of the proportional memory (PSS), summed over a side's
+processes and sampled twice a second.
 
-Sides: 'threads' and 'workers' decode in one process and in --workers; 'pixels' reads from disk what
-was decoded once; 'torch' is a DataLoader with --workers, which decodes, crops and resizes with
-Pillow.
+Sides: 'threads' decodes in one process, 'workers' in --workers processes; 'pixels' reads pixels
+from disk that were decoded once; 'torch' is a DataLoader with --workers, which decodes, crops and
+resizes with Pillow.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main() -> None:
   parser.add_argument("--images", type=int, default=50_000, help="number of photos")
   parser.add_argument("--size", type=int, default=224, help="height and width in pixels")
   parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--workers", type=int, help="worker processes; default: one a core")
+  parser.add_argument("--workers", type=int, help="worker processes; default: one per core")
   parser.add_argument("--sides", default=",".join(SIDES))
   options = records.parse(parser)
   options.workers = options.workers or len(os.sched_getaffinity(0))
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write_photos(folder: pathlib.Path, number: int) -> None:
-  """Write the JPEGs of all classes below a folder, unless they are there."""
+  """Write the JPEGs of all classes below a folder, unless they exist."""
   marker = folder.with_suffix(".complete")
   if marker.exists():
     return
@@ -156,7 +156,7 @@ def measure_memory(pid: int) -> int:
   for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
     try:
       parent = int(path.read_text().rpartition(")")[2].split()[1])
-    except OSError:  # has ended
+    except OSError:  # the process has ended
       continue
     children.setdefault(parent, []).append(int(path.parent.name))
   total, pending = 0, [pid]

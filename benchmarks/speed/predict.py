@@ -2,8 +2,8 @@
 
   python -m benchmarks.speed.predict --peer_python=.venv-peers/bin/python
 
-A step is a batch of 250 images, from pixels in the machine's memory to logits there. Peers have the
-network in its mode for inference, without gradients, and take floats on the device; ours also
+A step is a batch of 250 images, from pixels in the machine's memory to logits there. Peers run the
+network in inference mode, without gradients, and start from floats on the device; ours also
 normalises. PyTorch and the measurement are as in train_step.
 """
 

@@ -3,10 +3,10 @@
   python -m benchmarks.speed.processes
 
 One process with one device, one with eight and two with four each (virtual CPU devices) take the
-steps of one epoch of a small wide_resnet from the same config. 'largest difference' is that of the
-loss of any step from the first side's, relative to it. 'bytes' counts the images and labels that a
-process loads for these steps, the largest number of a side's processes: the complete dataset if it
-is resident, the process's rows if it is streamed. No time is measured.
+steps of one epoch of a small wide_resnet from the same config. 'largest difference' is the largest
+relative difference of any step's loss from the first side's. 'bytes' are the bytes of images and
+labels that a process loads for these steps, the maximum over a side's processes: the complete
+dataset if it is resident, the process's rows if it is streamed. No time is measured.
 """
 
 import argparse

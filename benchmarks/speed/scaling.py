@@ -5,7 +5,7 @@
 
 Each series changes one quantity and keeps the rest. Its members are processes, measured in turn on
 a constant batch. 'ratio' is to the first member of the series, round by round. 'per work' is this
-ratio divided by the ratio of operations (flops.py): 1 is growth in proportion; below 1 the larger
+ratio divided by the ratio of operations (flops.py): 1 is proportional growth; below 1, the larger
 member uses the device better. In the series over devices the total batch stays the same, so that a
 ratio of 1/n is perfect. On one CPU the devices are virtual and share the cores: 1 is then the best
 possible ratio, and more is the cost of the division.

@@ -3,7 +3,7 @@
   python -m benchmarks.speed.seeds --model=simple_cnn --seeds=1,4,8
 
 Each number of seeds is a process (`config.num_seeds`), measured in turn on augmented input. 'ratio'
-is the time of a step of N seeds divided by N times the step of one, round by round: below 1
+is the time of a step of N seeds divided by N times the step of one, round by round: below 1,
 training together saves time.
 """
 

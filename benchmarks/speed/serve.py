@@ -30,13 +30,13 @@ import numpy as np
 from benchmarks import records
 from cifar_jax.types import Row
 
-_SIDES = {"batches": None, "one at a time": (1,)}  # sizes of batches; None leaves them
+_SIDES = {"batches": None, "one at a time": (1,)}  # sizes of batches; None for the default
 _BOUNDARY = "photo-boundary"
 _SECONDS_TO_START = 300
 
 
 class Load(NamedTuple):
-  """What clients do: their number, whether every second photo is broken, slow clients besides."""
+  """The clients: their number, whether every second photo is broken, how many more are slow."""
 
   clients: int
   some_broken: bool = False
@@ -48,7 +48,7 @@ class Load(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """The answers of a round: their seconds, the number of other answers, and the time for all."""
+  """A round: the seconds of each success, the number of other answers, and the total time."""
 
   seconds: list[float]
   num_refused: int
@@ -103,7 +103,7 @@ def measure(
 
 
 async def send_load(port: int, load: Load, seconds: float) -> Outcome:
-  """Let clients send photos for some seconds, each the next one when the last is answered."""
+  """Let clients send photos for some seconds; each sends the next when the last is answered."""
   photo = make_request(make_photo())
   broken = make_request(make_photo()[:1000])
   durations: list[float] = []
@@ -227,7 +227,7 @@ def be_server(side: str, workdir: str) -> None:
 
 
 def write_untrained_run(model: str, path: pathlib.Path) -> None:
-  """Write what a server needs of a run, with random weights."""
+  """Write the files of a run that a server needs, with random weights."""
   os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the servers need the accelerator
   import jax
 

@@ -3,12 +3,13 @@
   python -m benchmarks.speed.startup --model=resnet18 --peer_python=.venv-peers/bin/python
 
 The time is from the start of the process to the result of its first step, on augmented input. Ours
-is main.py with everything that a run does before (config, data read and checked, run folder); peers
-import, make random images and take a step. 'begun' is the time until our compiled step begins; the
-step itself takes as long warm as cold. Cold: the folders for compiled programs (JAX's, which Keras
-on JAX uses too, and PyTorch's inductor and Triton) are new and empty. Warm: the same command again.
-The libraries' files are in the machine's cache both times, after a first start that does not count.
-Sides take turns, `--rounds` times; the numbers are medians.
+is main.py with everything that a run does before its first step (read the config, read and check
+the data, create the run folder); peers import, make random images and take a step. 'begun' is the
+time until our compiled step begins; the step itself takes as long warm as cold. Cold: the folders
+for compiled programs (JAX's, which Keras on JAX uses too, and PyTorch's inductor and Triton) are
+new and empty. Warm: the same command again. Both times the libraries' files are in the operating
+system's cache, after a first start that does not count. Sides take turns, `--rounds` times; the
+numbers are medians.
 
 With --prepare our cold start is that of a machine without the data: it also fetches and prepares
 CIFAR-10.

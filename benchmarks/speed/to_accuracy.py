@@ -4,12 +4,12 @@
 
 Ours is main.py with configs/airbench94.py, airbench95.py and airbench96.py, one run for each of
 `--runs` seeds, on real CIFAR-10. The peers are airbench94.py, … (KellerJordan/cifar10-airbench) in
-FOLDER, unchanged. Each runs there until it has printed `--runs` results and one before, which warms
-up. The scripts need a GPU, torchvision, and CIFAR-10 in FOLDER/cifar10.
+FOLDER, unchanged. Each runs there until it has printed a first result, of its warm-up, and `--runs`
+more. The scripts need a GPU, torchvision, and CIFAR-10 in FOLDER/cifar10.
 
-'train s' is what each program counts itself: training without compiling. 'command s' is the time of
-our command from start to end, with compiling and testing. Sides do not alternate, because a script
-makes many runs in one process. Whatever is missing is skipped with a line.
+'train s' is the time that each program reports: training without compiling. 'command s' is the time
+of our command from start to end, with compiling and testing. Sides do not alternate, because a
+script makes many runs in one process. Whatever is missing is skipped with a line.
 """
 
 import argparse

@@ -6,8 +6,8 @@ All sides have the same network, parameters, batch, precision, optimizer (SGD wi
 momentum) and loss. PyTorch is channels-last, in bfloat16 under autocast, eager and by
 torch.compile; on a GPU only compiled. A step is a step on a batch that is already on the device.
 An epoch is `epoch examples` images, shuffled, cropped by up to 4 pixels, flipped and normalised:
-ours and PyTorch's from the device's memory in whole batches, Keras' by tf.data. Neither has an
-evaluation.
+ours and PyTorch's from the device's memory in whole batches, Keras' by tf.data. Nothing is
+evaluated.
 
 Each side is a process and warms up until it is compiled; then all sides are measured in turn,
 `--rounds` times. The numbers are medians. A ratio is the median, with lowest and highest, of the
@@ -38,7 +38,7 @@ _NOT_MEASURED = timing.Timing([], "not measured: the benchmark ended before")
 
 
 class Sizes(NamedTuple):
-  """What a model is measured with: batch, examples in an epoch, and dtype."""
+  """The settings that a model is measured with: batch, examples in an epoch, and dtype."""
 
   batch: int
   examples: int
@@ -55,7 +55,7 @@ def main() -> None:
   )
   parser.add_argument("--epoch_examples", type=int, help="default: 50,000, on CPU 10 batches")
   parser.add_argument("--epoch_rounds", type=int, default=3, help="0: no epochs")
-  parser.add_argument("--limit_to", choices=_LIMITS, help="the newest instructions of all sides")
+  parser.add_argument("--limit_to", choices=_LIMITS, help="newest instructions that sides may use")
   options = records.parse(parser)
   os.environ.update(_LIMITS.get(options.limit_to, {}))
   columns = ["model", "side", "batch", "step ms", "ours / it", "images/s", "epoch s"]
@@ -82,7 +82,7 @@ def choose_sizes(model: str, options: argparse.Namespace) -> Sizes:
 
 
 def measure(model: str, options: argparse.Namespace, folder: str, record: records.Record) -> None:
-  """Measure a model on all sides, and record a row for each, also after an interruption."""
+  """Measure a model on all sides, and record a row for each, even after an interruption."""
   sizes = choose_sizes(model, options)
   inputs = "constant,augmented" if options.epoch_rounds else "constant"
   arguments = [f"--batch={sizes.batch}", f"--inputs={inputs}", f"--dtype={sizes.dtype}"]

@@ -1,8 +1,8 @@
 """Affine augmentations: rotation, zoom, shift, shear and flip by sampling every image once.
 
-The functions are transforms as `transforms` describes them. A range is a pair (lower, upper); one
-number f is the range (-f, f), as in Keras. `fill_mode` says what lies beyond the border: in
-`random_affine` by SciPy's names, which `geometry.warp` lists, and otherwise by those of Keras'
+The functions are transforms as `transforms` describes them. A range is a pair (lower, upper); a
+single number f means (-f, f), as in Keras. `fill_mode` says what lies beyond the border:
+`random_affine` uses SciPy's names, which `geometry.warp` lists, and the others use those of Keras'
 layers.
 """
 
@@ -105,7 +105,7 @@ def random_shear(
   fill_value: float = 0.0,
   interpolation: str = "bilinear",
 ) -> jax.Array:
-  """Move each row x_factor pixels past the last, and each column y_factor: Keras' RandomShear.
+  """Shift row i by i * x_factor pixels, and column i by i * y_factor: Keras' RandomShear.
 
   The first pixel does not move. One random sign per image applies to both directions.
   """
@@ -141,9 +141,9 @@ def random_affine(
   """Rotate, shift, shear, zoom and flip in one bilinear warp: Keras' ImageDataGenerator.
 
   On square images the result is that of Keras' apply_transform for the same theta, tx (columns), ty
-  (rows), shear, zx and zy. On other images the result is what Keras documents; Keras' code takes
+  (rows), shear, zx and zy. On other images the result is what Keras documents; Keras' code mistakes
   the centre's row for its column. Keras also draws the shift of columns from height_shift_range and
-  that of rows from width_shift_range; for square images and equal ranges the two are the same.
+  the shift of rows from width_shift_range; for square images and equal ranges this changes nothing.
 
   Args:
     rotation: rotation_range, degrees in either direction.
@@ -185,7 +185,7 @@ def _warp_as_layer(
   fill_value: float,
   interpolation: str,
 ) -> jax.Array:
-  # What Keras' layers call 'constant' and 'wrap' is SciPy's 'grid-constant' and 'grid-wrap'.
+  # Keras' layers call 'constant' and 'wrap' what SciPy calls 'grid-constant' and 'grid-wrap'.
   if fill_mode in ("constant", "wrap"):
     fill_mode = f"grid-{fill_mode}"
   return warp(

@@ -1,4 +1,4 @@
-"""Chains of augmentations, which a config writes as one string and `parse` reads:
+"""Chains of augmentations, which a config gives as one string and `parse` reads:
 
 augment = 'random_crop(padding=4) | random_flip() | cutout(size=8) | mixup(alpha=0.2)'
 """
@@ -23,7 +23,7 @@ class Call(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity, as jax.jit needs
 class Chain:
-  """Transforms in the order of the spec; those that mix images follow after all others."""
+  """Transforms in the order of the spec; those that mix images come after all others."""
 
   calls: tuple[Call, ...]
 
@@ -76,7 +76,7 @@ class Chain:
 def parse(spec: str) -> Chain:
   """Return the chain that a spec describes: calls joined by '|', with literal arguments.
 
-  A name without parentheses is a call without arguments. The chain of '' changes nothing.
+  A name without parentheses is a call without arguments. An empty spec changes nothing.
 
   Raises:
     UserError: the spec is not such a chain, or a transform or an argument is unknown, missing or
@@ -89,7 +89,7 @@ def parse(spec: str) -> Chain:
     node = ast.parse(spec, mode="eval").body
   except (SyntaxError, ValueError):
     raise _error(
-      f"cannot read {spec!r}; write for example 'random_crop(padding=4) | random_flip()'"
+      f"cannot read {spec!r}; write, for example, 'random_crop(padding=4) | random_flip()'"
     ) from None
   calls = []
   while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
@@ -100,7 +100,7 @@ def parse(spec: str) -> Chain:
 
 
 def _parse_call(node: ast.expr) -> Call:
-  """Return the call that a node of the syntax tree is, checked against the transform."""
+  """Convert a node of the syntax tree to a call, checked against the transform."""
   call = node if isinstance(node, ast.Call) else ast.Call(node, args=[], keywords=[])
   if not isinstance(call.func, ast.Name):
     raise _error(f"cannot read {ast.unparse(node)!r}; write name(argument=value)")

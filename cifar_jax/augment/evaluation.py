@@ -1,10 +1,10 @@
-"""What `config.eval_transform` does to images before a network evaluates them.
+"""`config.eval_transform`: the transform of images before a network evaluates them.
 
-The field is a chain like `config.augment`, for networks that were not evaluated on the images
-themselves: 'pad_and_resize(padding=4)' is what Keras 2.6's RandomCrop does at inference. Transforms
-that draw are possible too, as of a generator that also augments validation photos. An image's draws
-then depend on its pixels alone. So an image is the same in every evaluation, on any device, and in
-an exported network.
+The field is a chain like `config.augment`, for networks that were not evaluated on unchanged
+images: 'pad_and_resize(padding=4)' is what Keras 2.6's RandomCrop does at inference. Random
+transforms are possible too, as in a generator that also augments validation photos. An image's
+draws then depend on its pixels alone, so the transformed image is the same in every evaluation, on
+any device, and in an exported network.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from cifar_jax.augment import chain
 from cifar_jax.augment.registration import TRANSFORMS
 from cifar_jax.types import Array
 
-# transform(pixels, images) -> images: pixels [n, height, width, channels] from 0 to 255 decide the
-# draws; images of the same shape, float32 and normalised, are transformed.
+# transform(pixels, images) -> images. The pixels, [n, height, width, channels] from 0 to 255,
+# decide the draws. The images, of the same shape but float32 and normalised, are transformed.
 EvalTransform: TypeAlias = Callable[[Array, jax.Array], jax.Array]
 
 
 def parse(spec: str) -> EvalTransform:
-  """Return the transform that `config.eval_transform` describes; that of '' changes nothing.
+  """Return the transform that `config.eval_transform` describes; '' leaves the images unchanged.
 
   Raises:
     UserError: the spec is not a chain, or a transform needs labels, an epoch or a batch.
@@ -46,7 +46,7 @@ def parse(spec: str) -> EvalTransform:
     if not parsed.calls:
       return images
     keys = _keys_of(jnp.asarray(pixels))
-    labels = jnp.zeros(images.shape[0])  # not changed; an exported batch has no length
+    labels = jnp.zeros(images.shape[0])  # unused; an exported batch has no len()
     return parsed(keys, keys[0], images, labels, example_keys=keys, epoch=0)[0]
 
   return transform
@@ -56,5 +56,5 @@ def _keys_of(pixels: jax.Array) -> jax.Array:
   """Return a key for each image [n, height, width, channels] that depends on its pixels alone."""
   values = jnp.clip(pixels, 0, 255).astype(jnp.uint32).reshape(pixels.shape[0], -1)
   factors = np.random.RandomState(0).randint(0, 2**32, values.shape[1:], np.uint32)
-  sums = jnp.sum(values * factors, axis=1, dtype=jnp.uint32)  # modulo 2 ** 32, in any order
+  sums = jnp.sum(values * factors, axis=1, dtype=jnp.uint32)  # exact modulo 2 ** 32, in any order
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), sums)

@@ -40,13 +40,13 @@ def compose(*matrices: jax.Array) -> jax.Array:
   """Return the product of the matrices, left to right: the last one maps an output pixel first."""
   product = matrices[0]
   for factor in matrices[1:]:
-    # Accelerators would multiply in TF32 or bfloat16, which misplaces pixels by tenths.
+    # Accelerators would multiply in TF32 or bfloat16, which shifts samples by tenths of a pixel.
     product = jnp.matmul(product, factor, precision=lax.Precision.HIGHEST)
   return product
 
 
 def move_origin_to_centre(matrices: jax.Array, height: int, width: int) -> jax.Array:
-  """Return the maps with the middle of a height × width image as origin, not the first pixel."""
+  """Return the maps with the centre of a height × width image as origin, not the first pixel."""
   x, y = (width - 1) / 2, (height - 1) / 2
   return compose(make_matrix(x=x, y=y), matrices, make_matrix(x=-x, y=-y))
 
@@ -61,18 +61,18 @@ def warp(
 ) -> jax.Array:
   """Return images, float [batch, height, width, channels], sampled under matrices [batch, 3, 3].
 
-  `fill_mode` says what lies beyond the border, by the names of scipy.ndimage:
+  `fill_mode` says what lies beyond the border, with the names of scipy.ndimage:
 
     'nearest'        a a a | a b c d | d d d
     'reflect'        c b a | a b c d | d c b
     'grid-wrap'      b c d | a b c d | a b c
     'grid-constant'  k k k | a b c d | k k k, where k is fill_value; samples between a border pixel
                      and the fill are blended
-    'wrap'           like grid-wrap, but with a and d in one place: the period is a pixel shorter
+    'wrap'           like grid-wrap, but a and d coincide: the period is a pixel shorter
     'constant'       fill_value wherever a coordinate is outside [0, size - 1], never blended
 
   Args:
-    fill_mode: one of these.
+    fill_mode: one of the above.
     fill_value: used by the constant modes.
     interpolation: 'bilinear' (order 1), or 'nearest' (order 0, halves rounded away from zero).
   """
@@ -107,7 +107,7 @@ def warp(
 def _weigh_neighbours(
   coordinate: jax.Array, interpolation: str
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """Return the pixels' indices that a coordinate is interpolated from, each with its weight."""
+  """Return the indices of the pixels that a coordinate is interpolated from, with their weights."""
   if interpolation == "nearest":
     return [(lax.round(coordinate).astype(jnp.int32), jnp.ones_like(coordinate))]
   lower = jnp.floor(coordinate)
@@ -117,13 +117,13 @@ def _weigh_neighbours(
 
 
 def _wrap(coordinate: jax.Array, size: int) -> jax.Array:
-  """Return the coordinate within [0, size - 1], as the mode 'wrap' repeats the image."""
+  """Map a coordinate into [0, size - 1], as the mode 'wrap' repeats the image."""
   outside = (coordinate < 0) | (coordinate > size - 1)
   return jnp.where(outside, coordinate % max(size - 1, 1), coordinate)
 
 
 def _fill_index(index: jax.Array, size: int, fill_mode: str) -> jax.Array:
-  """Return the pixel in [0, size) to read for any index; `warp` masks the constant modes."""
+  """Return the pixel in [0, size) to read for any index; in the constant modes, `warp` masks it."""
   if fill_mode == "reflect":
     index = index % (2 * size)
     return jnp.minimum(index, 2 * size - 1 - index)

@@ -1,4 +1,4 @@
-"""The transforms that a chain can name, and what their arguments may be.
+"""The registry of the transforms that a chain can name, and checks of their arguments.
 
 A transform is registered with a `Check` for each argument that a config may set.
 """
@@ -11,7 +11,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Check(NamedTuple):
-  """A predicate of an argument's value, and the words that complete "must be …" in an error."""
+  """A predicate on an argument's value, and the words that complete "must be …" in an error."""
 
   accepts: Callable[[Any], bool]
   wording: str
@@ -87,7 +87,7 @@ def whole_number(low: int, high: int) -> Check:
 
 
 def number(low: float, high: float, wording: str) -> Check:
-  """Return the check for a number within [low, high], which errors call `wording`."""
+  """Return the check for a number within [low, high], which errors describe as `wording`."""
   return Check(lambda value: is_number(value, low, high), wording)
 
 
@@ -105,5 +105,5 @@ def choice(*choices: str | bool) -> Check:
 
 
 def optional(check: Check) -> Check:
-  """Return the check for None or what `check` accepts."""
+  """Return a check that accepts None and whatever `check` accepts."""
   return Check(lambda value: value is None or check.accepts(value), f"None or {check.wording}")

@@ -33,8 +33,8 @@ def random_resized_crop(
   """Crop a random part of each image, and resize it to the image's size (Szegedy et al. 2015).
 
   The draws are those of torchvision's RandomResizedCrop, without its rounding to whole pixels: up
-  to ten crops are drawn, and the first that fits into the image is taken; if none fits, the whole
-  image.
+  to ten crops are drawn, and the first that fits into the image is taken. If none fits, the whole
+  image is used.
 
   area: the range of the crop's share of the image's area, drawn uniformly.
   ratio: the range of its width / height in pixels, whose logarithm is drawn uniformly.
@@ -68,7 +68,7 @@ def center_crop(keys: jax.Array, images: jax.Array, *, fraction: float = 0.875) 
 
 
 def _resize_crop(images: jax.Array, crops: jax.Array) -> jax.Array:
-  """Return the crops [batch, (height, width, top, left)], in pixels, in the size of the images."""
+  """Return the crops [batch, (height, width, top, left)], in pixels, resized to the image size."""
   height, width = images.shape[1:3]
   crop_height, crop_width, top, left = crops.T
   scale_y, scale_x = crop_height / height, crop_width / width

@@ -22,7 +22,7 @@ from cifar_jax import errors
 
 
 class Kind(NamedTuple):
-  """Shifts in pixels (down, right) with a weight each; every shift has a mirrored view too."""
+  """Shifts in pixels (down, right), each with a weight; every shift has a mirrored view too."""
 
   shifts: tuple[tuple[int, int], ...]
   weights: tuple[float, ...]  # sum to 1
@@ -51,7 +51,7 @@ KINDS = {
 
 
 def make_views(images: jax.Array, kind: str) -> Iterator[jax.Array]:
-  """Yield for each shift of `kind` the shifted images and their mirror images.
+  """Yield the shifted images and their mirror images for each shift of `kind`.
 
   Args:
     images: [n, height, width, channels] of any dtype; every view has the same shape and dtype.
@@ -80,7 +80,7 @@ def predict_logits(
 ) -> jax.Array:
   """Return the combined logits of all views, [n, classes] float32.
 
-  Where `kind` averages probabilities, the result holds log-probabilities.
+  If `kind` averages probabilities, the result holds log-probabilities.
 
   Args:
     apply: maps images [n, height, width, channels] to logits [n, classes].

@@ -3,18 +3,20 @@
 Images are float32 [batch, height, width, channels], already normalised by `normalize`. Crops pad
 with zero and cutout fills with zero. Zero is the dataset's mean colour when images are
 standardised, and black when they are only scaled to [0, 1]. DeVries & Taylor 2017 fill holes with
-the mean colour too, but pad crops with black, like most PyTorch code, which crops first.
+the mean colour too, but pad crops with black, like most PyTorch code, which crops before it
+normalises.
+
 `keys` holds one typed PRNG key (threefry, JAX's default) per image. An image's key alone decides
 what happens to it; its batch and its device have no influence.
 
-To add an augmentation, write one function here, with `@register(argument=check, ...)`, and the
+To add an augmentation, write a function here with `@register(argument=check, ...)` and the
 signature `name(keys, images, *, argument=default) -> images`. Three other kinds exist:
 
-- `@register_by_epoch(...)` over `name(example_keys, epoch, images, *, argument=default) -> images`,
+- `@register_by_epoch(...)` on `name(example_keys, epoch, images, *, argument=default) -> images`,
   where an example's key is the same in every epoch;
-- `@register_by_batch(...)` over `name(key, images, *, argument=default) -> images`, where the key
-  is that of the global batch, the same on every device;
-- `@register_mixing(...)` over
+- `@register_by_batch(...)` on `name(key, images, *, argument=default) -> images`, where the key
+  belongs to the global batch and is the same on every device;
+- `@register_mixing(...)` on
   `name(key, images, labels, *, argument, axis_name=None) -> (images, labels)`.
 
 `chain` applies them in the order that a config gives. Rotation, zoom, shift and shear are in
@@ -69,7 +71,7 @@ def alternating_flip(
   """Mirror each image left to right in every other epoch (Jordan 2024, arXiv:2404.00498).
 
   A draw decides for each example whether these are the even or the odd epochs. Two consecutive
-  epochs therefore show both sides of every image.
+  epochs therefore show every image in both orientations.
 
   example_keys: [batch], the keys of the examples. epoch: int32 of shape [], from 0.
   """
@@ -78,7 +80,7 @@ def alternating_flip(
 
 
 def _mirror(chosen: jax.Array, images: jax.Array) -> jax.Array:
-  """Return the images, those with `chosen` (bool [batch]) mirrored left to right."""
+  """Return the images, mirrored left to right where `chosen` (bool [batch]) is true."""
   return jnp.where(chosen[:, None, None, None], images[:, :, ::-1], images)
 
 
@@ -102,7 +104,7 @@ def random_crop(
 def batch_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
   """Crop like `random_crop`, but all images of a batch at the same place.
 
-  This is Keras' ZeroPadding2D(padding) and RandomCrop of Keras 2.6 (TensorFlow 2.6) in training.
+  This is ZeroPadding2D(padding) and RandomCrop in Keras 2.6 (TensorFlow 2.6) during training.
   """
   offset = jax.random.randint(key, (2,), 0, 2 * padding + 1)
   padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -113,8 +115,8 @@ def batch_crop(key: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Ar
 def pad_and_resize(keys: jax.Array, images: jax.Array, *, padding: int = 4) -> jax.Array:
   """Pad every side by `padding` zeros and shrink the result to the original size. Draws nothing.
 
-  This is Keras' ZeroPadding2D(padding) and RandomCrop of Keras 2.6 (TensorFlow 2.6) at inference,
-  for square images: a bilinear `tf.image.resize` with half-pixel centres and no antialiasing.
+  This is ZeroPadding2D(padding) and RandomCrop in Keras 2.6 (TensorFlow 2.6) at inference, for
+  square images: a bilinear `tf.image.resize` with half-pixel centres and no antialiasing.
   """
   del keys
   padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
@@ -141,7 +143,7 @@ def cutout(keys: jax.Array, images: jax.Array, *, size: int = 8, inside: bool = 
 def _make_box(
   centre: jax.Array, sides: Sequence[jax.Array | int], shape: tuple[int, int]
 ) -> jax.Array:
-  """Return bool [height, width]: true in the box of `sides` (rows, columns), clipped."""
+  """Return bool [height, width], true in a box of `sides` (rows, columns) clipped to the image."""
   top, left = (middle - side // 2 for middle, side in zip(centre, sides, strict=True))
   row, column = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])
   in_rows = (row >= top) & (row < top + sides[0])
@@ -164,7 +166,7 @@ def mixup(
   alpha: float,
   axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Blend images and labels with a partner's by one λ ~ Beta(alpha, alpha) (Zhang et al. 2018).
+  """Blend each image and label with a partner's by one λ ~ Beta(alpha, alpha) (Zhang et al. 2018).
 
   Args:
     key: one key for the global batch, the same on every device.
@@ -191,7 +193,8 @@ def cutmix(
   """Paste a box of a partner into every image and mix labels by area (Yun et al. 2019).
 
   The box covers 1 - λ of the image, λ ~ Beta(alpha, alpha), less what the border clips. The labels'
-  weights are the shares of pixels. The whole batch has one box. The arguments are those of `mixup`.
+  weights are their shares of the pixels. The whole batch shares one box. The arguments are those of
+  `mixup`.
   """
   lambda_key, centre_key, partner_key = jax.random.split(key, 3)
   height, width = images.shape[1:3]
@@ -212,7 +215,7 @@ def _choose_partners(
 ) -> tuple[jax.Array, jax.Array]:
   """Return the partners of this device's rows, from a permutation of the global batch.
 
-  The devices pass their rows round in a ring, because one may lack memory for the global batch.
+  The devices pass their rows round in a ring: one device may lack memory for the global batch.
   """
   if axis_name is None:
     partners = jax.random.permutation(key, len(images))
@@ -224,7 +227,7 @@ def _choose_partners(
   ring = [(i, (i - 1) % num_devices) for i in range(num_devices)]
 
   def collect(distance: jax.Array, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
-    """Take the partners among the rows of the device at a distance, which are here now."""
+    """Take the partners among the visiting rows, which belong to device + distance."""
     collected, visiting = carry
     offsets = partners - (device + distance) % num_devices * size
     is_here = (offsets >= 0) & (offsets < size)

@@ -15,7 +15,7 @@ from cifar_jax.runtime.console import log, progress
 # An image ([height, width, 3] uint8) with its labels by kind.
 Example: TypeAlias = tuple[np.ndarray, Mapping[str, int]]
 
-# Records read by one call: large enough to make few calls, small enough to need little memory.
+# Records read per call: large enough to make few calls, small enough to need little memory.
 _CHUNK_RECORDS = 1000
 
 
@@ -101,7 +101,7 @@ def write(
     # TFDS would print the size of a download that never happens.
     with contextlib.redirect_stdout(io.StringIO()):
       builder.download_and_prepare(file_format="array_record")
-  except RuntimeError as error:  # ArrayRecord's translation of the system's errors
+  except RuntimeError as error:  # which ArrayRecord raises for system errors
     raise OSError(" ".join(str(error).split())) from error
   return epath.Path(builder.data_dir)
 
@@ -109,14 +109,14 @@ def write(
 def _encode(
   name: str, split: str, examples: Sequence[Example]
 ) -> Iterator[tuple[int, dict[str, object]]]:
-  """Yield the examples of a split as a TFDS builder takes them, showing progress."""
+  """Yield the examples of a split in the form that a TFDS builder takes; show the progress."""
   from PIL import Image
 
   title = f"{name}: preparing {split}"
   log.info("%s", title)
   with progress(title, len(examples), "images") as advance:
     for index, (pixels, labels) in enumerate(examples):
-      # TFDS would encode an array with TensorFlow, but lets Pillow encode one of Pillow's images.
+      # TFDS encodes arrays with TensorFlow, but Pillow's images with Pillow.
       image = Image.fromarray(np.ascontiguousarray(pixels))
       yield index, {"id": f"{split}_{index:05d}", "image": image, **labels}
       advance(1)
@@ -125,7 +125,7 @@ def _encode(
 def read(
   folder: epath.Path, split: str, shape: tuple[int, int, int, int], labels: Iterable[str]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """Read a whole split in the official order, which the records' ids hold.
+  """Read a whole split in the official order, which the records' ids give.
 
   Args:
     folder: the dataset's folder.
@@ -160,12 +160,12 @@ def read(
 
 
 def open_records(folder: os.PathLike, split: str) -> Records:
-  """Open a split for reading. Call inside `explain_damage`, like everything that reads records."""
+  """Open a split for reading. Call this, like all code that reads records, in `explain_damage`."""
   import tensorflow_datasets as tfds
 
   return tfds.builder_from_directory(folder).as_data_source(
     split,
-    # Images are decoded by the caller, because TFDS would use OpenCV if that is installed.
+    # The caller decodes the images, because TFDS would use OpenCV if that is installed.
     decoders={"image": tfds.decode.SkipDecoding()},
     file_format="array_record",
   )
@@ -182,7 +182,7 @@ def iterate(records: Records) -> Iterator[tuple[int, dict[str, Any]]]:
 def explain_damage(folder: os.PathLike) -> Iterator[None]:
   """Convert any error of the block into a one-line `UserError` about the dataset in `folder`.
 
-  Damaged records, or those of another dataset, fail in TFDS and ArrayRecord with exceptions of many
+  Damaged records and records of another dataset make TFDS and ArrayRecord raise exceptions of many
   types.
   """
   try:

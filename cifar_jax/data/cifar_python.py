@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from the official archives for Python, which PyTorch and Keras download.
 
-Each file is a pickled dict of the pixels ([records, 3072] uint8, planes as in the binary version)
-and lists of the labels. The pickles are read by plain_pickle.py, which executes nothing.
+Each file is a pickled dict with the pixels ([records, 3072] uint8, planes as in the binary version)
+and lists of the labels. plain_pickle.py reads the pickles without executing them.
 """
 
 import dataclasses
@@ -13,17 +13,17 @@ from etils import epath
 from cifar_jax.data import fetch, plain_pickle
 
 _PIXEL_BYTES = 3 * 32 * 32
-_NAME_BYTES = 256  # of a record's file name and labels; the longest of the official files has 62
+_NAME_BYTES = 256  # per record, for its file name and labels; the official files need at most 62
 
 
 @dataclasses.dataclass(frozen=True)
 class Python:
-  """The official version for Python of one of the datasets.
+  """One of the datasets in its official version for Python.
 
   Attributes:
     sha256: SHA-256 of the archive; Keras lists the same.
-    labels: by kind of label, the labels' key in the pickled dict.
-    mirrors: URLs of the archive outside of the official host.
+    labels: by kind of label, its key in the pickled dict.
+    mirrors: URLs of the archive on other hosts.
   """
 
   sha256: str
@@ -31,7 +31,7 @@ class Python:
   mirrors: tuple[str, ...] = ()
 
   def limits(self, files: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
-    """Return the names of the files, with the largest possible size of each in bytes.
+    """Return the largest possible size in bytes of each file, by file name.
 
     Args:
       files: by split, the number of records in each binary file, in the official order.
@@ -55,7 +55,7 @@ class Python:
       origin: where the contents come from, for messages.
 
     Raises:
-      fetch.Failed: a file is damaged or of another kind.
+      fetch.Failed: a file is damaged or has another format.
     """
     return {
       binary: self._convert(contents[python], count, f"{origin}: {python}")
@@ -71,7 +71,7 @@ class Python:
     }
 
   def _convert(self, content: bytes, num_records: int, origin: str) -> bytes:
-    """Return the binary file of one Python file."""
+    """Convert one Python file to the content of its binary file."""
     try:
       values = plain_pickle.read(content)
     except plain_pickle.Refused as error:

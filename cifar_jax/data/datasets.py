@@ -3,8 +3,8 @@
 To add a dataset, write a module in this package with a function that returns a `cache.Decoded`, and
 add a line to `REGISTRY`.
 
-Each dataset has a folder in the data directory, which is TFDS's (the environment variable
-TFDS_DATA_DIR, or ~/tensorflow_datasets):
+Each dataset has a folder in the data directory, which by default is TFDS's (the environment
+variable TFDS_DATA_DIR, or ~/tensorflow_datasets):
 
   <version>/          the TFDS dataset in ArrayRecord, if TFDS has this dataset
   decoded-<version>/  the decoded arrays (see cache.py)
@@ -14,7 +14,7 @@ TFDS_DATA_DIR, or ~/tensorflow_datasets):
 
 A dataset that has options, or that is read from the user's files, has one
 `decoded-<version>-<16 hex digits>/` for each combination of files and options. Any folder may be
-deleted: the next load that needs the folder makes it again.
+deleted: the next load that needs it creates it again.
 """
 
 import contextlib
@@ -73,8 +73,8 @@ class Entry(NamedTuple):
       at every start.
     form: the form of the examples, or None if only the data determines it; a height and width of 0
       stand for the option `size`.
-    fingerprint: for datasets made of the user's files. Called with (the dataset's folder, the
-      source or None); changes whenever those files change.
+    fingerprint: for datasets made from the user's files. Called with (the dataset's folder, the
+      source or None); the result changes whenever those files change.
   """
 
   folder: str
@@ -121,9 +121,9 @@ def list_names() -> tuple[str, ...]:
 
 
 def find_form(name: str, options: Mapping[str, Any] | None = None) -> Form | None:
-  """Return the form of a dataset's examples without the data, or None if that is impossible.
+  """Return the form of a dataset's examples without reading data, or None if that is impossible.
 
-  Arguments and errors as for `load`.
+  Arguments and errors are those of `load`.
   """
   entry = _look_up(name)
   if entry.form is None or entry.form.height:
@@ -138,7 +138,7 @@ def load(
   source: epath.PathLike | None = None,
   options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-  """Load a dataset; prepare it first if that has not been done.
+  """Load a dataset; prepare it first if necessary.
 
   Args:
     name: one of `list_names()`.
@@ -166,10 +166,10 @@ def prepare(
   source: epath.PathLike | None = None,
   options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-  """Fetch, prepare and decode what is missing, showing progress, then load the dataset.
+  """Fetch, prepare and decode whatever is missing, showing progress, then load the dataset.
 
   Any number of processes may call `prepare` at once: one works and the others wait. A killed
-  process leaves no file that a later process would trust. Arguments and errors as for `load`.
+  process leaves no file that a later process would trust. Arguments and errors are those of `load`.
   """
   entry, home, cache_folder = _locate(name, data_dir, source, options)
   try:
@@ -221,7 +221,7 @@ def _locate(
   source: epath.PathLike | None,
   options: Mapping[str, Any] | None,
 ) -> tuple[Entry, epath.Path, epath.Path]:
-  """Find a dataset's place in the data directory. Arguments and errors as for `load`.
+  """Find a dataset's place in the data directory. Arguments and errors are those of `load`.
 
   Returns:
     The entry, with the options bound to its `decode`; the dataset's folder; the folder of the
@@ -240,7 +240,7 @@ def _locate(
 
 
 def _resolve_options(name: str, entry: Entry, options: Mapping[str, Any]) -> dict[str, Any]:
-  """Return every option of a dataset: `options` over the defaults.
+  """Return all options of a dataset: the defaults, updated with `options`.
 
   Raises:
     errors.UserError: the dataset has no such option.
@@ -260,9 +260,10 @@ def _resolve_options(name: str, entry: Entry, options: Mapping[str, Any]) -> dic
 
 @contextlib.contextmanager
 def _work_folder(path: epath.Path) -> Iterator[epath.Path]:
-  """Make a folder for the block, and delete the folder afterwards.
+  """Provide a work folder for the block, and delete it afterwards.
 
-  The folder is empty but for unfinished downloads. They outlive a block that fails or is killed.
+  At first the folder holds at most unfinished downloads. These are kept if the block fails or is
+  killed.
   """
   _delete_all_but_downloads(path)
   path.mkdir(exist_ok=True)
@@ -275,7 +276,7 @@ def _work_folder(path: epath.Path) -> Iterator[epath.Path]:
 
 
 def _delete_all_but_downloads(path: epath.Path) -> None:
-  """Delete a folder, if it exists; keep it if it holds unfinished downloads, and only those."""
+  """Delete a folder if it exists, except for unfinished downloads in it."""
   if not path.exists():
     return
   for entry in path.iterdir():

@@ -1,4 +1,4 @@
-"""Real handwritten digits without a network: scikit-learn's 8×8 images, upscaled to 32×32×3.
+"""Real handwritten digits without a download: scikit-learn's 8×8 images, upscaled to 32×32×3.
 
 1,797 images (Alpaydin & Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998).
 """
@@ -16,8 +16,8 @@ _NUM_TEST_IMAGES = 360
 def decode(home: epath.Path, work: epath.Path, source: epath.PathLike | None) -> cache.Decoded:
   """Decode the digits; a stratified fifth of them is the test split.
 
-  Both splits keep scikit-learn's order. Whole-number arithmetic and repeated pixels give the same
-  bytes on every machine.
+  Both splits keep scikit-learn's order. Because only integer arithmetic and pixel repetition are
+  used, the bytes are the same on every machine.
 
   Raises:
     errors.UserError: a source is given.

@@ -1,4 +1,4 @@
-"""Download a file over HTTP: resume what was interrupted, and abandon a source that trickles."""
+"""Download a file over HTTP: resume interrupted transfers, and abandon slow sources."""
 
 import hashlib
 import http.client
@@ -13,15 +13,15 @@ from etils import epath
 from cifar_jax.data import fetch
 from cifar_jax.runtime.console import log, progress
 
-# For connecting and for each wait for more bytes: short, so that a machine without a network tries
-# the next source soon.
+# The limit for connecting and for each wait for more bytes. It is short, so that a machine without
+# a network soon tries the next source.
 _TIMEOUT_SECONDS = 10
-# The rate is averaged over this time: TCP reaches its rate in a few seconds.
+# The rate is averaged over this time, because TCP takes a few seconds to reach full speed.
 _RATE_SECONDS = 20
 _CHUNK_BYTES = 1 << 20
 # The largest file that a dataset here uses has 170 MB.
 _MAX_BYTES = 1 << 28
-# A source that breaks off gets this number of attempts, with pauses of 2, 4 and 8 seconds.
+# A source whose transfer breaks off gets this many attempts, with pauses of 2, 4 and 8 seconds.
 _ATTEMPTS = 4
 _PAUSE_SECONDS = 2.0
 
@@ -31,14 +31,14 @@ class _Interrupted(fetch.Failed):
 
 
 def download_file(url: str, sha256: str, folder: epath.Path, min_rate: float) -> epath.Path:
-  """Download one file, continuing what an earlier attempt or another source left in `folder`.
+  """Download a file; continue the part that an earlier attempt or another source left in `folder`.
 
   An unfinished file has the suffix .part.
 
   Args:
     url: an http or https URL.
     sha256: the file's required SHA-256, 64 hex digits.
-    folder: the folder for the file, which keeps its name in the URL.
+    folder: the folder for the file; the file is named as in the URL.
     min_rate: the lowest acceptable rate, in bytes per second.
 
   Returns:
@@ -71,14 +71,14 @@ def download_file(url: str, sha256: str, folder: epath.Path, min_rate: float) ->
       return path
     failure = fetch.Failed(f"{url}: sent {part.stat().length} bytes whose SHA-256 is not {sha256}")
     part.unlink()
-    if not start:  # otherwise the bytes from before may be the wrong ones
+    if not start:  # otherwise the earlier bytes may be the wrong ones
       raise failure
   assert failure is not None
   raise failure
 
 
 def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
-  """Append to `part` what follows its first `start` bytes."""
+  """Download the file from byte `start` on, and append it to `part`."""
   headers = {"Range": f"bytes={start}-"} if start else {}
   try:
     response = urllib.request.urlopen(
@@ -100,9 +100,9 @@ def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     if total is not None and total > _MAX_BYTES:
-      raise fetch.Failed(f"{url}: has {total} bytes; at most {_MAX_BYTES} are possible")
+      raise fetch.Failed(f"{url}: has {total} bytes; at most {_MAX_BYTES} are allowed")
     if start:
-      log.info("downloading %s, after the first %d bytes", url, start)
+      log.info("resuming the download of %s after %d bytes", url, start)
     else:
       log.info("downloading %s", url)
     with part.open("ab" if start else "wb") as file:
@@ -117,14 +117,14 @@ def _copy(
   total: int | None,
   min_rate: float,
 ) -> None:
-  """Copy the response to a file, and watch its size and rate."""
+  """Copy the response to a file, checking its size and rate."""
   size = window_size = start
   window_start = time.monotonic()
   with progress(f"downloading {url}", total, "B", start) as advance:
     while True:
       # Only network errors mean that this source failed; the caller handles disk errors.
       try:
-        chunk = response.read1(_CHUNK_BYTES)  # what has arrived: `read` waits for a full chunk
+        chunk = response.read1(_CHUNK_BYTES)  # whatever has arrived; `read` waits for a full chunk
       except (OSError, http.client.HTTPException) as error:
         raise _Interrupted(f"{url}: the transfer stopped after {size} bytes ({error})") from error
       if not chunk:

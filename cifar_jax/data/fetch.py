@@ -25,11 +25,10 @@ from cifar_jax.runtime.console import log
 
 T = TypeVar("T")
 
-# A source that is slower is abandoned for the next. CIFAR's official host has been throttled to
-# 60-90 kB/s since June 2026 (pytorch/vision#9536): 40 minutes for its 170 MB. At this rate
-# the archive takes 11 minutes.
+# A slower source is abandoned for the next. CIFAR's official host has been throttled to 60-90 kB/s
+# since June 2026 (pytorch/vision#9536): its 170 MB take 40 minutes, against 11 minutes at MIN_RATE.
 MIN_RATE = 250_000.0  # bytes a second
-# For slow sources when no other works, as behind a slow line: the archive takes two hours.
+# The limit if no faster source works, as on a slow connection: the archive takes two hours.
 LAST_RESORT_RATE = 25_000.0
 _NPM_BYTES = 170_000_000  # no package that a dataset here uses is larger
 _SECONDS_BETWEEN_LINES = 10
@@ -43,7 +42,7 @@ class Failed(Exception):
 
 
 class TooSlow(Failed):
-  """The source sends less than the lowest acceptable rate."""
+  """The source is slower than the lowest acceptable rate."""
 
 
 class Way(NamedTuple):
@@ -107,19 +106,19 @@ def _read_archive(path: epath.Path, limits: Mapping[str, int]) -> dict[str, byte
   ):
     for count, member in enumerate(archive):
       name = member.name.rsplit("/", 1)[-1]
-      # Links are skipped, because they may point at other files of this machine.
+      # Links are skipped, because they may point to other files on this machine.
       if member.isreg() and name in limits:
         _check_size(f"{path}: {member.name}", member.size, limits[name])
         member_file = archive.extractfile(member)
         assert member_file is not None  # None only for members that are not regular files
         files[name] = member_file.read()
       if count == _MAX_MEMBERS:
-        raise Failed(f"{path}: has more than {_MAX_MEMBERS} members, so it is another archive")
+        raise Failed(f"{path}: has more than {_MAX_MEMBERS} members, so it is the wrong archive")
   return files
 
 
 def _decompress(file: IO[bytes]) -> IO[bytes]:
-  """Return a view of `file` without its compression, if it has any."""
+  """Return a decompressed view of `file`, or `file` itself if it is not compressed."""
   head = file.read(6)
   file.seek(0)
   for magic, module in ((b"\x1f\x8b", gzip), (b"BZh", bz2), (b"\xfd7zXZ\0", lzma)):
@@ -129,7 +128,7 @@ def _decompress(file: IO[bytes]) -> IO[bytes]:
 
 
 class _Bounded(io.RawIOBase):
-  """An archive of at most `_MAX_BYTES` uncompressed bytes; reading or seeking beyond raises Failed.
+  """An archive of at most `_MAX_BYTES` uncompressed bytes; going beyond raises Failed.
 
   tarfile trusts the lengths in an archive's headers, and a few bytes can announce gigabytes.
   """
@@ -150,12 +149,12 @@ class _Bounded(io.RawIOBase):
 
   def _check(self, end: int) -> None:
     if end > _MAX_BYTES:
-      raise Failed(f"{self._path}: has more than {_MAX_BYTES} bytes, so it is another archive")
+      raise Failed(f"{self._path}: has more than {_MAX_BYTES} bytes, so it is the wrong archive")
 
 
 def _check_size(file: object, size: int, limit: int) -> None:
   if size > limit:
-    raise Failed(f"{file}: has {size} bytes; at most {limit} are possible")
+    raise Failed(f"{file}: has {size} bytes; at most {limit} are allowed")
 
 
 def obtain(
@@ -168,12 +167,12 @@ def obtain(
   """Read a dataset's files from the user's source, or else from the first way that works.
 
   A way that is too slow is abandoned for the next. If none of the others works, the slow ones
-  continue at the rate they have. A log line says which source is used, and why.
+  continue, down to LAST_RESORT_RATE. A log line says which source is used, and why.
 
   Args:
     name: the dataset's name, for messages.
     source: the user's folder or archive; None to try `ways`.
-    ways: in the order of preference.
+    ways: the ways to fetch the files, in order of preference.
     read: reads and checks the files at a path; may raise `Failed`.
     remedy: what the user can give as the source, for messages.
 
@@ -200,9 +199,7 @@ def obtain(
 
   for way in ways:
     reason = (
-      f"the sources before failed ({_join(failures)})"
-      if failures
-      else "it is the first known source"
+      f"earlier sources failed ({_join(failures)})" if failures else "it is the first known source"
     )
     try:
       return attempt(way, MIN_RATE, reason)
@@ -226,7 +223,7 @@ def _join(failures: Mapping[Way, Failed]) -> str:
 
 
 def check_rate(origin: str, num_bytes: int, seconds: float, min_rate: float) -> None:
-  """Raise TooSlow if `num_bytes` in `seconds` are less than `min_rate` bytes a second."""
+  """Raise TooSlow if `num_bytes` in `seconds` is less than `min_rate` bytes a second."""
   rate = num_bytes / seconds
   if rate < min_rate:
     raise TooSlow(
@@ -248,14 +245,14 @@ def npm_pack(package: str, folder: epath.Path, min_rate: float) -> epath.Path:
     The archive's path.
 
   Raises:
-    Failed: npm is missing or failed; the message quotes npm's.
+    Failed: npm is missing or failed; the message quotes npm.
     TooSlow: npm took longer than the rate allows.
   """
   npm = shutil.which("npm")
   if npm is None:
     raise Failed(f"npm package {package}: npm is not installed")
   command = [npm, "pack", package, "--pack-destination", str(folder)]
-  # One retry instead of npm's two with a minute between, to fail sooner without a network.
+  # One retry instead of npm's two, a minute apart, to fail sooner without a network.
   command += ["--ignore-scripts", "--loglevel=error", "--fetch-retries=1"]
   started = time.monotonic()
   log.info("npm package %s: npm is downloading it", package)

@@ -15,9 +15,9 @@ import numpy as np
 from cifar_jax import errors
 from cifar_jax.data import array_record
 
-# The suffixes that Keras' flow_from_directory accepts, and .gif and .webp.
+# The suffixes that Keras' flow_from_directory accepts, plus .gif and .webp.
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".tif", ".tiff")
-# Pillow looks at the content, not at the name; some of its other decoders start programs.
+# Pillow goes by the content, not the name; some of its other decoders start programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "PPM", "TIFF")
 _MAX_BYTES = 1 << 28
 _MAX_PIXELS = 90_000_000
@@ -55,7 +55,7 @@ def list_files(root: pathlib.Path, folder: pathlib.Path) -> list[File]:
   Files and folders whose names begin with a dot are skipped.
 
   Args:
-    root: the folder to which names are relative.
+    root: the folder that names are relative to.
     folder: `root` or a folder below it.
 
   Raises:
@@ -118,17 +118,17 @@ def list_tfds_files(folder: pathlib.Path) -> dict[str, list[File]]:
 def decode(content: bytes, size: int | None, interpolation: str, crop: str = "none") -> np.ndarray:
   """Decode one image as Keras' `load_img(target_size=(size, size))` does.
 
-  Orientation and 16-bit grey are treated otherwise, see image_folder.py.
+  Orientation and 16-bit grey are treated differently; see image_folder.py.
 
   With the centre crop, a JPEG is decoded at half, a quarter or an eighth of its size if that leaves
-  twice `size`, which is several times faster.
+  at least twice `size`, because this is several times faster.
 
   Args:
     content: the file's content.
-    size: height and width in pixels; None keeps those of the image.
-    interpolation: Pillow's name of the interpolation, in lower case.
-    crop: 'none' resizes all of the image, whatever its proportions; 'center' its largest central
-      square.
+    size: height and width in pixels; None keeps the image's size.
+    interpolation: Pillow's name for the interpolation, in lower case.
+    crop: 'none' resizes the whole image, whatever its proportions; 'center' resizes its largest
+      central square.
 
   Returns:
     [size, size, 3] uint8, or [height, width, 3].
@@ -139,14 +139,14 @@ def decode(content: bytes, size: int | None, interpolation: str, crop: str = "no
   from PIL import Image, ImageOps, UnidentifiedImageError
 
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # about images that can be read all the same
+    warnings.simplefilter("ignore")  # they concern images that can still be read
     try:
       image: Image.Image = Image.open(io.BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError as error:
       raise ValueError("not an image") from error
-    # Pillow only warns, and threads share the filters that could make an error of a warning.
+    # Pillow only warns of this, and threads share the filters that turn warnings into errors.
     if image.width * image.height > _MAX_PIXELS:
-      raise ValueError(f"{image.width * image.height} pixels; an image may have {_MAX_PIXELS}")
+      raise ValueError(f"{image.width * image.height} pixels; at most {_MAX_PIXELS} are allowed")
     if size is not None and crop == "center":
       image.draft(None, (2 * size, 2 * size))
     image.load()

@@ -1,11 +1,11 @@
-"""Folders of photos, one folder a class, decoded to squares of one size.
+"""Folders of photos, one folder per class, decoded to squares of one size.
 
-Photos are read as Keras' `flow_from_directory(target_size=(size, size))` reads them. Classes have
-the order of their folders' names, and files may lie at any depth below. Pillow converts photos to
-RGB and resizes them to the square whatever their proportions. The interpolation is part of the
-recipe: the default is `nearest`, Keras' default for ImageDataGenerator; the others are Pillow's,
-which smooth when they shrink. Two points differ from Keras. Photos are turned upright by their EXIF
-orientation. Of 16-bit grey the high byte is used, because Pillow's conversion turns nearly all of
+Photos are read as Keras' `flow_from_directory(target_size=(size, size))` reads them. Classes are
+sorted by folder name, and files may lie at any depth below. Pillow converts photos to RGB and
+resizes them to the square, whatever their proportions. The interpolation is part of the recipe: the
+default is `nearest`, Keras' default for ImageDataGenerator; the others are Pillow's, which smooth
+when they shrink. Two points differ from Keras. Photos are turned upright according to their EXIF
+orientation. 16-bit grey keeps its high byte, because Pillow's conversion would turn nearly all of
 it white.
 
 Files that are not images or cannot be opened are left out; left_out.json next to the decoded arrays
@@ -50,7 +50,7 @@ class Photos:
   tfds_version: str = ""
 
   def fingerprint(self, home: epath.Path, source: epath.PathLike | None) -> str:
-    """Return 64 hex digits that stand for the files' names, sizes and times of change.
+    """Return a SHA-256, in hex, of the files' names, sizes and modification times.
 
     No file is read.
 
@@ -59,7 +59,7 @@ class Photos:
       source: a folder `<class>/…` or `{train,test}/<class>/…`; None for the TFDS dataset.
 
     Raises:
-      errors.UserError: the source is no such folder.
+      errors.UserError: the source is not such a folder.
       Unavailable: the source is None, and there is no TFDS dataset.
     """
     if source is None:
@@ -94,7 +94,7 @@ class Photos:
     crop: str = "none",
     decode_once: bool = True,
   ) -> cache.Decoded:
-    """Decode the photos: [n, size, size, 3] uint8, labelled with the number of the class.
+    """Decode the photos to [n, size, size, 3] uint8, labelled with the numbers of their classes.
 
     The files of a class, sorted by name, are drawn in the order of `RandomState(seed).permutation`,
     so the same files give the same arrays on every machine. The arrays hold one class after the
@@ -103,20 +103,19 @@ class Photos:
     Args:
       home: `<data_dir>/<name>`, the parent of the TFDS dataset.
       work: an empty folder. left_out.json is written there: it lists the files that were drawn but
-        are unusable, and all files that are not named as images. If a class has fewer photos than
+        are unusable, and all files without the suffix of an image. If a class has fewer photos than
         `per_class`, cache.WARNINGS is written too.
       source: a folder `<class>/…` or `{train,test}/<class>/…`; None for the TFDS dataset.
       size: height and width in pixels.
       interpolation: one of `photo_recipe.INTERPOLATIONS`.
-      per_class: the largest number of photos of a class (of each of train/ and test/, if the source
-        has these); 0 for no limit. A larger number keeps the photos of a smaller number, in the
-        same splits.
+      per_class: the largest number of photos of a class (in each of train/ and test/, if the source
+        has these); 0 for no limit. Raising it only adds photos; the others keep their splits.
       test_fraction: the fraction of each class that becomes the test split, unless the source has
         train/ and test/.
-      seed: seeds the order of drawing, and so the split.
-      crop: 'none' resizes all of a photo to the square; 'center' its largest central square.
+      seed: seeds the order of drawing, and thus the split.
+      crop: 'none' resizes the whole photo to the square; 'center' its largest central square.
       decode_once: whether the pixels are kept on disk. Otherwise every photo is decoded once now,
-        to find what is unusable and the moments, and again whenever it is read.
+        to find unusable files and compute the moments, and again whenever it is read.
 
     Raises:
       errors.UserError: an option or the source is invalid, or a class or split would be empty.
@@ -134,7 +133,7 @@ class Photos:
       listing = {"": image_files.list_tfds_files(root)}
     else:
       raise errors.UserError(
-        "data.options.decode_once: False needs a folder of files; set data.source, or True"
+        "data.options.decode_once: False needs a folder of files; set data.source, or use True"
       )
     log.info("%s: decoding the photos in %s", self.name, root)
     notes = photo_recipe.Notes()
@@ -184,8 +183,8 @@ class Photos:
       if len(parts) > 1 and set(folders) != set(parts):
         raise errors.UserError(
           f"data.source: {root}: its folders are {', '.join(folders)}; there must be train and "
-          "test and nothing else, because data.validation is taken out of training; move the "
-          "other photos there, or remove them"
+          "test and nothing else, because data.validation is split off from train; move the other "
+          "photos there, or remove them"
         )
       listing = {
         part: {
@@ -210,7 +209,7 @@ class Photos:
       if self.classes and tuple(name.lower() for name in classes) != self.classes:
         raise errors.UserError(f"{problem} instead of {', '.join(self.classes)}; {self.remedy}")
       if len(classes) < 2:
-        raise errors.UserError(f"{problem}, but two classes are the least; {self.remedy}")
+        raise errors.UserError(f"{problem}, but at least two classes are needed; {self.remedy}")
       if list(classes) != expected:
         raise errors.UserError(
           f"{problem}, but those of train are {', '.join(expected)}; make them the same"
@@ -224,7 +223,7 @@ IMAGE_FOLDER = Photos(
 CATS_VS_DOGS = Photos(
   name="cats_vs_dogs",
   remedy=(
-    "give --config.data.source a folder with the sub-folders cat and dog, such as PetImages of "
+    "give --config.data.source a folder with the sub-folders cat and dog, such as PetImages from "
     "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
     "kagglecatsanddogs_5340.zip unpacked; or where TensorFlow is installed, have TFDS prepare it: "
     "tfds build cats_vs_dogs --file_format=array_record"
@@ -241,7 +240,7 @@ def _collect(
   root: pathlib.Path,
   work: epath.Path,
 ) -> cache.Decoded:
-  """Take photos one by one, and keep their pixels in files in `work`, or their names only."""
+  """Collect photos one by one: write their pixels to files in `work`, or keep only their names."""
   labels: dict[str, list[int]] = {split: [] for split in cache.SPLITS}
   files: dict[str, list[tuple[str, bytes]]] = {split: [] for split in cache.SPLITS}
   moments = cache.Moments(3)

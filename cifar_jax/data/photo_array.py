@@ -1,7 +1,7 @@
-"""Photos in files that are decoded when they are indexed, in the place of an array of their pixels.
+"""Photo files that are decoded when they are indexed, in place of an array of their pixels.
 
-Only the names, the SHA-256 and the recipe are in memory and in the cache: the pixels need not fit.
-Each process decodes the photos of its rows only.
+Memory and cache hold only the file names, the SHA-256 and the recipe, so the pixels need not fit.
+Each process decodes only the photos of its rows.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from cifar_jax.data import image_files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PhotoArray:
-  """An array [n, size, size, 3] uint8 whose first axis can be indexed as NumPy does.
+  """An array [n, size, size, 3] uint8 whose first axis can be indexed as in NumPy.
 
   Attributes:
     root: the folder with the photos.
     names: the names of the files below `root`.
-    sha256: [n, 32] uint8, SHA-256 of each file. A file that has changed is an error.
-    size, interpolation, crop: how to decode a file, see `image_files.decode`.
+    sha256: [n, 32] uint8, SHA-256 of each file. Reading a file that has changed is an error.
+    size, interpolation, crop: how to decode a file; see `image_files.decode`.
   """
 
   root: str
@@ -52,7 +52,7 @@ class PhotoArray:
     return len(self.names)
 
   def __getitem__(self, index: Any) -> np.ndarray:
-    """Decode one photo, or those of a slice, of an array of numbers or of a mask.
+    """Decode the photos that an index selects: a number, a slice, an array of numbers or a mask.
 
     Raises:
       errors.UserError: a file is missing, cannot be read, or has changed.
@@ -77,13 +77,13 @@ class PhotoArray:
       ) from error
     if hashlib.sha256(content).digest() != self.sha256[number].tobytes():
       raise errors.UserError(
-        f"data.source: {path}: has changed since it was prepared; run again to prepare the photos "
-        "as they are now"
+        f"data.source: {path}: has changed since it was prepared; run again to prepare the "
+        "photos anew"
       )
     return image_files.decode(content, self.size, self.interpolation, self.crop)
 
   def describe(self) -> dict[str, object]:
-    """Return shape, dtype and a SHA-256 that stands for all photos and how they are decoded."""
+    """Return the shape, the dtype, and one SHA-256 of all files' SHA-256 and how to decode them."""
     recipe = json.dumps([self.size, self.interpolation, self.crop]).encode()
     sha256 = hashlib.sha256(recipe + self.sha256.tobytes()).hexdigest()
     return {"shape": list(self.shape), "dtype": str(self.dtype), "sha256": sha256}

@@ -1,4 +1,4 @@
-"""The recipe that turns files into examples: which photos are drawn, and into which split."""
+"""The recipe that turns files into examples: which photos to draw, and which split each joins."""
 
 import dataclasses
 import hashlib
@@ -64,11 +64,11 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Notes:
-  """What is to be known about the photos beside the examples.
+  """Notes on files that are left out and on classes with too few photos.
 
   Attributes:
     left_out: by file name, the reason why the file is left out.
-    short: by folder, the number of photos where this is less than `Recipe.per_class`.
+    short: by folder, the number of photos, if this is less than `Recipe.per_class`.
   """
 
   left_out: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -96,12 +96,12 @@ class Photo(NamedTuple):
 def decode(
   title: str, root: pathlib.Path, listing: Listing, recipe: Recipe, notes: Notes
 ) -> Iterator[Photo]:
-  """Yield the photos of every part and class, in the order drawn, with `title` over the progress.
+  """Yield the photos of every part and class in the order drawn; show the progress under `title`.
 
   Threads decode a few photos ahead; only those are in memory.
 
   Args:
-    notes: is filled while the photos are taken.
+    notes: filled in while the photos are yielded.
 
   Raises:
     errors.UserError: a class has no usable photo, or the disk failed.
@@ -134,7 +134,7 @@ def decode(
 
 
 class _Decoder:
-  """Random access to decoded files with their SHA-256, or to the errors of reading them."""
+  """Random access to decoded files with their SHA-256, or to the errors that reading raised."""
 
   def __init__(self, files: Sequence[image_files.File], recipe: Recipe):
     self._files, self._recipe = files, recipe
@@ -153,8 +153,8 @@ class _Decoder:
 
 
 def _read_ahead(decoder: _Decoder) -> Iterator[tuple[np.ndarray, bytes] | Exception]:
-  """Yield the elements in order; Grain's threads, one a core, are a few elements ahead."""
-  import grain  # takes a second to import, which only preparing needs
+  """Yield the elements in order; Grain's threads, one per core, read a few elements ahead."""
+  import grain  # takes a second to import, and only preparing needs it
 
   if not len(decoder):
     return
@@ -174,11 +174,11 @@ def draw(
   read: Callable[[Sequence[image_files.File]], Iterator[T | Exception]],
   left_out: dict[str, str],
 ) -> Iterator[tuple[image_files.File, T]]:
-  """Yield files in a random order, with what `read` makes of them, until there are `most`.
+  """Yield files in a random order, each with the result of `read`, until there are `most`.
 
   Args:
-    read: yields for each of the files in turn what it makes of it, or the error.
-    left_out: receives by file name the reasons why files are left out.
+    read: yields a result, or the error, for each of the files in turn.
+    left_out: receives, by file name, the reason why a file is left out.
   """
   left_out.update(
     (file.name, "not named as an image") for file in files if not file.is_named_as_image
@@ -199,7 +199,7 @@ def draw(
 
 
 def assign_split(number: int, test_fraction: float) -> str:
-  """Return the split of the image with this number in its class, from 0, in the order drawn.
+  """Return the split of a class's image number `number`, counted from 0 in the order drawn.
 
   Test images are spread evenly, so that an image's split does not depend on the images that follow.
   """

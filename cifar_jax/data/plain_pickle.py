@@ -1,9 +1,9 @@
 """Read the data in a pickle without executing it.
 
 A pickle is a program for a stack machine, and `pickle.load` may call any function that the program
-names. Here `pickletools` only splits the program into its operations, and `_Machine` knows those
-that build dicts, lists, tuples, strings, bytes, whole numbers and uint8 arrays. All others are
-refused. No module is imported and no function is called by name.
+names. Here `pickletools` only splits the program into its operations, and `_Machine` executes those
+that build dicts, lists, tuples, strings, bytes, whole numbers and uint8 arrays. It refuses all
+others. No module is imported, and no function is called by name.
 """
 
 import pickletools
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-# What the pickles of NumPy arrays name, with protocols 0 to 4.
+# The names in pickles of NumPy arrays, with protocols 0 to 4.
 _RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct")
 _NDARRAY, _DTYPE = "numpy ndarray", "numpy dtype"
-_ENCODE = "_codecs encode"  # Python 3 writes bytes as an encoded string with protocols 0 to 2
+_ENCODE = "_codecs encode"  # in protocols 0 to 2, Python 3 writes bytes as an encoded string
 _NAMES = (*_RECONSTRUCT, _NDARRAY, _DTYPE, _ENCODE)
 # Operations that push their argument, or a constant.
 _VALUES = (
@@ -35,7 +35,7 @@ class _Name(str):
 
 
 class _UnfinishedArray:
-  """An array whose shape and pixels are still to come."""
+  """An array whose shape and pixels follow later in the pickle."""
 
   array: np.ndarray | None = None
 
@@ -44,8 +44,8 @@ def read(content: bytes) -> dict[str, Any]:
   """Return the dict that a pickle holds.
 
   Args:
-    content: a pickle of a dict, by Python 2 or 3, with a protocol of at most 4. Strings of Python 2
-      are read as Latin-1.
+    content: a pickle of a dict, written by Python 2 or 3, with a protocol of at most 4. Strings of
+      Python 2 are read as Latin-1.
 
   Returns:
     The dict, whose keys are str. Values are dicts, lists, tuples, str, bytes, whole numbers, None
@@ -64,12 +64,12 @@ def read(content: bytes) -> dict[str, Any]:
     return {_to_text(key): _finish(value) for key, value in result.items()}
   except Refused:
     raise
-  except Exception as error:  # damaged content makes any operation fail in any way
+  except Exception as error:  # damaged content can make any operation raise anything
     raise Refused(f"not a pickle, or damaged ({' '.join(str(error).split())})") from error
 
 
 class _Machine:
-  """The stack, the marks in it and the memo of a pickle's program."""
+  """The stack machine of a pickle: the stack, its marks and the memo."""
 
   def __init__(self) -> None:
     self._stack: list[Any] = []
@@ -80,7 +80,7 @@ class _Machine:
     return self._stack.pop()
 
   def execute(self, operation: str, argument: Any) -> None:
-    """Execute one operation, by its name in pickletools; raise Refused if it is not plain data."""
+    """Execute one operation, named as in pickletools; raise Refused if it is not plain data."""
     stack = self._stack
     if operation in ("PROTO", "FRAME", "STOP"):
       pass
@@ -141,7 +141,7 @@ class _Machine:
       raise Refused(f"it holds the operation {operation}, which plain data does not need")
 
   def _pop_to_mark(self) -> list[Any]:
-    """Remove the values above the last mark; return them."""
+    """Remove and return the values above the last mark."""
     mark = self._marks.pop()
     values = self._stack[mark:]
     del self._stack[mark:]
@@ -155,7 +155,7 @@ def _check_name(name: str) -> _Name:
 
 
 def _construct(name: Any, arguments: Any) -> Any:
-  """Return what a call of `name` stands for."""
+  """Return the object that a call of `name` would create."""
   if isinstance(name, _Name):
     if name == _DTYPE and _to_text(arguments[0]) in ("u1", "|u1"):
       return np.dtype(np.uint8)
@@ -167,18 +167,18 @@ def _construct(name: Any, arguments: Any) -> Any:
 
 
 def _set_state(target: Any, state: tuple[Any, ...]) -> None:
-  """Complete an array from (version, shape, dtype, whether in Fortran's order, pixels)."""
+  """Complete an array from (version, shape, dtype, whether in Fortran order, pixels)."""
   if isinstance(target, np.dtype):
     return  # the byte order and fields of a dtype: a uint8 has none
   _, shape, dtype, is_fortran, pixels = state
   if not isinstance(target, _UnfinishedArray) or dtype != np.uint8 or is_fortran:
-    raise Refused("it holds an object that is not a uint8 array in C's order")
+    raise Refused("it holds an object that is not a uint8 array in C order")
   content = pixels.encode("latin-1") if isinstance(pixels, str) else pixels
   target.array = np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _finish(value: Any) -> Any:
-  """Return the array of a completed array, and other values unchanged."""
+  """Return the array that an `_UnfinishedArray` holds, and any other value unchanged."""
   return value.array if isinstance(value, _UnfinishedArray) else value
 
 

@@ -20,16 +20,13 @@ from cifar_jax.types import Array, EvalShard, ResidentData, StreamedExamples, Tr
 
 
 def global_rows(batch_size: int) -> np.ndarray:
-  """Return which rows of the global batch this process's devices hold: [local devices, b] int32.
-
-  Device i of all devices, in the order of pmap's axis, holds rows [i * b, (i + 1) * b).
-  """
+  """Return the rows of the global batch on this process's devices: [local devices, b] int32."""
   rows = np.arange(batch_size, dtype=np.int32).reshape(jax.device_count(), -1)
   return rows[_local_devices()]
 
 
 def _local_devices() -> slice:
-  """Return this process's devices among all devices, in the order of pmap's axis."""
+  """Return the slice of this process's devices among all, in the order of pmap's axis."""
   num_local = jax.local_device_count()
   return slice(jax.process_index() * num_local, (jax.process_index() + 1) * num_local)
 
@@ -39,7 +36,7 @@ def evaluation_shards(
 ) -> Iterator[EvalShard]:
   """Yield a shard for each dispatch of `num_batches` batches; every example occurs exactly once.
 
-  `batch_size` is rounded up to a multiple of the devices. Padding fills the last dispatch.
+  `batch_size` is rounded up to a multiple of the device count. Padding fills the last dispatch.
   """
   num_devices = jax.device_count()
   num_rows = -(-batch_size // num_devices)
@@ -54,14 +51,15 @@ def evaluation_shards(
 
 
 class Source(Protocol):
-  """Where batches come from: pairs of a shard and the data that is resident on the devices."""
+  """A source of batches: for each dispatch, a shard and the data resident on the devices."""
 
   def train(
     self, order: jax.Array, batch_size: int, first_step: int, dispatches: Sequence[int]
   ) -> Iterator[tuple[TrainShard, ResidentData]]:
-    """Yield a pair for each dispatch, whose numbers of steps `dispatches` lists.
+    """Yield a pair for each dispatch; `dispatches` lists their numbers of steps.
 
-    order: [examples], or [seeds, examples]; first_step: the step of the epoch to begin at.
+    order: [examples], or [seeds, examples] with several seeds.
+    first_step: the step of the epoch to begin at.
     """
 
   def evaluate(
@@ -73,7 +71,7 @@ class Source(Protocol):
 def fits_on_device(dataset: Dataset, data: ml_collections.ConfigDict) -> bool:
   """Return whether training and test images together fit `data.resident_bytes`.
 
-  Photos that are decoded whenever they are read never do.
+  Photos that are decoded on every read never fit.
   """
   if isinstance(dataset.train.images, PhotoArray):
     return False
@@ -118,9 +116,9 @@ class ResidentSource:
 
 
 class StreamedSource:
-  """Batches that Grain reads ahead, each process only its rows; the same as ResidentSource's.
+  """Batches that Grain reads ahead; each process reads only its own rows.
 
-  num_workers: processes that read ahead; 0 means threads.
+  num_workers: the number of processes that read ahead; 0 means threads.
   """
 
   def __init__(self, dataset: Dataset, num_workers: int):
@@ -151,12 +149,12 @@ class StreamedSource:
       yield shard._replace(examples=shard_examples), ResidentData()
 
   def _read(self, numbers: Sequence[Array]) -> Iterator[StreamedExamples]:
-    """Yield the examples of each array of numbers, in order, read ahead."""
-    import grain  # takes a second to import, which only streaming needs
+    """Yield the examples of each array of example numbers, in order, reading ahead."""
+    import grain  # takes a second to import, and only streaming needs it
 
     num_threads = 2
     if isinstance(self._splits[0].images, PhotoArray) and not self._num_workers:
-      num_threads = os.cpu_count() or 1  # decoding keeps all cores busy, reading from a map none
+      num_threads = os.cpu_count() or 1  # decoding can use all cores, unlike memory maps
     read_options = grain.ReadOptions(num_threads, prefetch_buffer_size=2 * num_threads)
     reader = grain.MapDataset.source(_Reader(self._splits, numbers)).to_iter_dataset(read_options)
     if self._num_workers:
@@ -172,7 +170,7 @@ class StreamedSource:
 class _Reader:
   """Random access to the examples of each dispatch, read from the arrays' files or from photos.
 
-  An error of reading is returned instead of raised, because Grain would wrap it.
+  Read errors are returned instead of raised, because Grain would wrap them.
   """
 
   def __init__(self, splits: Sequence[Split], numbers: Sequence[Array]):
@@ -201,7 +199,7 @@ class _Reader:
     return numbers, images, labels
 
   def __getstate__(self) -> dict[str, Any]:
-    """Return file names instead of memory-mapped arrays, to send them to worker processes."""
+    """Return the state for worker processes, with memory-mapped arrays replaced by file names."""
     names = [tuple(getattr(a, "filename", None) or a for a in pair) for pair in self._arrays]
     return {"_numbers": self._numbers, "_arrays": names}
 

@@ -1,7 +1,7 @@
-"""Which examples train, validate and test, and in which stages training uses them.
+"""The training, validation and test examples, and the stages in which training uses them.
 
 Examples are numbered over training and test images together: 0 ... n_train - 1 are the training
-images in their official order, n_train ... are the test images.
+images in their official order, n_train and above are the test images.
 """
 
 import dataclasses
@@ -25,10 +25,10 @@ class Splits:
 
 
 def make_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> Splits:
-  """Split a dataset as `data`, a config's section of that name, says.
+  """Split a dataset as `data`, the config's section of that name, says.
 
   The validation examples are chosen before the training examples, so `train_examples` does not
-  change them. numpy's policy freezes RandomState, so the split is the same on every machine.
+  change them. NumPy's policy freezes RandomState, so the split is the same on every machine.
 
   Raises:
     UserError: a split would be empty, or larger than the dataset.
@@ -45,8 +45,8 @@ def make_splits(dataset: Dataset, data: ml_collections.ConfigDict) -> Splits:
   if data.train_examples:
     if data.train_examples > len(train):
       raise errors.UserError(
-        f"data.train_examples: {data.train_examples} is more than the {len(train)} training "
-        "examples there are; 0 means all"
+        f"data.train_examples: {data.train_examples} is more than the {len(train)} available "
+        "training examples; 0 means all"
       )
     train = draw_stratified(labels, train, data.train_examples, rng)
   return Splits(train, validation, test)
@@ -57,9 +57,9 @@ def _choose_validation(
 ) -> np.ndarray:
   """Return the training examples to validate on, ascending.
 
-  choice: 'batch_1', the first official file; 'last:0.2', the last fifth in official order, as
+  choice: 'batch_1', the first official file; 'last:0.2', the last fifth in official order, as in
     Keras' `validation_split=0.2`; 'random:0.2', a fifth drawn from all classes together; a fraction
-    or a count, drawn by class.
+    or a count, drawn from each class by its share.
   """
   labels, num_train = dataset.train.labels, len(dataset.train.labels)
   candidates = np.arange(num_train)
@@ -93,10 +93,10 @@ def training_stages(
 ) -> list[np.ndarray]:
   """Return the training examples of each stage: one stage, or one for each official file.
 
-  A stage repeats its examples, each as often, until it has about `data.epoch_examples`.
+  A stage repeats all its examples equally often, until it has about `data.epoch_examples`.
 
   Raises:
-    UserError: `data.file_by_file` for a dataset without official files of equal size.
+    UserError: `data.file_by_file` is set for a dataset without official files of equal size.
   """
   if not data.file_by_file:
     return [_repeat(splits.train, data.epoch_examples)]
@@ -111,20 +111,20 @@ def training_stages(
 
 
 def _repeat(examples: np.ndarray, count: int) -> np.ndarray:
-  """Repeat examples whole until there are about `count`."""
-  # To the nearest: one example short must not double an epoch.
+  """Repeat all examples equally often, until there are about `count`."""
+  # Round to the nearest: one missing example must not double an epoch.
   return np.tile(examples, max(1, round(count / len(examples))))
 
 
 def official_file(dataset: Dataset, example: int) -> int:
-  """Return the number, from 1, of the official file of CIFAR-10 that has a training example."""
+  """Return the number, from 1, of the official file of CIFAR-10 that holds a training example."""
   return int(dataset.train.ids[example]) // _FILE_EXAMPLES + 1
 
 
 def draw_stratified(
   labels: np.ndarray, candidates: np.ndarray, count: int, rng: np.random.RandomState
 ) -> np.ndarray:
-  """Draw `count` of the candidates, each class by its share (largest remainders), ascending."""
+  """Draw `count` candidates, from each class by its share (largest remainders), ascending."""
   classes, sizes = np.unique(labels[candidates], return_counts=True)
   share = sizes * count / len(candidates)
   quota = np.floor(share).astype(int)

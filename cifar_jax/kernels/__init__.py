@@ -1,1 +1,1 @@
-"""CPU kernels in C++: convolutions and what stands between them, called through `jax.ffi`."""
+"""CPU kernels in C++: convolutions and the passes between them, called through `jax.ffi`."""

@@ -1,4 +1,4 @@
-// Checks of the buffers that XLA passes: kernels trust types and sizes.
+// Checks of the buffers that XLA passes, because kernels trust types and sizes.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ inline bool holds(const xla::ffi::AnyBuffer& buffer, xla::ffi::DataType type, in
   return buffer.element_type() == type && static_cast<int64_t>(buffer.element_count()) == elements;
 }
 
-// The same, or none at all.
+// Whether a buffer holds `elements` numbers of a type, or none.
 inline bool may_hold(const xla::ffi::AnyBuffer& buffer, xla::ffi::DataType type,
                      int64_t elements) {
   return holds(buffer, type, elements) || holds(buffer, type, 0);

@@ -2,11 +2,11 @@
 
   python -m cifar_jax.kernels.build
 
-Up to four *.cc files are compiled at once, 250 MB each, and linked. Code for one instruction set
-stands between `TARGET_BEGIN(...)` and `TARGET_END` (targets.h), so that one library runs on every
-x86-64. The library is kept where this package is, or in the user's cache folder if that is
-read-only, under a name made of the sources, the compiler and jaxlib. Without a compiler, or on
-another processor, there is no library: callers fall back to XLA.
+Up to four *.cc files are compiled at once, each in 250 MB of memory, and then linked. Code for one
+instruction set stands between `TARGET_BEGIN(...)` and `TARGET_END` (targets.h), so that one library
+runs on every x86-64. The library is kept in this package, or in the user's cache folder if the
+package is read-only. Its name has a hash of the sources, the compiler and jaxlib. Without a
+compiler, or on another processor, there is no library: callers fall back to XLA.
 """
 
 import concurrent.futures
@@ -36,12 +36,12 @@ INSTRUCTION_SETS = ("none", "avx2", "avx512", "avx512_bf16", "amx")  # as in cpu
 
 
 class _Unavailable(Exception):
-  """Say in one line why there is no library."""
+  """There is no library; the message says why in one line."""
 
 
 @functools.cache
 def load() -> ctypes.CDLL | None:
-  """Return the library, compiled now unless it was before; None (and a log line) without one.
+  """Return the library, compiling it if needed; log a line and return None if that fails.
 
   Raises:
     UserError: the environment variable CIFAR_JAX_KERNELS names no instruction set.
@@ -76,7 +76,7 @@ def library(flags: Sequence[str] = FLAGS) -> pathlib.Path:
   """Return the path of the shared library, compiling it if it is missing.
 
   Raises:
-    _Unavailable: wrong processor, no compiler, or one that fails.
+    _Unavailable: the platform is unsupported, no compiler is installed, or every one fails.
   """
   if sys.platform != "linux" or platform.machine() != "x86_64":
     raise _Unavailable(f"they need Linux on x86-64, not {sys.platform} on {platform.machine()}")
@@ -87,7 +87,7 @@ def library(flags: Sequence[str] = FLAGS) -> pathlib.Path:
   for compiler in compilers:
     try:
       return _library(compiler, flags)
-    except _Unavailable as error:  # such as one that does not know AMX
+    except _Unavailable as error:  # such as a compiler that does not know AMX
       failures.append(error)
   raise failures[0]
 
@@ -96,17 +96,17 @@ def _library(compiler: str, flags: Sequence[str]) -> pathlib.Path:
   name = f"libkernels-{_key(compiler, flags)}.so"
   folders = [FOLDER / "_build", _user_cache()]
   for folder in folders:
-    if os.path.isfile(folder / name):  # pathlib's raises in a folder that this user may not read
+    if os.path.isfile(folder / name):  # Path.is_file raises in an unreadable folder
       return folder / name
   for folder in folders:
     if _is_writable(folder):
       _compile(compiler, flags, folder / name)
       return folder / name
-  raise _Unavailable(f"{folders[-1]} cannot be written; set XDG_CACHE_HOME to a folder that can")
+  raise _Unavailable(f"{folders[-1]} cannot be written; set XDG_CACHE_HOME to a writable folder")
 
 
 def _key(compiler: str, flags: Sequence[str]) -> str:
-  """Return 16 hexadecimal digits that change with anything the library depends on."""
+  """Return a hash of everything that the library depends on, as 16 hexadecimal digits."""
   digest = hashlib.sha256()
   for path in sorted(FOLDER.iterdir()):
     if path.suffix in (".cc", ".h", ".inc"):

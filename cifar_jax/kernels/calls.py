@@ -13,9 +13,9 @@ from cifar_jax.kernels import build, convolution
 
 
 def has_kernel(x: jax.Array, handlers: tuple[str, ...]) -> bool:
-  """Return whether the library has `handlers`, and passes over data like x on this processor.
+  """Return whether the library has `handlers`, and kernels for data like x on this processor.
 
-  It has none for sizes that are symbols, as in a program that is exported for any batch.
+  There are none for symbolic sizes, as in a program exported for any batch size.
   """
   return (
     x.dtype in (jnp.bfloat16, jnp.float32)
@@ -28,9 +28,9 @@ def has_kernel(x: jax.Array, handlers: tuple[str, ...]) -> bool:
 def with_kernel(handler: str) -> Callable[[Callable], Callable]:
   """Return a decorator that lets an FFI handler compute a function on CPU.
 
-  The function takes arrays, and integers by keyword, which are the handler's attributes. Its
-  formula gives shapes, the gradient, and the value on other platforms. jax.vmap hands the handler
-  arrays with a leading axis each. The handler must be registered before.
+  The decorated function takes arrays, and integers by keyword, which become the handler's
+  attributes. Its own code gives the shapes, the gradient, and the value on other platforms. Under
+  jax.vmap the handler gets every array with a leading axis. Register the handler first.
   """
 
   def decorate(formula: Callable) -> Callable:

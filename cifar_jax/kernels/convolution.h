@@ -18,8 +18,8 @@ struct Convolution {
   int64_t stride_y, stride_x, pad_y, pad_x;  // padding above and to the left; the rest follows
 };
 
-// The three operations in one instruction set and type of element. The bias and its gradient, Σ dy,
-// are float32; null for none. `threads` is how many `parallel_for` has; results do not depend on it.
+// The three operations for one instruction set and element type. The bias and its gradient, Σ dy,
+// are float32, or null. `threads` is the number that `parallel_for` has; no result depends on it.
 struct Operations {
   const char* name;
   bool bfloat16;  // elements are bfloat16, else float32; sums are float32 in both
@@ -30,11 +30,11 @@ struct Operations {
                          const ParallelFor&, int64_t threads);
   void (*weight_gradient)(const Convolution&, const void* x, const void* dy, void* dw, float* dbias,
                           const ParallelFor&, int64_t threads);
-  double (*peak)();  // floating-point operations a second of this thread, at best
+  double (*peak)();  // peak floating-point operations per second of this thread
 };
 
 std::vector<const Operations*> all_operations();  // of this library, the best last
-const Operations* best_operations(bool bfloat16);  // that this processor has, or null
+const Operations* best_operations(bool bfloat16);  // the best on this processor, or null
 
 using Word = uint32_t;
 constexpr int kBlockSteps = 16;  // words in a row of a left block
@@ -46,7 +46,8 @@ struct Product {
 
 #define KERNEL_INLINE inline __attribute__((always_inline))
 
-// Memory of the calling thread, 64-byte aligned, kept for its next call. Each use has a slot.
+// Returns memory of the calling thread, 64-byte aligned and kept for its next call. Each use has a
+// slot.
 enum class Slot {
   kWeights, kBias, kPartialSums, kOwnSums, kBiasSums, kSource, kStaging, kGradient,
   kPackedGradient, kProducts, kCount

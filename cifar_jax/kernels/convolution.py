@@ -18,7 +18,7 @@ _HANDLERS = (
   "convolution_weight_gradient",
 )
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-MAX_TAPS = 1024  # what a kernel keeps a list of
+MAX_TAPS = 1024  # the longest list of taps that a kernel keeps
 NO_BIAS = np.zeros(0, np.float32)
 
 Pair = tuple[int, int]
@@ -28,7 +28,7 @@ Arrays = tuple[jax.Array, ...]
 
 @functools.cache
 def instruction_set(dtype: jnp.dtype) -> str | None:
-  """Return what computes convolutions of `dtype` here, such as 'avx512_bf16'; None for XLA."""
+  """Return the instruction set of convolutions of `dtype`, such as 'avx512_bf16'; None for XLA."""
   if dtype not in (jnp.bfloat16, jnp.float32) or not build.register(_HANDLERS):
     return None
   library = build.load()
@@ -40,9 +40,10 @@ def instruction_set(dtype: jnp.dtype) -> str | None:
 
 
 def peak(dtype: jnp.dtype) -> float:
-  """Return the floating-point operations a second of one thread, at best; 0 without kernels.
+  """Return the peak floating-point operations per second of one thread; 0 without kernels.
 
-  It is measured with the multiplications of convolutions of `dtype` on blocks in the first cache.
+  The peak is measured with the multiplications of convolutions of `dtype`, on blocks in the
+  first-level cache.
   """
   if instruction_set(dtype) is None:
     return 0.0
@@ -55,7 +56,7 @@ def peak(dtype: jnp.dtype) -> float:
 def serves(x: jax.Array, w: jax.Array) -> bool:
   """Return whether `convolve` has a kernel for these operands on this processor.
 
-  It has none for sizes that are symbols, so that a program exported for any batch is portable.
+  There is none for symbolic sizes, so that a program exported for any batch size is portable.
   """
   return (
     x.ndim == w.ndim == 4
@@ -72,17 +73,17 @@ def serves(x: jax.Array, w: jax.Array) -> bool:
 def convolve(
   x: jax.Array, w: jax.Array, bias: jax.Array, strides: Pair, padding: Padding
 ) -> jax.Array:
-  """Return the convolution of images: a kernel on CPU, XLA's elsewhere.
+  """Return the convolution of images, by a kernel on CPU and by XLA elsewhere.
 
   Sums are float32; the result is rounded to the operands' type once. Results have the same bits
-  with any number of threads. jax.vmap runs one convolution after the other.
+  with any number of threads. jax.vmap runs one convolution after another.
 
   Args:
     x: [batch, height, width, channels] bfloat16 or float32.
     w: [kernel height, kernel width, channels, filters], of the same type; `serves(x, w)`.
     bias: [filters] float32, added to the sums; `NO_BIAS` for none.
     strides: rows and columns from one output to the next.
-    padding: rows of zeros (above, below), columns (left, right).
+    padding: rows of zeros (above, below) and columns of zeros (left, right).
 
   Returns:
     [batch, output height, output width, filters].
@@ -101,7 +102,7 @@ def convolve(
 def input_gradient(
   dy: jax.Array, w: jax.Array, shape: tuple[int, ...], strides: Pair, padding: Padding
 ) -> jax.Array:
-  """Return the gradient of `convolve`'s x, of `shape`, from that of its result."""
+  """Return the gradient of `convolve`'s x, which has `shape`, from the gradient of its result."""
 
   def plain(dy: jax.Array, w: jax.Array) -> jax.Array:
     x = jnp.zeros(shape, dy.dtype)
@@ -133,7 +134,7 @@ def weight_gradient(
 def _call(
   handler: str, operands: Arrays, result: Any, strides: Pair, padding: Padding, plain: Callable
 ) -> Any:
-  """Call a handler on CPU, the function `plain` on other platforms."""
+  """Call a handler on CPU and the function `plain` on other platforms."""
 
   def kernel(*operands: jax.Array) -> Any:
     return jax.ffi.ffi_call(handler, result, vmap_method="expand_dims")(
@@ -146,7 +147,7 @@ def _call(
 
 
 def _plain(strides: Pair, padding: Padding, x: jax.Array, w: jax.Array) -> jax.Array:
-  # Accelerators by default round float32 operands.
+  # HIGHEST, because accelerators round float32 operands by default.
   if x.shape[1:3] == w.shape[:2] == (1, 1) and padding == ((0, 0), (0, 0)):  # a dense layer
     y = jnp.dot(x[:, 0, 0], w[0, 0], precision=lax.Precision.HIGHEST)
     return y[:, None, None]
@@ -163,7 +164,7 @@ def _output_size(
   return rows, columns
 
 
-# Each of the three is linear in each operand, and its gradients are the other two.
+# Each of the three functions is linear in each operand, and its gradients are the other two.
 
 
 def _convolve_forward(

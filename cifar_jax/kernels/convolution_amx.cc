@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 by AMX (Intel from Sapphire Rapids): 16×16 tiles of sums.
+// Convolutions of bfloat16 with AMX (Intel from Sapphire Rapids): 16×16 tiles of sums.
 #include <chrono>
 #include <cstring>
 
@@ -16,7 +16,7 @@ struct Isa {
   static constexpr int kElements = 2, kLanes = 16, kRows = 32, kVectors = 2, kNarrowRows = 32;
   static constexpr int kGroup = 32, kStepUnit = 16;
 
-  // All eight tiles have 16 rows of 64 bytes. A thread gives them back, because the operating
+  // All eight tiles have 16 rows of 64 bytes. A thread releases them, because the operating
   // system saves the tiles of every thread that has them.
   struct Session {
     Session() {
@@ -41,7 +41,8 @@ struct Isa {
   }
 };
 
-// Sums are tiles 0 to 3 (row half by row half), left blocks 4 and 5, right blocks 6 and 7.
+// Tiles 0 and 1 are the sums of the first 16 rows, 2 and 3 of the others; 4 and 5 are left blocks,
+// 6 and 7 right blocks.
 template <int kRows, int kVectors>
 KERNEL_INLINE void multiply(Isa::Vector (&sums)[kRows][kVectors], const Product* products,
                             int64_t count, int64_t steps, int64_t offset) {

@@ -1,4 +1,4 @@
-// Convolutions of float32 by AVX2 and FMA.
+// Convolutions of float32 with AVX2 and FMA.
 #include <chrono>
 #include <cstring>
 

@@ -1,4 +1,4 @@
-// Convolutions of float32 by AVX-512.
+// Convolutions of float32 with AVX-512.
 #include <chrono>
 #include <cstring>
 

@@ -1,4 +1,4 @@
-// Convolutions of bfloat16 by AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake).
+// Convolutions of bfloat16 with AVX512-BF16 (AMD from Zen 4, Intel from Cooper Lake).
 #include <chrono>
 #include <cstring>
 

@@ -1,4 +1,4 @@
-// The convolutions as XLA calls them: buffers and attributes checked, leading axes looped over.
+// The convolutions as XLA calls them: checks buffers and attributes, and loops over leading axes.
 #include <string>
 #include <vector>
 
@@ -15,8 +15,8 @@ using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 using Numbers = ffi::Span<const int64_t>;
 
-// An operand whose last `rank` axes are those of one convolution. jax.vmap asks for several of
-// them, over the axes before.
+// An operand whose last `rank` axes are those of one convolution. The axes before count several
+// convolutions, as jax.vmap asks for.
 struct Operand {
   const Buffer& buffer;
   size_t rank;
@@ -26,7 +26,7 @@ struct Operand {
     return {sizes.begin(), sizes.end() - rank};
   }
 
-  // The convolution `index` of those that `all` counts; where this has size 1 it is read again.
+  // The data of convolution `index`, counted over the axes `all`. An axis of size 1 is read again.
   char* at(const std::vector<int64_t>& all, int64_t index) const {
     const std::vector<int64_t> sizes = loops();
     int64_t place = 0, stride = buffer.size_bytes();
@@ -41,8 +41,8 @@ struct Operand {
 };
 
 // Calls run(operations, convolution, index, parallel_for, threads) for each convolution that the
-// leading axes of `result` count. x is what a convolution reads, w its weights, bias none or a
-// number for each filter, y what it makes (or gradients of these).
+// leading axes of `result` count. x is the input of a convolution, w its weights, bias none or
+// a number for each filter, y its output (or gradients of these).
 template <typename Run>
 ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, const Buffer* bias,
                     const Buffer& y, const Operand& result, Numbers strides, Numbers padding,
@@ -54,7 +54,7 @@ ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, const Buffer& w, cons
     return ffi::Error::InvalidArgument("convolution: operands must all be bfloat16 or float32");
   }
   if (x.dimensions().size() < 4 || w.dimensions().size() < 4 || y.dimensions().size() < 4) {
-    return ffi::Error::InvalidArgument("convolution: operands must have four axes at least");
+    return ffi::Error::InvalidArgument("convolution: operands must have at least four axes");
   }
   if (bias) {
     const auto sizes = bias->dimensions();

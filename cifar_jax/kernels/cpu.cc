@@ -13,7 +13,7 @@ namespace {
 
 constexpr const char* kNames[] = {"none", "avx2", "avx512", "avx512_bf16", "amx"};
 
-// The bits of CPUID that __builtin_cpu_supports does not know in every compiler.
+// Registers of CPUID, for bits that __builtin_cpu_supports does not know in every compiler.
 struct Leaf {
   uint32_t a, b, c, d;
 };
@@ -24,15 +24,15 @@ Leaf cpuid(uint32_t leaf, uint32_t subleaf) {
   return l;
 }
 
-// AMX's registers are 8 KB a thread: Linux hands them out to processes that ask.
+// AMX's registers take 8 KB a thread, so Linux grants them to processes that ask.
 bool linux_grants_amx() {
   constexpr int kArchReqXcompPerm = 0x1023, kXfeatureXtiledata = 18;
   return syscall(SYS_arch_prctl, kArchReqXcompPerm, kXfeatureXtiledata) == 0;
 }
 
-// The best set, and no better one than `limit`.
+// The best set of this processor; AMX only if `limit` is AMX.
 InstructionSet find(InstructionSet limit) {
-  // These two ask the operating system too whether it saves the registers.
+  // These checks also ask the operating system whether it saves the registers.
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
     return InstructionSet::kNone;
   }

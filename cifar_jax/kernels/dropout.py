@@ -1,7 +1,7 @@
 """Dropout by this package's C++ kernels, with the masks that `jax.random` draws.
 
 XLA:CPU passes over the array several times for each group of Threefry's rounds, and keeps the mask
-for the gradient. The kernel draws the same bits in registers, again for the gradient.
+for the gradient. The kernel draws the same bits in registers, and once more for the gradient.
 """
 
 import jax
@@ -13,15 +13,15 @@ from cifar_jax.kernels.calls import has_kernel, with_kernel
 def _has_kernel(x: jax.Array, keys: jax.Array) -> bool:
   return (
     jax.default_backend() == "cpu"
-    and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]  # draws these bits
+    and jax.config.jax_threefry_partitionable  # type: ignore[attr-defined]  # draws the same bits
     and has_kernel(x, ("dropout_forward",))
-    and keys.shape == (x.shape[0], 2)  # those of Threefry
+    and keys.shape == (x.shape[0], 2)  # Threefry's keys
     and x.size // x.shape[0] < 2**32
   )
 
 
 def dropout(x: jax.Array, keys: jax.Array, rate: float) -> jax.Array:
-  """Return x with each element 0 with probability `rate`, else times 1 / (1 - rate).
+  """Zero each element of x with probability `rate`, and multiply the rest by 1 / (1 - rate).
 
   Args:
     x: [batch, ...].

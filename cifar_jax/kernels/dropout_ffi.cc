@@ -1,5 +1,5 @@
 // Dropout as XLA calls it: x [examples..., size...] with keys [examples..., 2]. All axes of the keys
-// but the last count examples, also those that jax.vmap puts there; it may stack probabilities too.
+// but the last count examples, including those that jax.vmap adds; it may stack probabilities too.
 #include "buffers.h"
 #include "dropout.h"
 #include "threads.h"

@@ -1,5 +1,5 @@
-// The instructions for bfloat16 that this library uses: the compiler's, or in plain C++ so that
-// tests run all code on any processor. Sums are rounded differently here and there.
+// The bfloat16 instructions that this library uses: the compiler's, or plain C++ so that tests run
+// all code on any processor. The two round sums differently.
 #pragma once
 
 #include <cstdint>

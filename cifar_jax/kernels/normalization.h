@@ -9,16 +9,16 @@ namespace kernels {
 
 enum class Activation : int64_t { kNone, kReluBefore, kRelu, kElu, kGelu };  // as normalization.py
 
-// y = a((x − mean) · factor + bias + residual), where a is the activation; for kReluBefore there is
-// max(0, x) in place of x instead. x, dy, y, residual: [rows, channels], bfloat16 or float32; mean,
-// factor, bias and all sums: [channels].
+// y = a((x − mean) · factor + bias + residual), where a is the activation; for kReluBefore a does
+// nothing, and max(0, x) replaces x. x, dy, y, residual: [rows, channels], bfloat16 or float32;
+// mean, factor, bias and all sums: [channels].
 struct Normalization {
   int64_t rows, channels;
   Activation activation;
   const float *mean, *factor, *bias;
 };
 
-// The four passes over the data for one type of element. Sums are float32 within a chunk of rows
+// The four passes over the data for one element type. Sums are float32 within a chunk of rows
 // and float64 over the chunks, which depend on the shape alone.
 struct NormalizationPasses {
   // sum ← Σ x, square ← Σ x²
@@ -28,8 +28,8 @@ struct NormalizationPasses {
   void (*normalize)(const Normalization&, const void* x, const void* residual, void* y,
                     const ParallelFor&);
   // sum ← Σ dy, product ← Σ dy · (x − mean), with the gradient before the activation in place of
-  // dy. With an addition and kRelu, y must be given (else null), and that gradient is also stored
-  // in `passed`. Additions have no other activations.
+  // dy. With an addition and kRelu, y must be given (otherwise it is null), and that gradient is
+  // also stored in `passed`. No other activation may follow an addition.
   void (*gradient_sums)(const Normalization&, const void* x, const void* dy, const void* y,
                         double* sum, double* product, void* passed, const ParallelFor&);
   // dx ← dy · factor + (x − mean) · slope + offset, with the gradient before the activation in place

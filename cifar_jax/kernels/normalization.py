@@ -1,9 +1,9 @@
 """Batch norm and activations by this package's C++ kernels, with their gradients.
 
 XLA:CPU makes several passes over the data in float32, two of them in loops that use no vectors.
-Here the value and the gradient are two passes each, in the type of the data: sums, then elements.
-The numbers per channel between the passes are JAX's, and so are means over devices. An activation
-costs no pass of its own, and its value is computed anew for the gradient.
+Here the value and the gradient take two passes each, in the type of the data: sums, then elements.
+Between the passes JAX computes the numbers per channel and the means over devices. An activation
+costs no pass of its own, and is computed again for the gradient.
 """
 
 import functools
@@ -47,20 +47,20 @@ def batch_norm(
   activation: Activation,
   axis_name: str | None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Normalise x with its own mean and variance: kernels on CPU, XLA's operations elsewhere.
+  """Normalise x with its own mean and variance, by kernels on CPU and by XLA elsewhere.
 
   Sums are at least float32, and have the same bits with any number of threads. The result is
-  rounded once. jax.vmap runs one after the other.
+  rounded once. jax.vmap runs one normalisation after another.
 
   Args:
     x: [..., channels] bfloat16 or float32; `serves(x)`.
-    residual: what is added to the result, of x's shape and type, or None.
+    residual: added to the result; of x's shape and type, or None.
     scale: [channels] float32.
     bias: [channels] float32.
-    epsilon: what is added to the variance.
-    activation: what follows the addition, 'relu', or without an addition also 'elu' or 'gelu' (the
-      exact one); 'relu_before' is a ReLU of x; or 'none'.
-    axis_name: the axis whose devices share their statistics, None for each its own.
+    epsilon: added to the variance.
+    activation: applied after the addition: 'relu', or without an addition also 'elu' or 'gelu'
+      (the exact one). Otherwise 'relu_before', a ReLU of x, or 'none'.
+    axis_name: the axis whose devices share their statistics; None if each has its own.
 
   Returns:
     The result, of x's shape and type; the mean and the biased variance, [channels] float32.
@@ -84,7 +84,7 @@ def _forward(
   )
   added = rows[:0] if residual is None else _rows(residual)
   y = _normalize(rows, added, mean, factor, bias, activation=number).reshape(x.shape)
-  # Without a residual, x tells where the ReLU let a value pass; otherwise y is needed for it.
+  # Without a residual, x shows which values passed the ReLU; with one, only y does.
   needed = y if activation == "relu" and residual is not None else x[:0]
   like_residual = None if residual is None else residual[:0]
   return (y, mean, variance), (x, needed, like_residual, (mean, factor, bias), pullback)
@@ -106,7 +106,7 @@ def _backward(
   )
   if y.size:
     dy, number = passed.reshape(dy.shape), _NUMBERS["none"]
-  # The mean is also subtracted from x, which gives it −factor · Σ dy.
+  # The mean is also subtracted from x, which adds −factor · Σ dy to its gradient.
   mean_gradient, square_gradient, scale_gradient = pullback(
     (mean_gradient - factor * bias_gradient, variance_gradient, factor_gradient)
   )
@@ -145,7 +145,7 @@ def normalize(
 def activate(x: jax.Array, activation: Activation) -> jax.Array:
   """Return 'relu', 'elu' or 'gelu' (the exact one) of x [..., channels], in x's type.
 
-  It is the normalisation with mean 0 and factor 1.
+  This is a normalisation with mean 0 and factor 1.
   """
   zeros = jnp.zeros(x.shape[-1:], jnp.float32)
   return normalize(x, None, zeros, zeros + 1, zeros, activation)
@@ -179,8 +179,8 @@ def _rows(x: jax.Array) -> jax.Array:
   return x.reshape(-1, x.shape[-1])
 
 
-# The four passes over the data. Arrays are [rows, channels] or [channels]; a residual may have no
-# rows, and neither may the y that was computed without one.
+# The four passes over the data. Arrays are [rows, channels] or [channels]. A missing residual has
+# no rows, and y has none unless it is the result of a ReLU after a residual.
 
 
 @with_kernel("normalization_statistics")
@@ -236,24 +236,24 @@ def _input_gradient(
   centred = _input(x, activation) - mean
   passed = _passed(dy, centred * factor + bias, activation)
   dx = passed * factor
-  if slope.size:  # of the statistics of x
+  if slope.size:  # the gradient through the statistics of x
     dx += centred * slope + offset
   return (jnp.where(x > 0, dx, 0) if activation == _NUMBERS["relu_before"] else dx).astype(x.dtype)
 
 
 def _input(x: jax.Array, activation: int) -> jax.Array:
-  """Return what is normalised, in float32."""
+  """Return the values that are normalised, in float32."""
   x = x.astype(jnp.float32)
   return jax.nn.relu(x) if activation == _NUMBERS["relu_before"] else x
 
 
 def _activated(x: jax.Array, activation: int) -> jax.Array:
-  """Return what the activation after the addition makes of x."""
+  """Return x after the activation that follows the addition."""
   function = FUNCTIONS.get(_NAMES[activation])
   return function(x) if function else x
 
 
 def _passed(dy: jax.Array, y: jax.Array, activation: int) -> jax.Array:
-  """Return the gradient of y, in float32, from that of the activation after the addition."""
+  """Return the gradient of y, in float32, from the gradient of the activation's result."""
   _, pullback = jax.vjp(lambda y: _activated(y, activation), y.astype(jnp.float32))
   return pullback(dy.astype(jnp.float32))[0]

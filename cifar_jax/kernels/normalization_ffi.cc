@@ -16,7 +16,7 @@ namespace ffi = xla::ffi;
 using Buffer = ffi::AnyBuffer;
 using Result = ffi::Result<ffi::AnyBuffer>;
 
-// Array `i` of those that the buffer stacks; null for none.
+// Array `i` of the `count` arrays that the buffer stacks; null for none.
 template <typename Element = char>
 Element* at(const Buffer& buffer, int64_t i, int64_t count) {
   const int64_t bytes = buffer.size_bytes() / count;
@@ -28,16 +28,16 @@ void round_to_float(const std::vector<double>& values, double scale, float* to) 
   for (size_t i = 0; i < values.size(); i++) to[i] = static_cast<float>(values[i] * scale);
 }
 
-// What a call reads and writes besides x.
+// The buffers that a call reads and writes besides x.
 struct Operands {
   std::vector<const Buffer*> rows;           // like x
   std::vector<const Buffer*> rows_or_none;   // like x, or none
-  std::vector<const Buffer*> parameters;     // mean, factor and bias, or nothing: of each channel
+  std::vector<const Buffer*> parameters;     // mean, factor and bias of each channel; or none
   std::vector<const Buffer*> sums;           // of each channel
   std::vector<const Buffer*> sums_or_none;
 };
 
-// Calls run(passes, normalization, i, count, parallel_for) for array i of those that x stacks.
+// Calls run(passes, normalization, i, count, parallel_for) for each array i that x stacks.
 template <typename Run>
 ffi::Error for_each(ffi::ThreadPool pool, const Buffer& x, int64_t activation,
                     const Operands& operands, const Run& run) {
@@ -96,7 +96,7 @@ ffi::Error normalize(ffi::ThreadPool pool, Buffer x, Buffer residual, Buffer mea
                      Buffer bias, Result y, int64_t activation) {
   const auto kind = static_cast<Activation>(activation);
   if (residual.size_bytes() && kind != Activation::kNone && kind != Activation::kRelu) {
-    return ffi::Error::InvalidArgument("normalization: after an addition there is only the ReLU");
+    return ffi::Error::InvalidArgument("normalization: only the ReLU may follow an addition");
   }
   return for_each(pool, x, activation, {{&*y}, {&residual}, {&mean, &factor, &bias}, {}, {}},
                   [&](const NormalizationPasses& passes, const Normalization& n, int64_t i,

@@ -53,7 +53,7 @@ extern "C" const char* kernels_convolution(int bfloat16) {
   return best ? best->name : nullptr;
 }
 
-// The floating-point operations a second of the calling thread, at best, or 0: for Python.
+// The peak floating-point operations per second of the calling thread, or 0: for Python.
 extern "C" double kernels_peak(int bfloat16) {
   const kernels::Operations* best = kernels::best_operations(bfloat16);
   return best ? best->peak() : 0;

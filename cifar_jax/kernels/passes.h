@@ -1,4 +1,4 @@
-// What passes over all data of a layer, for one instruction set and type of element.
+// The passes over all data of a layer, for one instruction set and element type.
 #pragma once
 
 #include <algorithm>

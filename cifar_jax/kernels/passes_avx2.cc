@@ -1,4 +1,4 @@
-// Batch normalisation, activations, maxima of windows and dropout for AVX2.
+// Batch normalisation, activations, max-pooling and dropout for AVX2.
 #include "passes.h"
 
 TARGET_BEGIN(TARGET_AVX2)

@@ -1,4 +1,4 @@
-// Batch normalisation, activations, maxima of windows and dropout for AVX-512.
+// Batch normalisation, activations, max-pooling and dropout for AVX-512.
 #include "passes.h"
 
 TARGET_BEGIN(TARGET_AVX512)

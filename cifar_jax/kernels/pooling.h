@@ -1,4 +1,4 @@
-// Maxima of windows of images that do not overlap, and their gradient.
+// Max-pooling of images over windows that do not overlap, and its gradient.
 #pragma once
 
 #include <cstdint>

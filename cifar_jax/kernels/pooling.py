@@ -1,4 +1,4 @@
-"""Maxima of windows that do not overlap, by this package's C++ kernels, with their gradient."""
+"""Max-pooling over windows that do not overlap, by C++ kernels, with its gradient."""
 
 import functools
 
@@ -18,7 +18,7 @@ def _has_kernel(x: jax.Array, window: int) -> bool:
 def max_pool(x: jax.Array, window: int) -> jax.Array:
   """Return the maxima of windows that do not overlap.
 
-  Of equal values the first in row order gets the whole gradient. NaN stays NaN.
+  Among equal values the first in row order gets the whole gradient. NaN stays NaN.
 
   Args:
     x: [batch, height, width, channels]; rows and columns that fill no window are ignored.
@@ -48,7 +48,7 @@ def _maxima(x: jax.Array, *, window: int) -> jax.Array:
 
 
 def _gradient(x: jax.Array, dy: jax.Array, *, window: int) -> jax.Array:
-  # Left to JAX this would be sums of padded copies, which take XLA:CPU ten times as long.
+  # JAX would derive sums of padded copies, which take XLA:CPU ten times as long.
   _, place = _find_maxima(x, window)
   batch, height, width, channels = x.shape
   rows, columns = dy.shape[1] * window, dy.shape[2] * window
@@ -59,7 +59,7 @@ def _gradient(x: jax.Array, dy: jax.Array, *, window: int) -> jax.Array:
 
 
 def _find_maxima(x: jax.Array, window: int) -> tuple[jax.Array, jax.Array]:
-  """Return the maxima, and where in its window each stands, counted in row order."""
+  """Return the maxima, and the position of each in its window, counted in row order."""
   batch, height, width, channels = x.shape
   rows, columns = height // window, width // window
   windows = x[:, : rows * window, : columns * window]

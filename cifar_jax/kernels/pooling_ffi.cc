@@ -1,5 +1,5 @@
 // Max-pooling as XLA calls it: images [..., height, width, channels]. All axes before count images,
-// also those that jax.vmap puts there.
+// including those that jax.vmap adds.
 #include "buffers.h"
 #include "pooling.h"
 #include "threads.h"

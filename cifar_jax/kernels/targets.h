@@ -35,8 +35,9 @@ constexpr bool kEmulated = false;
 // From weakest to strongest; a processor that has one has all before it.
 enum class InstructionSet { kNone, kAvx2, kAvx512, kAvx512Bf16, kAmx };
 
-// What this processor and operating system have; the environment variable CIFAR_JAX_KERNELS
-// (none, avx2, avx512, avx512_bf16, amx) lowers it. Found once per process; asks Linux for AMX if it may be used.
+// The best set of this processor and operating system, or a lower one that the environment variable
+// CIFAR_JAX_KERNELS names (none, avx2, avx512, avx512_bf16, amx). Determined once per process; asks
+// Linux for AMX if it may be used.
 InstructionSet instruction_set();
 
 }  // namespace kernels

@@ -1,4 +1,4 @@
-// Work divided over XLA's threads.
+// Work divided among XLA's threads.
 #pragma once
 
 #include <atomic>
@@ -16,11 +16,11 @@ namespace kernels {
 //
 // XLA runs independent calls at once on one pool of as many threads as cores, so a call that waits
 // for a task nobody has started may wait for itself. Therefore tasks and caller take chunks from
-// one counter; the caller takes too until none is left, and then waits only for chunks that a
+// one counter. The caller takes chunks until none is left, and then waits only for chunks that a
 // running thread holds. A task that starts later finds none and touches nothing of the caller's
 // but the shared counters. Which thread takes a chunk varies; what a chunk is does not, so results
-// do not depend on timing. If a chunk finds no memory, the others are still taken, because threads
-// read `work` until then; the call then throws.
+// do not depend on timing. If a chunk runs out of memory, the others are still taken, because
+// threads read `work` until then; the call then throws.
 template <typename Work>
 void parallel_for(xla::ffi::ThreadPool pool, int64_t chunks, const Work& work) {
   struct Counters {

@@ -41,9 +41,9 @@ def update_lookahead(
   """Return the new (slow, fast) of Lookahead (Zhang et al. 2019) with Jordan 2024's growing decay.
 
   Every `every` steps both trees become d * slow + (1 - d) * fast, where d = decay * (step /
-  total_steps) ** power. After step total_steps, unless it is such a step, fast becomes slow. A run
-  that stops earlier ends with the fast weights. power=0 and decay=1 - alpha give the rule of Zhang
-  et al.
+  total_steps) ** power. After step total_steps, unless that is such a step, fast becomes slow.
+  A run that stops earlier ends with the fast weights. power=0 and decay=1 - alpha give the rule of
+  Zhang et al.
 
   Args:
     slow, fast: trees of the same structure and shapes; the optimizer moves `fast`.
@@ -66,8 +66,8 @@ def update_lookahead(
 
 
 def _move(start: PyTree, end: PyTree, share: jax.typing.ArrayLike) -> PyTree:
-  """Return the trees' values at a share of the way, exactly `start` where both are equal.
+  """Return the point at `share` of the way to `end`, exactly `start` where both are equal.
 
-  (1 - share) * start + share * end would move frozen weights by rounding.
+  (1 - share) * start + share * end would change frozen weights by rounding errors.
   """
   return jax.tree.map(lambda a, b: a + share * (b - a), start, end)

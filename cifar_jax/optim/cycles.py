@@ -1,6 +1,6 @@
 """Cyclical learning-rate schedules: warm restarts, triangles, and one cycle over the run.
 
-`schedules` says what a schedule function receives and returns.
+`schedules` describes what a schedule function receives and returns.
 """
 
 import math
@@ -27,9 +27,9 @@ def cosine_restarts(
 
   Args:
     first_decay_steps: the first cycle's length in steps, not epochs; one epoch by default. Report
-      000 takes 200, half an epoch, with t_mul=2, m_mul=0.8, alpha=1e-5.
+      000 uses 200, half an epoch, with t_mul=2, m_mul=0.8, alpha=1e-5.
     t_mul: each cycle's length as a multiple of the previous cycle's, >= 1.
-    m_mul: the rate at each cycle's start as a multiple of that of the previous cycle, > 0.
+    m_mul: each cycle's initial rate as a multiple of the previous cycle's, > 0.
     alpha: the lowest rate as a fraction of learning_rate, >= 0.
   """
   first = run.steps_per_epoch if first_decay_steps is None else first_decay_steps
@@ -85,8 +85,8 @@ def cyclical(
 
   Args:
     base_lr: the lowest rate, >= 0; by default learning_rate / 4, as in section 3.3 of the paper.
-    step_size: steps of half a cycle, or
-    step_size_epochs: the same in epochs; 4 epochs if neither is set (the paper: 2 to 10).
+    step_size: the number of steps in half a cycle, or
+    step_size_epochs: the same in epochs; 4 epochs if neither is set (2 to 10 in the paper).
     mode: 'triangular'; 'triangular2': the height halves after each cycle; 'exp_range': the height
       is multiplied by gamma ** step.
     gamma: in (0, 1], for 'exp_range'.
@@ -99,7 +99,7 @@ def cyclical(
     # gamma ** step would also raise the float32 rounding of gamma to the power of step.
     "exp_range": lambda step, cycle: jnp.exp(math.log(gamma) * step),
   }
-  if mode not in tuple(heights):  # not in the dict, whose keys must be hashable
+  if mode not in tuple(heights):  # not the dict, because `mode` may be unhashable
     raise errors.UserError(f"schedule.mode: must be one of {', '.join(heights)}, got {mode!r}")
   lowest = _resolve_base_rate(base_lr, learning_rate)
 
@@ -139,7 +139,7 @@ def one_cycle(
   cycles it in the opposite direction.
 
   Args:
-    pct_start: in (0, 1), the fraction of the run that rises.
+    pct_start: in (0, 1), the fraction of the run in which the rate rises.
     anneal: 'cosine' or 'linear', the shape of both phases.
     div_factor, final_div_factor: > 1e-30, so that their product is not 0.
   """

@@ -1,4 +1,4 @@
-"""Muon, which orthogonalises the updates of kernels: optax's form, and that of the speedruns."""
+"""Muon, which orthogonalises the updates of kernels: optax's form and that of the speedruns."""
 
 import jax
 import jax.numpy as jnp
@@ -65,10 +65,10 @@ def muon_sgd(
 ) -> optax.GradientTransformation:
   """Return airbench94_muon's optimizer: Muon on convolutions, Nesterov SGD on all other parameters.
 
-  A convolution's kernel moves by the learning rate times its orthogonalised gradient, after
-  `optimizers.create` has scaled it by `normalise_kernels`. Unlike `muon` it has no factor by shape
-  and no correction of the momentum's bias. The other parameters move as with `sgd` and
-  lr_in_velocity=False.
+  `optimizers.create` first scales a convolution's kernel by `normalise_kernels`. The kernel then
+  moves by the learning rate times its orthogonalised gradient (with Nesterov momentum). Unlike
+  `muon`, this method has no factor that depends on the shape, and does not correct the momentum's
+  bias. The other parameters move as with `sgd` and lr_in_velocity=False.
 
   Source: Jordan 2024, cifar10-airbench, where Newton-Schulz iterations are in bfloat16; here they
   have the gradient's dtype. Kernels of the same shape are orthogonalised together.
@@ -76,7 +76,7 @@ def muon_sgd(
   Args:
     beta: in [0, 1), the decay of Muon's momentum.
     ns_steps: the number of Newton-Schulz iterations, in [1, 100].
-    momentum: in [0, 1), of SGD.
+    momentum: in [0, 1), the momentum of SGD.
 
   Raises:
     UserError: an argument is out of range; names the field.
@@ -96,7 +96,7 @@ def muon_sgd(
       return (beta if g.ndim == 4 else momentum) * v + g
 
     velocity = jax.tree.map(accelerate, velocity, gradients)
-    directions = jax.tree.map(accelerate, velocity, gradients)  # Nesterov's look ahead
+    directions = jax.tree.map(accelerate, velocity, gradients)  # Nesterov's look-ahead
     leaves, treedef = jax.tree.flatten(directions)
     updates = [-learning_rate * leaf for leaf in leaves]
     kernels = [i for i, leaf in enumerate(leaves) if leaf.ndim == 4]
@@ -117,7 +117,8 @@ def normalise_kernels(updates: PyTree, params: PyTree, labels: PyTree) -> PyTree
 
   Args:
     updates, params: trees of the same structure and shapes.
-    labels: the same tree of the labels of `label_frozen`; frozen kernels keep their norm.
+    labels: a tree of the same structure with the labels of `label_frozen`; frozen kernels keep
+      their norm.
   """
 
   def normalise(update: jax.Array, weights: jax.Array, label: str) -> jax.Array:

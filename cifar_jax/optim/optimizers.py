@@ -1,21 +1,21 @@
 """Optimizers, by name: optax chains that turn a gradient into an update of the parameters.
 
-Every optimizer is, in this order: clipping by global norm, a method (`METHODS`), decoupled weight
-decay, multipliers of the learning rate by parameter; `muon_sgd` then normalises its kernels. To add
-a method, write it below and name it in `METHODS`.
+Every optimizer consists of, in this order: clipping by global norm, a method (`METHODS`), decoupled
+weight decay, and multipliers of the learning rate by parameter; `muon_sgd` then normalises its
+kernels. To add a method, write it below and add it to `METHODS`.
 
 Where Keras, PyTorch and optax differ, these optimizers follow Keras, because the reports used it:
 
 - sgd, rmsprop: the learning rate is inside the velocity, v = momentum * v - lr * g, as in Keras and
   in Sutskever et al. 2013. PyTorch and optax.sgd multiply by the rate outside. The two are the same
   at a constant rate. When the rate changes, Keras' form needs no momentum correction (Goyal et al.
-  2017, section 3). `sgd` has PyTorch's form too, by lr_in_velocity=False.
+  2017, section 3). `sgd` has PyTorch's form too, with lr_in_velocity=False.
 - adam, adamw: eps is added to the square root of the second moment before its bias is corrected
   (Kingma & Ba 2015, end of section 2: "epsilon hat"). PyTorch and optax add eps afterwards.
-- rmsprop: eps is inside the square root, as in Keras 3 and optax. Keras up to 2.2, and
-  PyTorch, add it outside, where 1e-7 does what 1e-14 does inside. `rmsprop` has that
-  form too, by eps_in_root=False.
-- eps is 1e-7 by default, as in Keras; PyTorch and optax have 1e-8.
+- rmsprop: eps is inside the square root, as in Keras 3 and optax. Keras up to 2.2 and PyTorch add
+  it outside, where 1e-7 has the effect of 1e-14 inside. `rmsprop` has that form too, with
+  eps_in_root=False.
+- eps is 1e-7 by default, as in Keras; PyTorch and optax use 1e-8.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -36,7 +36,7 @@ from cifar_jax.types import PyTree
 
 
 class OptimizerState(NamedTuple):
-  """step: updates made so far, int32 of shape []; method: the state of clipping, method, decay."""
+  """Number of updates so far (int32 of shape []), and the state of clipping, method and decay."""
 
   step: jax.Array
   method: optax.OptState
@@ -69,11 +69,11 @@ def create(
     freeze_after    (pattern, epochs) rules; parameters stop changing after that many epochs
     lr_multipliers  (pattern, multiplier) rules of the learning rate, which also scale the decoupled
                     weight decay. `l2_penalty` says how rules match
-    learning_rate   ignored, because `schedule` has it
+    learning_rate   ignored, because `schedule` includes it
 
   Args:
-    config_optimizer: the fields; None is the default of each.
-    schedule: from the step to the learning rate.
+    config_optimizer: the fields; None stands for a field's default.
+    schedule: maps the step to the learning rate.
     steps_per_epoch: updates in one epoch, for `freeze_after`.
     more_frozen: further patterns of parameters that never change, by the field that holds them.
 
@@ -83,7 +83,7 @@ def create(
     vmapped over a leading axis of seeds. `init` raises UserError if a pattern matches no parameter.
 
   Raises:
-    UserError: a name or argument is unknown, or a value is out of range; names the field.
+    UserError: a name or argument is unknown, or a value is out of range.
   """
   method_config, common = _split_config(config_optimizer)
   frozen = {"optimizer.freeze": tuple(common.freeze)}
@@ -92,7 +92,7 @@ def create(
 
   def init(params: PyTree) -> OptimizerState:
     first_step = jnp.zeros([], jnp.int32)
-    _multiply_rates(params, common)  # fails if a pattern is wrong, as does the next line
+    _multiply_rates(params, common)  # raises if a pattern is wrong, like the next line
     _freeze_after(params, first_step, common, steps_per_epoch)
     return OptimizerState(first_step, method.init(params))
 
@@ -134,7 +134,7 @@ def _chain_method(
   common: _CommonFields,
   frozen: Mapping[str, tuple[str, ...]],
 ) -> optax.GradientTransformationExtraArgs:
-  """Return clipping, the method, decay and freezing; arrays in `common` may be traced."""
+  """Return the chain of clipping, method, decay and freezing; arrays in `common` may be traced."""
   transforms = [
     call_named("optimizer", METHODS, method_config, common=_CommonFields._fields),
   ]
@@ -162,7 +162,7 @@ def _multiply_rates(updates: PyTree, common: _CommonFields) -> PyTree:
 def _freeze_after(
   updates: PyTree, step: jax.Array, common: _CommonFields, steps_per_epoch: float
 ) -> PyTree:
-  """Return the updates, zero where the epochs of `freeze_after` are over."""
+  """Return the updates, with zeros for parameters whose epochs of `freeze_after` are over."""
   epochs = match_rules("optimizer.freeze_after", common.freeze_after, updates)
   leaves, treedef = jax.tree.flatten(updates)
   for i, last_epoch in enumerate(epochs):
@@ -179,11 +179,11 @@ def sgd(
   Args:
     momentum: in [0, 1).
     nesterov: w += momentum * v - lr * g instead; needs momentum > 0.
-    lr_in_velocity: False is PyTorch's SGD: v = momentum * v + g, then w -= lr * v, or with nesterov
-      w -= lr * (momentum * v + g).
+    lr_in_velocity: False gives PyTorch's SGD: v = momentum * v + g, then w -= lr * v, or with
+      nesterov w -= lr * (momentum * v + g).
 
   Raises:
-    UserError: an argument is out of range; names the field.
+    UserError: an argument is out of range.
   """
   check_decay("momentum", momentum)
   if not isinstance(momentum, jax.Array) and momentum == 0:
@@ -204,7 +204,7 @@ def adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-7) -> optax.Gradien
     eps: > 0, added to the root of the biased second moment.
 
   Raises:
-    UserError: an argument is out of range; names the field.
+    UserError: an argument is out of range.
   """
   return optax.chain(scale_by_adam(b1, b2, eps), descend())
 
@@ -216,12 +216,12 @@ def rmsprop(
 
   Args:
     rho: in [0, 1), the decay of the second moment.
-    momentum: in [0, 1), of the steps.
+    momentum: in [0, 1), applied to the steps.
     eps: > 0.
-    eps_in_root: False is the step of Keras up to 2.2: lr * g / (sqrt(second moment) + eps).
+    eps_in_root: False gives the step of Keras up to 2.2: lr * g / (sqrt(second moment) + eps).
 
   Raises:
-    UserError: an argument is out of range; names the field.
+    UserError: an argument is out of range.
   """
   check_decay("rho", rho)
   check_decay("momentum", momentum)

@@ -1,6 +1,6 @@
-"""Rules that a config sets by patterns (re.search) of parameters' paths.
+"""Rules in a config that select parameters by patterns (re.search) of their paths.
 
-A path joins a parameter's names by slashes, such as 'ResNetBlock_0/Conv_1/kernel'.
+A path joins a parameter's names with slashes, such as 'ResNetBlock_0/Conv_1/kernel'.
 """
 
 import itertools
@@ -33,7 +33,7 @@ def kernel_mask(params: PyTree) -> PyTree:
 def match_rules(
   field: str, rules: Iterable[tuple[str, float]], params: PyTree
 ) -> list[float | None]:
-  """Return for each parameter the number of the first rule whose pattern matches, or None.
+  """Return, for each parameter, the number in the first rule whose pattern matches, or None.
 
   Args:
     field: the config's field that holds the rules, for errors.
@@ -58,12 +58,12 @@ def match_rules(
 
 
 def label_frozen(frozen: Mapping[str, tuple[str, ...]], params: PyTree) -> PyTree:
-  """Return 'frozen' for parameters whose path a pattern matches, 'trained' for the others.
+  """Return 'frozen' for parameters whose path matches a pattern, 'trained' for the others.
 
-  frozen: patterns by the field that holds them, for errors.
+  frozen: patterns by the config's field that holds them, for errors.
 
   Raises:
-    UserError: a pattern matches no parameter; names its field.
+    UserError: a pattern matches no parameter.
   """
   paths = list_paths(params)
   for field, patterns in frozen.items():

@@ -1,4 +1,4 @@
-"""What every schedule receives, and checks of arguments that several schedules have."""
+"""The types that all schedules use, and checks of arguments that several schedules have."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -10,7 +10,7 @@ from cifar_jax.registry import check_number
 
 # A learning rate: a number, or a scalar that may be traced.
 Rate: TypeAlias = float | jax.Array
-# What a schedule function returns: maps a step, float32 of shape [], to the learning rate.
+# The result of a schedule function: maps a step, float32 of shape [], to the learning rate.
 Curve: TypeAlias = Callable[[jax.Array], jax.typing.ArrayLike]
 
 
@@ -29,7 +29,7 @@ def check_fraction(name: str, value: Any) -> None:
 def round_steps(epochs: float, steps_per_epoch: float) -> int:
   """Return epochs (>= 0) as a whole number of steps, at most 2**31 - 1.
 
-  Devices count steps in int32, and no run is longer; so a later step is never reached either way.
+  Devices count steps in int32, so no run reaches a later step anyway.
   """
   return round(min(epochs * steps_per_epoch, 2**31 - 1))
 
@@ -46,7 +46,7 @@ def resolve_steps(
     steps_argument: the name and value of the argument in steps.
     epochs_argument: the name and value of the argument in epochs.
     default_epochs: the duration in epochs if both values are None.
-    run: has the number of steps in an epoch.
+    run: gives the number of steps in an epoch.
 
   Raises:
     UserError: both arguments are set, or one is not a number > 0.

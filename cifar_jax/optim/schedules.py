@@ -1,12 +1,12 @@
 """Learning-rate schedules, by name.
 
 A schedule is a function `name(learning_rate, run, argument=default, ...)` that returns a function
-of the step; its arguments with defaults are what `config.schedule` may set. To add one, write it
-below and name it in `SCHEDULES`.
+of the step. `config.schedule` may set its arguments that have defaults. To add a schedule, write it
+below and add it to `SCHEDULES`.
 
-`learning_rate` is the schedule's highest value wherever it has one, and may be a traced scalar,
-which only allows arithmetic. Steps count from 0, the first update; the last update is total_steps -
-1. A bad value raises UserError, which names the field.
+`learning_rate` is the schedule's highest value, if it has one, and may be a traced scalar, which
+only allows arithmetic. Steps count from 0, the first update, to total_steps - 1, the last. An
+invalid value raises UserError.
 """
 
 import itertools
@@ -45,7 +45,7 @@ def create(
   """Return the schedule that a config describes.
 
   Args:
-    config_schedule: `name`, one of `SCHEDULES`, and the schedule's arguments; None is the default.
+    config_schedule: `name`, one of `SCHEDULES`, and the schedule's arguments; None keeps a default.
     learning_rate: a number > 0, or a traced scalar.
     steps_per_epoch: updates in one epoch.
     total_steps: updates in the run.
@@ -54,7 +54,7 @@ def create(
     A function of the step, exact for steps up to 2**24.
 
   Raises:
-    UserError: a name or argument is unknown, or a value is out of range; names the field.
+    UserError: a name or argument is unknown, or a value is out of range.
   """
   check_number("optimizer.learning_rate", learning_rate, "a number > 0", lambda x: x > 0)
   run = RunLength(steps_per_epoch, total_steps)
@@ -64,8 +64,8 @@ def create(
 
 
 def count_steps(config: ml_collections.ConfigDict, steps_per_epoch: int) -> int:
-  """Return the updates of a run; its last epoch may be a part of one, of at least one update."""
-  # Rounded first, because 0.07 epochs of 100 steps are 7.000000000000001.
+  """Return the number of updates in a run, whose last epoch may be partial but has at least one."""
+  # Round first, because 0.07 epochs of 100 steps are 7.000000000000001.
   last_steps = math.ceil(round(config.last_epoch * steps_per_epoch, 6))
   return (config.num_epochs - 1) * steps_per_epoch + max(last_steps, 1)
 
@@ -102,7 +102,7 @@ def step_decay(
     raise errors.UserError(
       f"schedule.boundaries: must be ascending epochs > 0 such as (100, 150), got {boundaries!r}"
     )
-  largest = 3.4e38 ** (1 / len(boundaries))  # whose last power float32 holds
+  largest = 3.4e38 ** (1 / len(boundaries))  # so that its last power fits in float32
   wanted = f"a number > 0 and, with {len(boundaries)} boundaries, < {largest:.3g}"
   check_number("schedule.factor", factor, wanted, lambda x: 0 < x < largest)
   steps = [round_steps(boundary, run.steps_per_epoch) for boundary in boundaries]
@@ -169,11 +169,11 @@ def linear(
   initial: float = 0.0,
   final: float = 0.0,
 ) -> Curve:
-  """Return a straight rise and a straight fall: the triangle of the CIFAR-10 speedruns.
+  """Return a linear rise and a linear fall: the triangle of the CIFAR-10 speedruns.
 
   Args:
-    warmup_epochs: the epochs of the rise to learning_rate, >= 0. A run that is no longer ends on
-      the rise. Or
+    warmup_epochs: the epochs of the rise to learning_rate, >= 0. A run that is no longer than
+      this ends on the rise. Or
     pct_start: in [0, 1), the rise as a fraction of the run, rounded down to a step.
     initial: the rate at step 0 as a fraction of learning_rate, >= 0, if there is a rise.
     final: the rate at step total_steps as a fraction of learning_rate, >= 0.
@@ -201,7 +201,7 @@ def warmup_cosine(
   initial: float = 0.0,
   final: float = 0.0,
 ) -> Curve:
-  """Return a straight rise, then half a cosine down: Keras' CosineDecay with warm-up.
+  """Return a linear rise, then half a cosine down: Keras' CosineDecay with warm-up.
 
   Goyal et al. 2017 (the warm-up), Loshchilov & Hutter 2017 (the cosine). The arguments are those of
   `linear`; `final` is Keras' alpha.
@@ -223,17 +223,17 @@ def warmup_stable_decay(
   initial: float = 0.0,
   final: float = 0.0,
 ) -> Curve:
-  """Return a straight rise, a constant rate, and a decay at the end of the run.
+  """Return a linear rise, a constant rate, and a decay at the end of the run.
 
   Hu et al. 2024 (MiniCPM, arXiv:2404.06395); Hägele et al. 2024 (arXiv:2405.18392), who find
   '1-sqrt' the best decay, and a fifth of the run long enough for it. Until the decay begins, the
-  rate does not depend on the length of the run. So one run can be forked into longer ones.
+  rate does not depend on the length of the run, so one run can be forked into longer ones.
 
   Args:
     warmup_epochs: the epochs of the rise to learning_rate, >= 0.
-    decay_epochs: the last epochs of the run, in which the rate falls, >= 0; by default a fifth of
-      the run, rounded down to a step.
-    decay: the factor at the fraction x of the decay: 'linear' is 1 - x, '1-sqrt' is 1 - sqrt(x),
+    decay_epochs: the number of epochs at the end of the run in which the rate falls, >= 0; by
+      default a fifth of the run, rounded down to a step.
+    decay: the factor after a fraction x of the decay: 'linear' is 1 - x, '1-sqrt' is 1 - sqrt(x),
       'cosine' is half a cosine.
     initial: the rate at step 0 as a fraction of learning_rate, >= 0, if there is a rise.
     final: the rate at step total_steps as a fraction of learning_rate, >= 0, if there is a decay.
@@ -249,14 +249,14 @@ def warmup_stable_decay(
       f"schedule.decay_epochs: {num_steps} steps of decay and {warmup} of warm-up are more than "
       f"the {run.total_steps} of the run; lower it"
     )
-  if decay not in tuple(_DECAYS):  # a tuple takes values that cannot be hashed
+  if decay not in tuple(_DECAYS):  # not the dict, because `decay` may be unhashable
     raise errors.UserError(f"schedule.decay: must be one of {', '.join(_DECAYS)}, got {decay!r}")
   check_fraction("initial", initial)
   check_fraction("final", final)
 
   def stable_then_decay(step: jax.Array) -> jax.Array:  # counts from the end of the rise
     x = jnp.clip((step - (start - warmup)) / max(num_steps, 1), 0.0, 1.0)
-    # Not final + (1 - final) * …, which rounding may keep from 1 where the rate is stable.
+    # Not final + (1 - final) * …, which rounding may keep from being 1 in the stable phase.
     return 1 - (1 - final) * (1 - _DECAYS[decay](x)) if num_steps else jnp.ones_like(x)
 
   shape = _prepend_warmup(warmup, initial, stable_then_decay)

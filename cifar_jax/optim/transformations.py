@@ -48,7 +48,7 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
   """Return optax.scale_by_adam with eps where Keras has it; see `optimizers`.
 
   Raises:
-    UserError: an argument is out of range; names the field.
+    UserError: an argument is out of range.
   """
   check_decay("b1", b1)
   check_decay("b2", b2)

@@ -1,6 +1,6 @@
 """The arrays of one checkpoint: read from its folder, checked, and fitted to a model.
 
-TensorStore returns some arrays with flipped bits without an error. Orbax's metadata of each
+TensorStore reads some arrays with flipped bits without raising an error. Orbax's metadata of each
 checkpoint therefore holds the SHA-256 of every array.
 """
 
@@ -22,10 +22,10 @@ from cifar_jax import errors
 from cifar_jax.types import Params, PyTree
 
 _METADATA = "_CHECKPOINT_METADATA"  # Orbax's file; its 'custom_metadata' is free for use
-_CHECKSUMS = "sha256"  # keys in it: checksums by path of the array,
-_SELECTED = "selected_steps"  # and the step that each seed's best weights were selected at
-# A file that is missing, or a name that nothing can have, is damage. Every other error of the
-# operating system may pass.
+_CHECKSUMS = "sha256"  # key in it: the checksum of each array by path
+_SELECTED = "selected_steps"  # key in it: the step at which each seed's weights were selected
+# A missing file or an impossible name is damage. Every other error of the operating system may be
+# temporary.
 _DAMAGE = {
   errno.ENOENT,
   errno.ENOTDIR,
@@ -40,7 +40,8 @@ _REMOTE_ERROR = re.compile(
   "UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED|RESOURCE_EXHAUSTED|ABORTED"
 )
 
-# Sums of the current epoch that old checkpoints lack: NaN, so that a row never holds a part of one.
+# Sums of the current epoch that old checkpoints lack. They become NaN, so that no row holds a sum
+# over a part of an epoch.
 _ADDED_SUMS = ("state.sums.top5",)
 
 # The arrays of a checkpoint by path, such as 'state.params.stem_conv.kernel'.
@@ -52,12 +53,12 @@ class Unreadable(Exception):
 
 
 class Saved(NamedTuple):
-  """What a checkpoint holds.
+  """The content of a checkpoint.
 
   Attributes:
     arrays: every array by path.
     checksums: their SHA-256.
-    selected_steps: of best weights, the step that each seed's were selected at; else None.
+    selected_steps: for best weights, the step of each seed's selection; else None.
   """
 
   arrays: Arrays
@@ -66,7 +67,7 @@ class Saved(NamedTuple):
 
 
 def metadata(arrays: Arrays, selected_steps: Sequence[int] | None) -> dict[str, Any]:
-  """Return what Orbax saves with the arrays: their checksums, and the steps of best weights."""
+  """Return the metadata that Orbax saves: checksums, and the steps of best weights."""
   content: dict[str, Any] = {_CHECKSUMS: checksums(arrays)}
   if selected_steps is not None:
     content[_SELECTED] = list(selected_steps)
@@ -74,11 +75,11 @@ def metadata(arrays: Arrays, selected_steps: Sequence[int] | None) -> dict[str, 
 
 
 def read(folder: epath.Path) -> Saved:
-  """Return what a checkpoint holds.
+  """Return the content of a checkpoint.
 
   Raises:
     Unreadable: a file in the folder is missing, truncated or altered.
-    UserError: the files are unavailable at present, for a reason that says nothing about them.
+    UserError: the files are unavailable at present, for a reason other than damage.
   """
   try:
     content = json.loads((folder / _METADATA).read_text())["custom_metadata"] or {}
@@ -142,8 +143,8 @@ def fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
   if mismatch := find_mismatch(arrays, expected):
     path, saved_shape, shape = mismatch
     raise errors.UserError(
-      f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} by the config; "
-      "use another workdir"
+      f"{folder}: does not fit the model: {path} is {saved_shape} there but {shape} with this "
+      "config; use another workdir"
     )
   leaves = [np.asarray(arrays[path], leaf.dtype) for path, leaf in expected.items()]
   return jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -152,7 +153,7 @@ def fit(arrays: Arrays, template: PyTree, folder: epath.Path) -> PyTree:
 def find_mismatch(
   arrays: Mapping[str, Any], expected: Mapping[str, Any]
 ) -> tuple[str, tuple[int, ...] | str, tuple[int, ...] | str] | None:
-  """Return the first path whose shapes differ, and both ('absent' is one); None if all fit."""
+  """Return the first path whose shapes differ, and both shapes or 'absent'; None if all fit."""
   for path in sorted(arrays.keys() | expected.keys()):
     there, here = (
       tuple(leaves[path].shape) if path in leaves else "absent" for leaves in (arrays, expected)
@@ -163,7 +164,7 @@ def find_mismatch(
 
 
 def alone() -> ocp.options.MultiprocessingOptions:
-  """Return the options with which Orbax waits for no other process."""
+  """Return options that keep Orbax from waiting for other processes."""
   index = jax.process_index()
   return ocp.options.MultiprocessingOptions(
     primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
@@ -183,7 +184,7 @@ def _absolute(path: epath.Path) -> epath.Path:
 
 
 def _leaves_by_path(tree: PyTree) -> dict[str, Any]:
-  """Return the leaves by path; reading them needs no classes."""
+  """Return the leaves by path, so that they can be read without the classes of the tree."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -195,7 +196,7 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _passing_reason(error: Exception) -> str:
-  """Return why an error may pass though the files are intact; '' if it is evidence of damage."""
+  """Return the reason if an error may be temporary; '' if it is evidence of damage."""
   for cause in _causes(error):
     if isinstance(cause, MemoryError):
       return "out of memory"

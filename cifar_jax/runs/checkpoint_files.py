@@ -13,7 +13,7 @@ from cifar_jax.runs import checkpoint_arrays
 from cifar_jax.runs.checkpoint_arrays import Arrays
 from cifar_jax.runtime.console import log
 
-BEST = "best."  # how the paths of the best weights begin in `latest`
+BEST = "best."  # prefix of the paths of the best weights in `latest`
 KEPT = "kept"  # the folder of checkpoints that are never deleted
 _KEEP = 2
 _STEP_DIGITS = 8  # in the name of a checkpoint's folder
@@ -23,7 +23,7 @@ class CheckpointFiles:
   """The files of all checkpoints, in the process that writes them.
 
   Attributes:
-    latest, best: Orbax's managers. The thread uses them while it writes.
+    latest, best: Orbax's managers. The writing thread uses them too.
   """
 
   def __init__(self, root: epath.Path):
@@ -41,10 +41,10 @@ class CheckpointFiles:
   def start(
     self, step: int, arrays: Arrays, selected_steps: Sequence[int] | None, is_kept: bool = False
   ) -> None:
-    """Start to write `latest`, before it `kept` if wanted, then `best` if `selected_steps`."""
+    """Start writing: `kept` if `is_kept`, then `latest`, then `best` if `selected_steps`."""
 
     def write() -> None:
-      if is_kept:  # first, so that every checkpoint to keep is there once `latest` is
+      if is_kept:  # first, so that the kept checkpoint exists once `latest` does
         self._write(self.kept, step, arrays, None)
       self._write(self.latest, step, arrays, None)
       if selected_steps is not None:
@@ -54,11 +54,11 @@ class CheckpointFiles:
     self._pending = self._thread.submit(write)
 
   def write_best(self, arrays: Arrays, selected_steps: Sequence[int]) -> None:
-    """Write `best`, under the step at which the last of the seeds was selected."""
+    """Write `best`, named after the latest step at which a seed's weights were selected."""
     self._write(self.best, max(selected_steps), arrays, selected_steps)
 
   def wait(self) -> None:
-    """Wait until everything is written; raise UserError if it cannot be."""
+    """Wait until everything is written; raise UserError if that fails."""
     pending, self._pending = self._pending, None
     if pending is not None:
       pending.result()
@@ -73,7 +73,7 @@ class CheckpointFiles:
         manager.close()
 
   def set_aside_newer(self, step: int, which: Sequence[str] = ("latest", "best", KEPT)) -> None:
-    """Move all checkpoints after `step` out of the way."""
+    """Set aside all checkpoints newer than `step` in the folders that `which` names."""
     for manager in self._managers():
       if manager.directory.name in which:
         for newer in [s for s in manager.all_steps() if s > step]:
@@ -143,8 +143,8 @@ def _create_manager(directory: epath.Path, num_kept: int | None) -> ocp.Checkpoi
   options = ocp.CheckpointManagerOptions(
     max_to_keep=num_kept,
     step_format_fixed_length=_STEP_DIGITS,
-    enable_async_checkpointing=False,  # CheckpointFiles has a thread for all that saving does
-    create=False,  # Orbax creates nothing for one of several processes
+    enable_async_checkpointing=False,  # CheckpointFiles saves in its own thread
+    create=False,  # Orbax creates no folder for one of several processes
     multiprocessing_options=checkpoint_arrays.alone(),
   )
   with _one_line_errors(directory):

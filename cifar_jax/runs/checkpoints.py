@@ -5,10 +5,10 @@ holds the best weights too and is written first. A run can therefore be resumed 
 and a `best` that is missing or damaged is written again. `kept` holds what `latest` held after
 every `config.keep_every` epochs; nothing there is ever deleted.
 
-Only the first process writes. It writes in a thread, so that training goes on meanwhile.
+Only the first process writes. It writes in a thread, so that training continues meanwhile.
 
-A run never deletes what it cannot use: damaged checkpoints, and those of another course of the run,
-are moved to `checkpoints/set_aside`.
+A run never deletes what it cannot use. Damaged checkpoints, and those newer than the one it resumes
+from, are moved to `checkpoints/set_aside`.
 """
 
 import json
@@ -33,9 +33,9 @@ from cifar_jax.types import Params, PyTree
 
 
 class Checkpoints:
-  """The checkpoints of one run folder, which are trees of arrays with one structure.
+  """The checkpoints of one run folder: trees of arrays, all with the same structure.
 
-  Every process creates one and calls the same methods.
+  Every process creates an instance and calls the same methods.
 
   Args:
     workdir: the run folder.
@@ -53,15 +53,15 @@ class Checkpoints:
     selected_steps: Sequence[int] | None = None,
     is_kept: bool = False,
   ) -> None:
-    """Start to write a run, once the previous one is written.
+    """Start writing the state of a run, once the previous checkpoint is written.
 
-    Its arrays are copied first, so the caller may donate them.
+    The arrays are copied first, so the caller may donate them.
 
     Args:
       run: a dictionary, in which 'best' holds the best variables.
-      selected_steps: the step that each seed's best variables were selected at, if `best` is to be
-        written too, because they changed; else None.
-      is_kept: write it to `kept` too.
+      selected_steps: the step at which each seed's best variables were selected, if they changed
+        and `best` must be written too; else None.
+      is_kept: whether to write the checkpoint to `kept` too.
 
     Raises:
       UserError: this checkpoint, or the previous one, cannot be written.
@@ -77,7 +77,7 @@ class Checkpoints:
       self._files.write_best(checkpoint_arrays.to_host(variables), selected_steps)
 
   def restore_latest(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """Return the newest intact checkpoint as (step, tree of NumPy arrays), None without any.
+    """Return the newest intact checkpoint as (step, tree of NumPy arrays); None if there is none.
 
     Log a damaged checkpoint and continue with the one before. Set aside all newer checkpoints. The
     first process chooses; the others read the same arrays.
@@ -104,7 +104,7 @@ class Checkpoints:
     return (step, run) if chosen else None
 
   def keep_best(self, selected_steps: Sequence[int], variables: PyTree) -> None:
-    """Make `best` hold these variables, with which a run was resumed."""
+    """Write `best` again unless it holds these variables, with which a run was resumed."""
     if self._files is None:
       return
     expected = checkpoint_arrays.checksums(checkpoint_arrays.to_host(variables))
@@ -126,7 +126,7 @@ class Checkpoints:
     return not json.loads(steps)
 
   def wait(self) -> None:
-    """Wait until everything is written; raise UserError if it cannot be."""
+    """Wait until everything is written; raise UserError if that fails."""
     if self._files:
       self._files.wait()
 
@@ -139,7 +139,7 @@ class Checkpoints:
     return sorted(self._files.latest.all_steps()) if self._files else []
 
   def _choose(self, template: PyTree) -> tuple[int, Arrays] | None:
-    """Return the step and the arrays of the newest intact checkpoint, None without any."""
+    """Return the newest intact checkpoint as (step, arrays); None if there is none."""
     steps = self._list_latest()[::-1]
     for step in steps:
       try:
@@ -153,7 +153,7 @@ class Checkpoints:
     return None
 
   def _restore_as_first(self, template: PyTree) -> tuple[int, PyTree] | None:
-    """Return what the first process restores; raise UserError if this process reads otherwise."""
+    """Return what the first process restores; raise UserError if this process reads other data."""
     summary = json.loads(distributed.value_of_first("checkpoint", lambda: ""))
     if not summary:
       return None
@@ -173,7 +173,7 @@ class Checkpoints:
     return step, checkpoint_arrays.fit(arrays, template, folder)
 
   def _read_latest(self, step: int, template: PyTree) -> Arrays:
-    """Return the arrays of `latest`, with the best variables also if it is old."""
+    """Return the arrays of `latest`, with the best variables added that old checkpoints lack."""
     arrays = checkpoint_arrays.read(checkpoint_folder(self._latest_directory, step)).arrays
     if not any(path.startswith(BEST) for path in arrays):
       older = [s for s in list_steps(self._best_directory) if s <= step]
@@ -213,14 +213,13 @@ def read_run(workdir: epath.PathLike, step: int) -> Arrays:
 
 
 def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) -> dict[str, Params]:
-  """Return the weights of a run at one of the steps of `list_runs`, to be evaluated.
+  """Return a run's weights for evaluation, at one of the steps of `list_runs`.
 
   Args:
     seed: as for `read_best`.
 
   Returns:
-    {'params': {…}, 'batch_stats': {…}} as `read_best` returns them: those of the moving average if
-    the run has one.
+    {'params': {…}, 'batch_stats': {…}}, as from `read_best`; the moving average if the run has one.
 
   Raises:
     UserError: as `read_run`.
@@ -238,7 +237,7 @@ def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) ->
 
 
 def read_selected_steps(workdir: epath.PathLike) -> list[int]:
-  """Return the step at which the newest best weights of each seed were selected; [] without any."""
+  """Return the step at which the newest best weights of each seed were selected; [] for none."""
   directory = epath.Path(workdir) / "checkpoints" / "best"
   if not (steps := list_steps(directory)):
     return []
@@ -250,13 +249,13 @@ def read_selected_steps(workdir: epath.PathLike) -> list[int]:
 
 
 def read_best(workdir: epath.PathLike, seed: int | None = None) -> tuple[int, dict[str, Params]]:
-  """Return the selected weights of a run folder, without knowing the model.
+  """Return the selected weights of a run folder, without needing the model.
 
   Args:
     seed: the index of one of several seeds; None for all seeds, or the only one.
 
   Returns:
-    The step that the weights were selected at (the last one's, of all seeds), and
+    The step at which the weights were selected (the latest of all seeds), and
     {'params': {…}, 'batch_stats': {…}} of NumPy arrays, which have a leading axis of seeds if the
     run has several and `seed` is None.
 

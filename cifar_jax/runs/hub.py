@@ -1,6 +1,6 @@
 """Runs on the Hugging Face hub, as hf://owner/name or hf://owner/name@revision.
 
-HF_ENDPOINT names another hub than huggingface.co. Downloads are kept in the client's cache, and are
+HF_ENDPOINT names a hub other than huggingface.co. Downloads are kept in the client's cache, and are
 found there without a network connection. Only files whose names are listed here are downloaded,
 only up to a size, and they are read as data: a repository cannot make the program run anything.
 """
@@ -31,7 +31,7 @@ _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
 def is_address(source: str | os.PathLike) -> bool:
-  """Return whether `source` names a repository of the hub."""
+  """Return whether `source` names a repository on the hub."""
   return str(source).startswith(SCHEME)
 
 
@@ -57,7 +57,7 @@ def download(source: str, limits: Mapping[str, int] = RUN_FILES) -> "epath.Path"
     absent.
 
   Raises:
-    UserError: the repository is unavailable, has none of the files, or one that is too large.
+    UserError: the repository is unavailable, has none of the files, or has one that is too large.
   """
   import huggingface_hub
   from etils import epath  # here, because main.py imports this module at every start
@@ -74,7 +74,7 @@ def download(source: str, limits: Mapping[str, int] = RUN_FILES) -> "epath.Path"
   ) as error:  # the client's HTTP library, and so its exceptions, have changed before
     is_reachable, reason = False, error
   try:
-    # By the name of the branch, so that the client finds it without a network connection too.
+    # By branch name, so that the client finds the files without a network connection too.
     folder = epath.Path(
       huggingface_hub.snapshot_download(
         repository,
@@ -104,7 +104,7 @@ def upload(
   Args:
     target: hf://owner/name, or hf://owner/name@branch of a branch that exists.
     files: the contents by name.
-    message: of the commit.
+    message: the commit message.
     private: whether a new repository is visible to its owner alone.
 
   Returns:
@@ -128,7 +128,7 @@ def upload(
   except Exception as error:  # as in `download`
     raise errors.UserError(
       f"{target}: cannot be written ({_describe(error)}); check the name and the network "
-      "connection, and log in with `hf auth login`, or set HF_TOKEN to a token that may write"
+      "connection, and log in with `hf auth login`, or set HF_TOKEN to a token with write access"
     ) from error
   return f"{SCHEME}{repository}@{commit.oid}", f"{api.endpoint}/{repository}"
 
@@ -136,7 +136,7 @@ def upload(
 def _raise_if_too_large(
   source: str, sizes: Mapping[str, int | None], limits: Mapping[str, int]
 ) -> None:
-  """Raise UserError unless `sizes` has a file of `limits`, and none of them is too large."""
+  """Raise UserError if `sizes` has no file of `limits`, or one that is too large."""
   if not any(name in sizes for name in limits):
     raise errors.UserError(
       f"{source}: holds none of {', '.join(limits)}; name a repository that --mode=push wrote"
@@ -151,6 +151,6 @@ def _raise_if_too_large(
 
 
 def _describe(error: Exception) -> str:
-  """Return the first lines of an error, as one."""
+  """Return the first lines of an error as one line."""
   lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
   return " ".join(" ".join(lines[:3]).split())[:300]

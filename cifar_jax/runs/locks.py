@@ -1,4 +1,4 @@
-"""Locks on folders, also where the file system has none."""
+"""Locks on folders; a warning where the file system has none."""
 
 import contextlib
 import errno

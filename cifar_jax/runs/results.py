@@ -1,4 +1,4 @@
-"""What a run reports of itself: a row for each epoch, and results.json at its end."""
+"""The reports of a run: a row for each epoch, and results.json at the end."""
 
 import dataclasses
 import datetime
@@ -25,12 +25,12 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-  """What results.json says of the experiment itself.
+  """The experiment, as results.json describes it.
 
   Attributes:
     config: the resolved config.
     seeds: the seeds trained together.
-    parameters: numbers of trainable parameters and of batch statistics.
+    parameters: the numbers of trainable parameters and of batch statistics.
     data: the content of dataset.json.
   """
 
@@ -43,7 +43,7 @@ class RunSummary:
 def epoch_row(
   step: int, epoch: int, metrics: Mapping[str, np.ndarray], seeds: Sequence[int]
 ) -> Row:
-  """Return a row of metrics.jsonl: with several seeds the means, and each seed's under 'seeds'."""
+  """Return a row of metrics.jsonl; with several seeds, means, and each seed's values in 'seeds'."""
   row: Row = {"step": step, "epoch": epoch}
   row |= {name: float(np.mean(value)) for name, value in metrics.items()}
   if len(seeds) > 1:
@@ -78,14 +78,14 @@ def collect(
   """Return the content of results.json.
 
   Args:
-    rows: those of metrics.jsonl; the selected epochs' rows give the validation figures.
+    rows: the rows of metrics.jsonl; the selected epochs' rows give the validation figures.
     best_epochs: for each seed the epoch whose weights were selected, from 1; 0 if there is none,
       because no epoch's metric was a number.
     epochs_run: for each seed the number of epochs until it stopped early, or of the run.
-    metrics: 'loss', 'accuracy' and 'top5' of the selected weights, scalars or [seeds], by split:
-      of those that were measured, 'test', 'test_tta' (with test-time augmentation) and 'train'.
-      With an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras prints as
-      loss.
+    metrics: 'loss', 'accuracy' and 'top5' of the selected weights, scalars or [seeds], by split,
+      for the splits that were measured: 'test', 'test_tta' (with test-time augmentation) and
+      'train'. With an L2 penalty 'test' also has the 'objective', loss + penalty, which Keras
+      prints as loss.
 
   Returns:
     With several seeds each figure is the mean over those that have not diverged. 'diverged_seeds'
@@ -107,7 +107,7 @@ def collect(
   if diverged.all():
     raise errors.UserError(
       f"select.monitor: no epoch's {config.select.monitor or 'loss'} was a number, or the loss of "
-      "the selected weights is none; lower optimizer.learning_rate, with another workdir"
+      "the selected weights is not one; lower optimizer.learning_rate, with another workdir"
     )
   content: Row = {name: float(value[~diverged].mean()) for name, value in figures.items()}
   if len(seeds) > 1:
@@ -146,7 +146,7 @@ def _validation_figures(rows: Sequence[Row], best_epochs: Sequence[int]) -> dict
     for i, epoch in enumerate(best_epochs)
   ]
   names = ("val_loss", "val_accuracy", "val_top5", "val_objective")
-  # A resumed run reads None for NaN; as float64 None becomes NaN again.
+  # A resumed run reads NaN as None; float64 turns None into NaN again.
   return {
     name: np.array([row.get(name) for row in selected], np.float64)
     for name in names
@@ -165,7 +165,7 @@ def _find_diverged(
 
   def is_finite(i: int) -> bool:
     seed_rows = [row["seeds"][i] if "seeds" in row else row for row in rows[: epochs_run[i]]]
-    # A resumed run reads None for NaN; as float64 None becomes NaN again.
+    # float64 turns None into NaN, as in _validation_figures.
     losses = np.array([row["train_loss"] for row in seed_rows], np.float64)
     return bool(np.isfinite(losses).all())
 
@@ -178,7 +178,7 @@ def _spread(
   best_epochs: Sequence[int],
   diverged: np.ndarray,
 ) -> Row:
-  """Return standard deviation and standard error of each figure, and the figures of each seed.
+  """Return the standard deviation and standard error of each figure, and each seed's figures.
 
   If only one seed has not diverged, there are neither deviations nor errors.
   """
@@ -197,7 +197,7 @@ def _spread(
 
 
 def selected_on(config: ml_collections.ConfigDict) -> str:
-  """Return the examples that decided which weights count.
+  """Return which examples guided the choice of the weights.
 
   Returns:
     'validation', 'test', 'training' or 'nothing'.
@@ -209,14 +209,15 @@ def selected_on(config: ml_collections.ConfigDict) -> str:
 
 
 def ancestry(folder: run_folder.RunFolder, selected: str) -> Row:
-  """Return what results.json says of the runs that this one began with.
+  """Return the entries of results.json about the runs that this one started from.
 
   Args:
-    folder: of this run.
+    folder: the folder of this run.
     selected: what this run itself was selected on.
 
   Returns:
-    'selected_on', which is 'test' if it was of one of them; and for a fork its 'lineage'.
+    'selected_on', which is 'test' if any of those runs was selected on the test set, else
+    `selected`; and for a fork its 'lineage'.
   """
   lineage = folder.lineage()
   on_test = any(ancestor.get("selected_on") == "test" for ancestor in lineage)
@@ -226,7 +227,7 @@ def ancestry(folder: run_folder.RunFolder, selected: str) -> Row:
 
 
 def environment(dtype: str) -> Row:
-  """Return what computes: 'device', 'versions' of the libraries, and 'git_commit'."""
+  """Return the environment: 'device', 'versions' of the libraries, and 'git_commit'."""
   return {
     "device": device(dtype),
     "versions": {"python": platform.python_version()}
@@ -238,7 +239,7 @@ def environment(dtype: str) -> Row:
 def device(dtype: str) -> Row:
   """Return a description of the hardware.
 
-  On CPU, 'instruction_set' is the one of convolutions of `dtype`; null if XLA computes them.
+  On CPU, 'instruction_set' is that of the convolutions of `dtype`; None if XLA computes them.
   """
   first = jax.devices()[0]
   on_cpu = {"instruction_set": convolution.instruction_set(jnp.dtype(dtype))}

@@ -1,7 +1,7 @@
 """A run folder: config.json, dataset.json, metrics.jsonl, results.json and the folders of a run.
 
 Every file is written under another name and then renamed, so that a reader finds the old file or
-the new one and never a part.
+the new one, never a partial one.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class RunFolder:
 
   @contextlib.contextmanager
   def locked(self) -> Iterator[None]:
-    """Hold the folder for this process alone; raise UserError if another run holds it."""
+    """Lock the folder for this process; raise UserError if another run holds it."""
     busy = f"another run is writing to {self.path}; wait for it or use another folder"
     with locks.lock_folder(self.path, ".lock", busy) if self.writer else contextlib.nullcontext():
       yield
@@ -96,7 +96,7 @@ class RunFolder:
   def epochs_before_more(
     self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
   ) -> int | None:
-    """Return the epochs of the folder's run, if `config` asks for more of them and nothing else."""
+    """Return the number of epochs of the folder's run, if `config` asks only for more."""
     changed = self._compare_configs(config, defaults)
     if changed.keys() != {"num_epochs"}:
       return None
@@ -107,7 +107,7 @@ class RunFolder:
   def _compare_configs(
     self, config: ml_collections.ConfigDict, defaults: ml_collections.ConfigDict
   ) -> dict[str, tuple[Any, Any]]:
-    """Return the fields that differ, as config.json has them and as `config` has them."""
+    """Return the fields that differ, each with its value in config.json and in `config`."""
     file = self.path / "config.json"
     if not file.exists():
       return {}
@@ -154,7 +154,7 @@ class RunFolder:
     """Raise UserError if the folder's run was trained on other images.
 
     Args:
-      description: what dataset.json would hold of the run that is about to start.
+      description: the content of dataset.json for the run that is about to start.
     """
     file = self.path / "dataset.json"
     if not (self.has_checkpoint() and file.exists()):
@@ -225,7 +225,7 @@ class RunFolder:
     """Return the ancestors of a fork, the parent last; [] for a run from the start.
 
     Each has 'run' (its folder), 'step' and 'epoch' of the checkpoint, 'config_sha256',
-    'fingerprint' of its dataset, 'git_commit' (None if it was unfinished), 'selected_on',
+    'fingerprint' of its dataset, 'git_commit' (None if the run was unfinished), 'selected_on',
     'config_changes' by field as [before, after], 'learning_rates' [before, after] if they jumped,
     and 'differences' from a run from the start.
     """
@@ -253,7 +253,7 @@ class RunFolder:
     temporary = self.path / f".{name}.tmp"
     try:
       temporary.write_text(text)
-      if "://" not in str(temporary):  # on disk before the old file goes, also if the power fails
+      if "://" not in str(temporary):  # on disk before the old file goes, in case power fails
         with open(temporary, "rb") as stream:
           os.fsync(stream.fileno())
       temporary.replace(self.path / name)

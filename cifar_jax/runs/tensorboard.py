@@ -51,13 +51,13 @@ class EventWriter:
     self._num_rows = len(rows)
 
   def add_text(self, step: int, name: str, text: str) -> None:
-    """Add a text, in Markdown; raise OSError if it cannot be written. Call `write` before."""
+    """Add a text, in Markdown; raise OSError if it cannot be written. Call `write` first."""
     from tensorboardX import summary
 
     self._add(step, summary.text(name, text))
 
   def add_picture(self, step: int, name: str, png: bytes) -> None:
-    """Add a picture; raise OSError if it cannot be written. Call `write` before."""
+    """Add a picture; raise OSError if it cannot be written. Call `write` first."""
     from tensorboardX.proto import summary_pb2
 
     picture = summary_pb2.Summary.Image(encoded_image_string=png)

@@ -1,16 +1,16 @@
 """How often the test images of a run were used: `test_uses.jsonl` in its folder.
 
 Every evaluation on test images adds a line: its time, its mode and its purpose. The line is written
-before the evaluation, so that no figure can be seen that is not counted. An evaluation that is
+before the evaluation, so that no figure is ever seen without being counted. An evaluation that is
 repeated, because the process was killed before it had written its results, counts again. Several
 seeds that are evaluated together count once. A finished run that is started again evaluates
 nothing, and so adds nothing.
 
-A run that begins with the state or the weights of another run inherits that run's lines, and so its
-count; they also say if those weights were selected on the test set. Lines are added and never
+A run that starts from the state or the weights of another run inherits that run's lines, and so its
+count; the lines also say if those weights were selected on the test set. Lines are added and never
 removed.
 
-What a program does with the test images through `Run.load_data` is not counted.
+Uses of the test images through `Run.load_data` are not counted.
 """
 
 import datetime
@@ -43,16 +43,16 @@ def record(folder: epath.PathLike, mode: str, purpose: str, test_set: str = OFFI
 
 
 def inherit(folder: epath.PathLike, parent: epath.PathLike) -> None:
-  """Add the uses of the run that another run begins with, unless the folder has uses already.
+  """Add the parent's uses to a run that starts from it, unless the folder has uses already.
 
   Args:
-    folder: of the run that begins.
-    parent: of the run that it begins with, or of its weights.safetensors.
+    folder: the folder of the run that starts.
+    parent: the folder of the run that it starts from, or of that run's weights.safetensors.
 
   Raises:
     UserError: the file cannot be written.
   """
-  if (epath.Path(folder) / FILE).exists():  # a start that was killed has added them
+  if (epath.Path(folder) / FILE).exists():  # an earlier start, since killed, added them
     return
   path = epath.Path(parent)
   if "://" not in str(parent):
@@ -66,11 +66,11 @@ def inherit(folder: epath.PathLike, parent: epath.PathLike) -> None:
 
 
 def uses(folder: epath.PathLike) -> list[Row]:
-  """Return the uses of a run and of the runs that it began with, the oldest first.
+  """Return the uses of a run and of the runs that it started from, the oldest first.
 
   Each has the time, mode, purpose and test_set as `record` wrote them; inherited ones also have
-  'inherited_from', the name of the run folder. A line that is damaged has none of these, and still
-  counts. A finished run older than the file was tested at least once, at its end.
+  'inherited_from', the name of the run folder. A damaged line has none of these, and still counts.
+  A finished run from before the file existed was tested at least once, at its end.
   """
   path = epath.Path(folder)
   if not (path / FILE).exists():
@@ -87,12 +87,12 @@ def uses(folder: epath.PathLike) -> list[Row]:
 
 
 def count(folder: epath.PathLike, test_set: str = OFFICIAL) -> int:
-  """Return how often a run and the runs that it began with have used a test set."""
+  """Return how often a run and the runs that it started from have used a test set."""
   return sum(row.get("test_set", OFFICIAL) == test_set for row in uses(folder))
 
 
 def began_with_weights_selected_on_test(folder: epath.PathLike) -> bool:
-  """Return whether a run that this run began with had its weights selected on the test set."""
+  """Return whether a run that this run started from was selected on the test set."""
   return any(row.get("selected_on") == OFFICIAL for row in uses(folder))
 
 
@@ -103,7 +103,7 @@ def describe(number: int, images: str = "test images") -> str:
 
 
 def _uses_before_counting(path: epath.Path) -> list[Row]:
-  """Return the uses that results.json, and those of shorter runs that were continued, prove."""
+  """Return the uses that results.json proves, and results_N_epochs.json of a continued run."""
   rows = []
   for file in sorted(path.glob("results*.json")):
     try:
@@ -131,12 +131,12 @@ def _append(path: epath.Path, rows: list[Row]) -> None:
     rows = [*_uses_before_counting(path), *rows]
   text = "".join(json.dumps(row) + "\n" for row in rows)
   try:
-    if "://" in str(path):  # files in buckets cannot grow
+    if "://" in str(path):  # files in buckets cannot be appended to
       old = file.read_text() if file.exists() else ""
       file.write_text(old + text)
       return
     with open(file, "ab") as stream:
-      if stream.tell() and not _ends_with_newline(file):  # a killed process left a part of a line
+      if stream.tell() and not _ends_with_newline(file):  # a killed process left a partial line
         text = "\n" + text
       stream.write(text.encode())
       stream.flush()

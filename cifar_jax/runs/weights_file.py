@@ -1,6 +1,6 @@
 """A trained network in one file: weights.safetensors, which needs no other file.
 
-The arrays are named by path, such as params.stem_conv.kernel. The metadata, which are texts, hold
+The arrays are named by path, such as params.stem_conv.kernel. The metadata are strings:
 
 - config, dataset: the contents of config.json and dataset.json, as JSON;
 - class_names, image_shape, mean, std: what images are classified as, and how they are prepared
@@ -29,7 +29,7 @@ _REMEDY = "restore the file, or download it again"
 
 
 class WeightsFile(NamedTuple):
-  """What the file holds.
+  """The content of the file.
 
   Attributes:
     config: the content of config.json.
@@ -68,7 +68,7 @@ def serialize(content: WeightsFile) -> bytes:
 
 
 def describe(content: WeightsFile) -> Row:
-  """Return what another program needs to know to use the network, without its arrays."""
+  """Return all that another program needs to use the network, except the arrays."""
   mean, std = effective_moments(content.config, content.description)
   return {
     "class_names": content.description["class_names"],
@@ -91,7 +91,7 @@ def effective_moments(config: Row, description: Row) -> tuple[list[float], list[
 
 
 def read(path: str | os.PathLike) -> WeightsFile:
-  """Read the file; nothing in it is run.
+  """Read the file, without executing anything in it.
 
   Raises:
     UserError: the file is missing or unreadable, holds no network of this program, or its content
@@ -109,7 +109,7 @@ def read(path: str | os.PathLike) -> WeightsFile:
   }
   for name, digest in digests.items():
     if metadata.get(name) != digest:
-      raise errors.UserError(f"{path}: {name} is not that of the content; {_REMEDY}")
+      raise errors.UserError(f"{path}: {name} does not match the content; {_REMEDY}")
   try:
     config, description = (json.loads(metadata[name]) for name in ("config", "dataset"))
     step, seed = int(metadata["step"]), int(metadata["seed"])
@@ -136,7 +136,7 @@ def read_arrays(path: str | os.PathLike) -> tuple[dict[str, str], dict[str, np.n
     return dict(header.get("__metadata__", {})), load(content)
   except OSError as error:
     raise errors.UserError(
-      f"{path}: cannot be read ({error.strerror or error}); correct this"
+      f"{path}: cannot be read ({error.strerror or error}); fix this"
     ) from error
   except (SafetensorError, ValueError, LookupError, AttributeError, RecursionError) as error:
     reason = " ".join(str(error).split())[:200]

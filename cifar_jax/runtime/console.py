@@ -1,4 +1,4 @@
-"""Log lines and progress on standard error: a bar on a terminal, a line now and then elsewhere."""
+"""Log lines and progress on standard error: a bar on a terminal, occasional lines elsewhere."""
 
 import contextlib
 import functools
@@ -13,7 +13,7 @@ from cifar_jax import errors
 if TYPE_CHECKING:
   from rich.console import Console
 
-log = logging.getLogger("cifar-jax")  # not absl's logger, where libraries log every file
+log = logging.getLogger("cifar-jax")  # not absl's logger, to which libraries log every file
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -49,14 +49,14 @@ def progress(
 ) -> Iterator[Callable[..., None]]:
   """Yield `advance(n, **values)`, to be called when n more units are done.
 
-  A terminal shows a bar. Elsewhere a line is logged now and then, with the seconds left. Both show
+  A terminal shows a bar. Elsewhere a line with the seconds left is logged now and then. Both show
   the last `values`, such as loss=1.23.
 
   Args:
     title: the name of the work, such as 'epoch 1/10'.
     total: the number of units in all; None if it is unknown.
     unit: the name of a unit, such as 'step', or 'B' for bytes.
-    done: the number of units done before.
+    done: the number of units already done.
     lines: whether to log lines if there is no terminal.
   """
   if sys.stderr.isatty():

@@ -12,17 +12,17 @@ from cifar_jax.runtime.console import log
 
 _CGROUPS = pathlib.Path("/sys/fs/cgroup")
 _CLOSE = 0.9  # the share of the free memory above which a program may fail
-_NO_MACHINE = 2**50  # bytes that none has; XLA aborts the process where sizes overflow
+_NO_MACHINE = 2**50  # bytes, more than any machine has; XLA aborts the process if sizes overflow
 
 
 class Room(NamedTuple):
   """The memory of a device, or of the host for its CPU devices together, in bytes.
 
   Attributes:
-    total: what a process can have at most.
+    total: the most that a process can have.
     free: what is unused now.
-    is_certain: whether a program that needs more than `free` fails. A CPU may swap, and other
-      processes may end.
+    is_certain: whether a program that needs more than `free` is certain to fail. On CPU the system
+      may swap, and other processes may end.
   """
 
   total: int
@@ -36,12 +36,12 @@ class Room(NamedTuple):
 
 
 def check(stats: Any, field: str, remedy: str) -> None:
-  """Compare what a program adds to the memory in use with what is free.
+  """Compare the additional memory that a program needs with the free memory.
 
   Nothing is checked where the system does not report its memory.
 
   Args:
-    stats: what `compiled.memory_analysis()` returns. Its arguments are in memory already.
+    stats: the result of `compiled.memory_analysis()`. The arguments are in memory already.
     field: the config field for the message.
     remedy: what the user can do, for the message.
 
@@ -62,21 +62,21 @@ def check(stats: Any, field: str, remedy: str) -> None:
   if need > room.limit:
     raise errors.UserError(f"{text}; {remedy}")
   if need > _CLOSE * room.free:
-    log.warning("%s and it may fail; %s", text, remedy)
+    log.warning("%s, so it may fail; %s", text, remedy)
 
 
 def check_state(num_bytes: int, field: str, remedy: str) -> None:
   """Compare the size of a training state, which each device holds, with the memory.
 
   Raises:
-    UserError: it can never fit.
+    UserError: the state can never fit.
   """
   room = find_room() or Room(_NO_MACHINE, _NO_MACHINE, False)
   need = num_bytes * (jax.local_device_count() if jax.default_backend() == "cpu" else 1)
   if need > room.limit:
     raise errors.UserError(
-      f"{field}: the weights and the optimizer's state take {need / 2**30:,.2f} GiB, of "
-      f"{room.limit / 2**30:,.2f} GiB of memory; {remedy}"
+      f"{field}: the weights and the optimizer's state take {need / 2**30:,.2f} GiB, more "
+      f"than the {room.limit / 2**30:,.2f} GiB of memory; {remedy}"
     )
 
 
@@ -108,9 +108,9 @@ def _find_host_room() -> Room | None:
 
 
 def _list_limits(groups: str) -> Iterator[tuple[int, int]]:
-  """Yield the limit and the use of this process's control groups, with all that hold them.
+  """Yield the limit and usage of this process's memory control groups and of their parents.
 
-  The use excludes files that the kernel can drop.
+  The usage excludes files that the kernel can drop.
 
   Args:
     groups: the content of /proc/self/cgroup, with lines such as '0::/path' or '4:memory:/path'.
@@ -131,6 +131,6 @@ def _list_limits(groups: str) -> Iterator[tuple[int, int]]:
         stat = (root / part / "memory.stat").read_text()
       except OSError:  # a group of another namespace
         continue
-      if limit.isdecimal():  # 'max' is none
+      if limit.isdecimal():  # 'max' means no limit
         match = re.search(rf"^{inactive} (\d+)$", stat, re.MULTILINE)
         yield int(limit), int(used) - (int(match[1]) if match else 0)

@@ -5,7 +5,7 @@ carries barriers. When a process dies, the runtime aborts all others with a C++ 
 module ends them with one line instead:
 
 - The first process runs the runtime's service in the mode that only records dead processes
-  (`jax_enable_recoverability`), and every process regularly asks it which are alive.
+  (`jax_enable_recoverability`), and every process regularly asks it which processes are alive.
 - The end of the service itself aborts its clients in any mode. The other processes therefore reach
   it through a local relay, which notices the end of the connection before JAX does.
 """
@@ -42,7 +42,7 @@ class Client(Protocol):
   """The methods of JAX's client of the coordination service that this module needs.
 
   They are private in JAX, which has no public key-value store or barrier without a device.
-  tests/cifar_jax/runtime/test_distributed.py names the method that a new version of JAX lacks.
+  tests/cifar_jax/runtime/test_distributed.py names any method that a new version of JAX lacks.
   """
 
   def key_value_set(self, key: str, value: str) -> None: ...
@@ -104,7 +104,7 @@ def leave() -> None:
     return
   import jax
 
-  _leaving.set()  # before the barrier: a process that has passed it may go, since all have set this
+  _leaving.set()  # before the barrier: once it is passed, all have set this and may exit
   with contextlib.suppress(RuntimeError, ValueError):  # one died, which the watch has reported
     _client().wait_at_barrier("leaving", 600_000)
   if _group.index == 0:
@@ -146,7 +146,7 @@ def same_as_first(name: str, value: Callable[[], str]) -> bool:
 
 
 def publish(name: str, value: str) -> None:
-  """Let every process see `value` under `name`, with what others publish there; see `published`."""
+  """Publish this process's `value` under `name`; `published` returns those of all processes."""
   assert _group is not None
   _client().key_value_set(f"{name}/{_group.index}", value)
 
@@ -183,7 +183,7 @@ def unique_name(name: str) -> str:
 
 
 def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
-  """Ask repeatedly which processes live; an answer comes once every live process has asked."""
+  """Ask repeatedly which processes are alive; the answer comes once all of them have asked."""
   everyone = list(range(group.count))
   first: Mapping[int, int] | None = None
   try:
@@ -194,7 +194,7 @@ def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
         if live.keys() <= {0}:
           _alone.set()
           return
-      # A process that was restarted answers with another number than at first.
+      # A restarted process answers with a different number than at first.
       elif lost := [i for i in everyone if i not in live or live[i] != first.get(i)]:
         _end(group, lost[0], hosts[f"host/{lost[0]}"])
       _leaving.wait(_ASK_SECONDS)
@@ -205,7 +205,7 @@ def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
 
 
 def _keep_talking(client: Client, group: Group) -> None:
-  """Ask the first process something every few seconds, since `_watch` may wait for long."""
+  """Ask the first process something every few seconds, because `_watch` may wait for long."""
   with contextlib.suppress(RuntimeError, ValueError):
     while not _leaving.wait(_ASK_SECONDS):
       client.key_value_try_get(f"host/{group.index}")
@@ -222,7 +222,7 @@ def _end(group: Group, index: int, host: str) -> NoReturn:
 
 
 def _start_relay(group: Group) -> str:
-  """Start to pass connections on to the first process; return the address to connect to."""
+  """Start forwarding connections to the first process; return the address to connect to."""
   host, port = group.address.rsplit(":", 1)
   listener = socket.create_server(("127.0.0.1", 0))
 

@@ -29,12 +29,12 @@ class Heartbeat:
   Never blocks on the device, so it reports at most once per dispatch.
 
   Args:
-    seconds: seconds between two lines; 0 for none, None for 60 if there is no terminal, else none.
+    seconds: seconds between two lines; 0 for no lines; None for 60, or no lines on a terminal.
     step: the number of steps before this start; a resumed run excludes them from the speed.
     total_steps: the number of steps of the run.
     steps_per_epoch: the number of steps of an epoch.
     images_per_step: the number of images of a step, over all devices and seeds.
-    clock: returns seconds; the speed and the time left exclude what it excludes, such as compiling.
+    clock: returns seconds; the speed and the time left ignore what it excludes, such as compiling.
   """
 
   def __init__(
@@ -77,7 +77,7 @@ class Heartbeat:
 class Clock:
   """Seconds of training, without those spent compiling.
 
-  The clock runs from the start of the first epoch on. An epoch ends where the next one begins, so
+  The clock runs from the start of the first epoch. An epoch ends where the next one begins, so
   that validation, saving and drawing count.
 
   Attributes:
@@ -107,11 +107,11 @@ class Clock:
     return seconds
 
   def total(self) -> float:
-    """Return the seconds of all epochs, with the current one."""
+    """Return the seconds of all epochs, including the current one."""
     return self.finished + self.read()
 
   def to_array(self) -> np.ndarray:
-    """Return what checkpoints hold: [seconds of finished epochs, of the current epoch]."""
+    """Return the array for checkpoints: [seconds of finished epochs, of the current epoch]."""
     return np.array([self.finished, self.read()])
 
 
@@ -179,7 +179,7 @@ class Trace:
     self._start = self._end = step
 
   def after(self, step: int, state: Any) -> None:
-    """End the trace if `step` steps, which lead to `state`, include its last one."""
+    """End the trace if the `step` steps that lead to `state` include its last step."""
     if self._steps is None or self._start is None:
       return
     self._end = step
@@ -222,13 +222,13 @@ def raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, checkpoints: epath.
 
 
 def loss_spike(before: Sequence[float], loss: float, factor: float, epochs: int) -> float | None:
-  """Return the median that an epoch's training loss exceeds `factor` times; None if it does not.
+  """Return the median loss if an epoch's training loss is more than `factor` times it; else None.
 
   Args:
-    before: the training losses of the epochs before, from the first; NaN is skipped.
+    before: the training losses of all earlier epochs; NaN is skipped.
     loss: the training loss of this epoch.
-    factor: 0 for never.
-    epochs: the number of last epochs that the median is over.
+    factor: the factor; 0 means that no loss is a spike.
+    epochs: the number of most recent epochs in the median.
   """
   known = [value for value in before[-epochs:] if not math.isnan(value)]
   if not factor or not known:
@@ -243,7 +243,7 @@ def raise_if_spike(
   config: ml_collections.ConfigDict,
   folder: epath.Path,
 ) -> None:
-  """Raise UserError if a training loss is a spike by `config`.
+  """Raise UserError if a training loss is a spike according to `config`.
 
   With several seeds, the losses compared are means over the seeds whose loss is finite.
 

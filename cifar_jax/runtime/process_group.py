@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from cifar_jax import errors
 
-# JAX reads this when it is imported. It hides C++ warnings, of which one says that the mode in
+# JAX reads this when it is imported. It hides C++ warnings, one of which says that the mode in
 # which `distributed` runs the coordination service is experimental.
 _QUIET = ("TF_CPP_MIN_LOG_LEVEL", "2")
 _DETECTION_TIMEOUT_SECONDS = 300
@@ -15,7 +15,7 @@ _DETECTION_TIMEOUT_SECONDS = 300
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """The processes of a run, of which there are at least two.
+  """The processes of a run: at least two.
 
   Attributes:
     address: host:port of the first process, where the processes meet.
@@ -37,8 +37,8 @@ def resolve_process_group(
 
   Args:
     address, count, index: --coordinator_address, --num_processes and --process_id. Without them,
-      JAX looks for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes. A count of 1 alone stands for
-      a single process in a cluster, such as a worker of a sweep.
+      JAX looks for a cluster: Cloud TPU, SLURM, Open MPI, Kubernetes. A count of 1 without
+      an address means a single process in a cluster, such as a worker of a sweep.
 
   Raises:
     UserError: only some of the three flags are given, one is invalid, or JAX cannot read the
@@ -73,7 +73,7 @@ def _detect_cluster() -> Group | None:
   num_tasks = max(
     int(os.environ.get(name) or 1) for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
   )
-  # JAX asks Kubernetes through the package `kubernetes`, which needs the right to list pods.
+  # JAX asks Kubernetes through the package `kubernetes`, which needs permission to list pods.
   # launch/jobset.yaml passes the three flags and needs neither.
   has_pods = "JOB_COMPLETION_INDEX" in os.environ and importlib.util.find_spec("kubernetes")
   if num_tasks > 1 or has_pods:
@@ -108,11 +108,11 @@ def _detect_cluster() -> Group | None:
 
 
 def _raise_if_lone() -> None:
-  """Raise UserError if this process may be one of several workers that do not know each other.
+  """Raise UserError if this process may be one of several workers that do not know of each other.
 
   Each would train alone and write to the same run folder.
   """
-  from jax._src import hardware_utils  # private, and tested, as those of _detect_cluster
+  from jax._src import hardware_utils  # private, and tested like those of _detect_cluster
 
   platforms = os.environ.get("JAX_PLATFORMS", "")
   num_chips, _ = hardware_utils.num_available_tpu_chips_and_device_id()

@@ -57,7 +57,7 @@ def exit_with(error: BaseException) -> NoReturn:
 
 
 def _message(error: BaseException) -> str | None:
-  """Return the line for an error that the user can fix, or None for a fault of this code."""
+  """Return the line for an error that the user can fix, or None for a bug in this code."""
   if isinstance(error, errors.UserError):
     return str(error)
   if isinstance(error, OSError):
@@ -65,7 +65,7 @@ def _message(error: BaseException) -> str | None:
   if errors.is_out_of_memory(error):
     return (
       f"batch_size: too little memory ({errors.first_line(error)}); set remat=True or "
-      "microbatch, or take a smaller one, a smaller network, or more devices"
+      "microbatch, or take a smaller batch, a smaller network, or more devices"
     )
   if isinstance(error, KeyboardInterrupt):
     return "interrupted"
@@ -73,6 +73,6 @@ def _message(error: BaseException) -> str | None:
 
 
 def _ignore_closed_loops(unraisable: "sys.UnraisableHookArgs") -> None:
-  # After one failed read or write, Orbax abandons others, which end after their event loop.
+  # After one failed read or write, Orbax abandons others, which outlive their event loop.
   if "Event loop is closed" not in str(unraisable.exc_value):
     sys.__unraisablehook__(unraisable)

@@ -1,6 +1,6 @@
 """Graceful shutdown: on SIGTERM, SIGINT or SIGUSR1, save and exit at the next safe point.
 
-launch/slurm.sh has SLURM send SIGUSR1 before the time limit, to tell it from `scancel`.
+launch/slurm.sh has SLURM send SIGUSR1 before the time limit, to distinguish it from `scancel`.
 """
 
 import contextlib
@@ -29,9 +29,9 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-  """Collect the numbers of the signals in a list; the second of a kind ends the process."""
+  """Yield a list that collects signal numbers; a second signal of a kind ends the process."""
   received: list[int] = []
-  if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+  if threading.current_thread() is not threading.main_thread():  # only it may set handlers
     yield received
     return
 
@@ -62,9 +62,9 @@ def any_process(received: list[int]) -> bool:
 class StopPoint:
   """The dispatch of an epoch after which all processes stop, once one of them received a signal.
 
-  No process waits for the others. One that received a signal publishes a dispatch so far ahead that
-  every process sees the message before it gets there: when a process has finished a dispatch, all
-  have at least begun it, because each dispatch reduces over all devices.
+  No process waits for the others. A process that received a signal publishes a dispatch so far
+  ahead that every process sees the message before it gets there: when a process has finished a
+  dispatch, all have at least begun it, because each dispatch reduces over all devices.
 
   Args:
     received: the numbers of the signals that this process received.
@@ -77,7 +77,7 @@ class StopPoint:
     self._name = distributed.unique_name("stop") if distributed.joined() else ""
 
   def is_reached(self, num_dispatches: int) -> bool:
-    """Return whether to stop after this number of dispatches; call this after each."""
+    """Return whether to stop after this number of dispatches; call this after each dispatch."""
     if not self._name:
       return bool(self._received)
     if self._received and not self._has_published:

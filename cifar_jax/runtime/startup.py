@@ -1,4 +1,4 @@
-"""Start-up: the environment XLA:CPU is fastest in, the compilation cache, other processes."""
+"""Start-up: the fastest environment for XLA:CPU, the compilation cache, joining other processes."""
 
 import codecs
 import importlib.metadata
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from cifar_jax.runtime import distributed, process_group
 from cifar_jax.runtime.console import log
 
-# XLA ends a program whose XLA_FLAGS name an unknown flag, so the flag is for tested versions only.
+# XLA ends a program whose XLA_FLAGS name an unknown flag, so only tested versions get the flag.
 _JAXLIB_WITH_YNNPACK = ("0.10.", "0.12.")
 _EIGEN_CONVOLUTIONS = (
   "--xla_cpu_experimental_ynn_fusion_type",
@@ -22,12 +22,12 @@ _EIGEN_CONVOLUTIONS = (
 
 
 def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
-  """Return the environment variables with those added that make XLA:CPU fastest.
+  """Return the environment plus the variables that make XLA:CPU fastest.
 
   On Linux, glibc allocates memory in huge pages. On a machine without an accelerator glibc also
   keeps freed memory for the next step, and XLA convolves with Eigen instead of YNNPACK. Settings
   that `environment` already holds keep their value. docs/measurements.md has the figures. Files and
-  output are UTF-8 whatever the locale.
+  output are UTF-8 in any locale.
   """
   changed = dict(environment)
   if codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
@@ -47,7 +47,7 @@ def cpu_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def restart_if_needed(arguments: Sequence[str]) -> None:
-  """Restart this program, in the same process, with `cpu_environment` if it has another one.
+  """Restart this program, in the same process, if its environment is not `cpu_environment`.
 
   glibc reads its settings only when a program starts. Call this from `if __name__ == "__main__":`
   only, since the restart loses all state. A debugger would lose the program, so under one, or with
@@ -82,7 +82,7 @@ def has_debugger() -> bool:
     sys.gettrace() is not None
     or (monitor is not None and monitor.get_tool(monitor.DEBUGGER_ID) is not None)
     or not sys.modules.keys().isdisjoint({"debugpy", "pydevd"})
-    # pdb stops tracing after `continue`. Its module is no sign of it, because absl imports that.
+    # pdb stops tracing after `continue`. Its loaded module proves nothing: absl imports it.
     or any(frame.f_globals.get("__name__") == "bdb" for frame, _ in traceback.walk_stack(None))
   )
 

@@ -11,15 +11,15 @@ _MAX_WIDTH = 1_000_000  # characters; a table is never wrapped to the terminal's
 def format_table(
   header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()
 ) -> str:
-  """Return rows as aligned lines with two spaces between columns, the same on every output.
+  """Return rows as aligned lines with two spaces between columns, whatever the terminal.
 
   Args:
-    header: the title of each column; titles of several lines stand on the last line.
+    header: the title of each column; titles of several lines are aligned at the bottom.
     rows: the cells of each row; characters that do not print are escaped.
     right: the indices of right-aligned columns; the others are left-aligned.
 
   Returns:
-    The lines, joined by newlines, without colours, borders and trailing spaces.
+    The lines, joined by newlines, without colours, borders or trailing spaces.
   """
   from rich.console import Console
   from rich.table import Table

@@ -1,4 +1,4 @@
-"""What the plateau, early stopping and selection did after an epoch, as lines of the log."""
+"""Log lines about what the plateau, early stopping and selection did after an epoch."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,8 +18,8 @@ def describe_changes(
 ) -> list[str]:
   """Return a line for each reduction of the learning rate and each early stop of an epoch.
 
-  They state the facts that Keras' callbacks print with verbose=1: the epoch, the new rate, and the
-  epoch of the best weights.
+  The lines state the facts that Keras' callbacks print with verbose=1: the epoch, the new rate, and
+  the epoch of the best weights.
 
   Args:
     config: the config of the run.
@@ -51,7 +51,7 @@ def describe_changes(
 def describe_selection(
   config: ml_collections.ConfigDict, seeds: Sequence[int], best_epochs: Sequence[int]
 ) -> str:
-  """Return which epochs' weights a run that selects by a metric is tested with.
+  """Return a line that names the epochs whose weights are tested, if a metric selects them.
 
   best_epochs: for each seed the epoch, from 1; 0 if the metric was never a number.
   """
@@ -68,7 +68,7 @@ def _without_improvement(patience: int) -> str:
 
 
 def _of_seed(state: CallbacksState, i: int, num_seeds: int) -> Mapping[str, float]:
-  """Return the plateau's scale and the epoch of the early stop of one seed."""
+  """Return the plateau's scale and the early-stopping epoch of one seed."""
   values = {
     "scale": state["plateau"].scale,
     "stopped_epoch": state["early_stopping"].stopped_epoch,

@@ -2,8 +2,8 @@
 
 Each class holds settings. `init()` returns the first state, and `update(state, ...)` the state
 after an epoch, given its monitored value (shape []). States are NamedTuples of arrays, which
-checkpoints hold. Everything may be jitted and vmapped: with several seeds each seed has its own
-state and stops on its own. `Callbacks` is what a config makes of the three.
+are saved in checkpoints. Everything may be jitted and vmapped: with several seeds each seed has its
+own state and stops on its own. `Callbacks` builds all three from a config.
 
 mode: 'min' if lower values are better, 'max' if higher values are. NaN never counts as an
 improvement. (In Keras a NaN in the first epoch counts, and nothing improves on it afterwards.)
@@ -24,7 +24,7 @@ from cifar_jax.registry import check_number
 
 Scalar: TypeAlias = jax.typing.ArrayLike
 Epoch: TypeAlias = jax.Array | np.ndarray | int
-# The states of the plateau, early stopping and selection, by these names.
+# The states by name: 'plateau', 'early_stopping' and 'select'.
 CallbacksState: TypeAlias = dict[str, Any]
 
 
@@ -37,7 +37,7 @@ class Plateau:
   `min_delta`.
 
   Attributes:
-    learning_rate: the rate that `scale` multiplies, a number > 0 or a traced scalar; for min_lr.
+    learning_rate: the rate that `scale` multiplies, > 0 or traced; needed for min_lr.
     mode: 'min' or 'max'.
     factor: in (0, 1).
     patience: epochs >= 0; 0 means the same as 1.
@@ -86,7 +86,7 @@ class Plateau:
       factor=self.factor,
       patience=max(self.patience, 1),
       rtol=0.0,
-      # optax needs one tolerance > 0; this one is below float32's resolution, so it means none.
+      # optax needs one tolerance > 0; this one is below float32's resolution, so it has no effect.
       atol=max(self.min_delta, float(np.finfo(np.float32).tiny)),
       # optax skips `cooldown` epochs after a reduction, Keras one fewer.
       cooldown=max(self.cooldown - 1, 0),
@@ -101,7 +101,7 @@ class EarlyStoppingState(NamedTuple):
   best: jax.Array  # float32, the best value so far
   wait: jax.Array  # int32, epochs since the best one
   stopped_epoch: jax.Array  # int32, the last epoch of a stopped run, -1 while running
-  improved: jax.Array  # bool, whether the last epoch was the best: the weights to restore
+  improved: jax.Array  # bool, whether the last epoch was the best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +168,7 @@ class BestTracker:
     mode: 'min' or 'max'.
 
   Raises:
-    UserError: the mode is neither; the message names the field `select.mode`.
+    UserError: the mode is unknown; the message names the field `select.mode`.
   """
 
   mode: str = "min"
@@ -187,7 +187,7 @@ class BestTracker:
   def update(
     self, state: BestTrackerState, epoch: Scalar, value: Scalar, frozen: Scalar = False
   ) -> BestTrackerState:
-    """Return the state after `epoch`; `frozen` marks a seed that has stopped, so keeps its best."""
+    """Return the state after `epoch`; a `frozen` seed has stopped and keeps its best."""
     improved = _improves(value, state.best, self.mode) & ~jnp.asarray(frozen)
     return BestTrackerState(
       best=jnp.where(improved, value, state.best),
@@ -203,7 +203,7 @@ class Callbacks:
   seeds: each seed stops and selects on its own, and a run ends when all its seeds have stopped.
 
   Raises:
-    UserError: a value is out of range, or two fields exclude each other; names the field.
+    UserError: a value is out of range, or two fields exclude each other; it names the field.
   """
 
   def __init__(self, config: ml_collections.ConfigDict):
@@ -254,7 +254,7 @@ class Callbacks:
         state["early_stopping"], epoch, values[monitor]
       )
     monitor = self._monitors["select"]
-    # Without a monitor each epoch counts as better than the one before: the last is selected.
+    # Without a monitor each epoch counts as better than the one before, so the last is selected.
     better = 1.0 if self._select.mode == "max" else -1.0
     value = values[monitor] if monitor else better * epoch
     state["select"] = self._select.update(
@@ -276,7 +276,7 @@ class Callbacks:
     return state["select"].improved
 
   def lr_scale(self, state: CallbacksState) -> jax.Array:
-    """Return the factor of the schedule's learning rate: float32, [] or [seeds]."""
+    """Return the factor on the schedule's learning rate: float32, [] or [seeds]."""
     return state["plateau"].scale
 
   def best_epochs(self, state: CallbacksState) -> list[int]:

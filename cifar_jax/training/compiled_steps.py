@@ -42,7 +42,7 @@ def replicate(tree: PyTree) -> PyTree:
 
 
 def list_dispatches(num_steps: int, size: int) -> list[int]:
-  """Return numbers of steps that add up to `num_steps`, none above `size`."""
+  """Return sizes of dispatches, at most `size` each, that add up to `num_steps` steps."""
   num_full, rest = divmod(num_steps, size)
   return [size] * num_full + [rest] * (rest > 0)
 
@@ -54,13 +54,13 @@ class CompiledSteps:
     train_step, eval_step: pure functions of one batch, over the axis AXIS.
     make_train_batch: (key, step, shard of one step and device, resident data) -> batch.
     make_eval_batch: (shard of one batch and device, resident data) -> batch.
-    num_seeds: more than 1 maps over a leading axis of seeds of the state and the order.
+    num_seeds: if more than 1, programs map over a leading axis of seeds of the state and the order.
     steps_per_epoch: training steps in an epoch.
-    has_varying_counts: the examples are resident, and dispatches differ in their numbers of steps;
-      one program then takes any number. It is not used otherwise, because a loop of unknown length
-      waits for the device before each step.
-    remedies: for 'train' and 'evaluate' the config field and what to do if the program needs more
-      memory than there is; None does not compare them.
+    has_varying_counts: whether the examples are resident and dispatches differ in their numbers of
+      steps. One program then takes any number. Otherwise each number has its own program, because a
+      loop of unknown length waits for the device before each step.
+    remedies: for 'train' and 'evaluate', the config field and the advice for the error if the
+      program needs more memory than there is; None skips the check.
 
   Attributes:
     compile_seconds: seconds spent compiling so far.
@@ -89,7 +89,7 @@ class CompiledSteps:
   def train(
     self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
   ) -> tuple[TrainState, jax.Array]:
-    """Take `num_steps` steps; return the state and the last step's loss. Donates `state`."""
+    """Take `num_steps` steps, donating `state`; return the new state and the last step's loss."""
     if self._has_varying_counts:
       resident = resident._replace(num_steps=replicate(np.int32(num_steps)))
       program = self._over_seeds(self._take_any_steps)
@@ -99,7 +99,7 @@ class CompiledSteps:
   def lower_train(
     self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
   ) -> jax.stages.Lowered:
-    """Return the program that `train` compiles, before compilation; `state` may hold shapes."""
+    """Return the lowered program that `train` compiles; `state` may hold shapes, not arrays."""
     return parallel(self._training(num_steps), donate=True).lower(state, shard, resident)
 
   def evaluate(
@@ -112,7 +112,7 @@ class CompiledSteps:
 
     Args:
       variables: the network's weights and statistics.
-      shards: each example exactly once.
+      shards: the examples, each exactly once.
       tta: a kind of test-time augmentation, '' for none.
 
     Returns:
@@ -140,9 +140,9 @@ class CompiledSteps:
       return self._compiled[name](*arguments)
     start = time.monotonic()
     self._compiled[name] = parallel(program, donate)
-    # Only a call knows the global shapes of several processes, so these are not compared.
+    # With several processes only a call knows the global shapes, so the memory is not checked.
     if jax.process_count() == 1 and (remedy := self._remedies.get(str(name[0]))):
-      # The call reuses what is lowered and compiled here; a test watches that.
+      # The call reuses what is lowered and compiled here; a test checks that.
       stats = self._compiled[name].lower(*arguments).compile().memory_analysis()  # type: ignore[attr-defined]
       device_memory.check(stats, *remedy)
     result = self._compiled[name](*arguments)  # returns once compiled, before the work is done
@@ -162,7 +162,7 @@ class CompiledSteps:
   def _take_steps(
     self, num_steps: int, state: TrainState, shard: TrainShard, resident: ResidentData
   ) -> tuple[TrainState, jax.Array]:
-    if num_steps == 1:  # not a loop of one: XLA:CPU runs convolutions in a loop 100 times slower
+    if num_steps == 1:  # no loop, in which XLA:CPU runs convolutions 100 times slower
       first = jax.tree.map(lambda x: x[0], shard.examples)
       return self._take_step(state, shard._replace(examples=first), resident)
     state, losses = jax.lax.scan(

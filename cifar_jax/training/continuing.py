@@ -21,14 +21,15 @@ def lengthen(
   schedule: Schedule,
   steps_per_epoch: int,
 ) -> None:
-  """Make a folder's run of `earlier_epochs`, finished or not, an unfinished run of more epochs.
+  """Turn a run of `earlier_epochs` epochs, finished or not, into an unfinished longer run.
 
   Args:
-    config: the config of the longer run, in a locked folder with a run that has fewer epochs.
+    folder: the locked folder of the run.
+    config: the config of the longer run.
     schedule: the learning rate of the longer run.
 
   Raises:
-    UserError: the run's steps would not be the first of the longer run, or its checkpoint is
+    UserError: the run's steps are not the first steps of the longer run, or its checkpoint is
       missing.
   """
   reason = _difference(config, schedule, earlier_epochs * steps_per_epoch, steps_per_epoch)
@@ -70,6 +71,7 @@ def _difference(
 
 def _refusal(config: ml_collections.ConfigDict, reason: str, folder: RunFolder) -> errors.UserError:
   return errors.UserError(
-    f"num_epochs: {reason}, so it cannot go on to {config.num_epochs}; train in another workdir, "
-    f"from the start or from its weights (--config.model.pretrained={os.fspath(folder.path)})"
+    f"num_epochs: {reason}, so it cannot be continued to {config.num_epochs} epochs; train in "
+    "another workdir, from the start or from its weights "
+    f"(--config.model.pretrained={os.fspath(folder.path)})"
   )

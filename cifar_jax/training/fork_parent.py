@@ -13,11 +13,11 @@ from cifar_jax.types import Row
 
 
 class Fork(NamedTuple):
-  """What the command line says of a fork.
+  """The command-line flags of a fork.
 
   Attributes:
-    source: RUN, RUN@step or RUN@best: a run folder, whose newest checkpoint is meant, that of a
-      step, or that of the selected weights.
+    source: the checkpoint to start from: RUN for the newest in that run folder, RUN@step, or
+      RUN@best for the step of the selected weights.
     confirm_jump: accept learning rates that do not continue the parent's.
     fresh_optimizer: drop the parent's optimizer state.
   """
@@ -32,14 +32,14 @@ class Parent(NamedTuple):
 
   Attributes:
     path: the run folder.
-    step: the steps taken.
+    step: the number of steps taken.
     arrays: the arrays of the checkpoint by path.
     config: config.json; a field that is newer than the run has its default.
     rows: the rows of metrics.jsonl up to the checkpoint.
     dataset: dataset.json.
     results: results.json, {} if the run is unfinished.
     lineage: the parent's ancestors.
-    fork: what the command line says.
+    fork: the flags of the fork.
   """
 
   path: epath.Path
@@ -65,8 +65,8 @@ def find_parent(
   if fork is None:
     if lineage and not has_begun:
       raise errors.UserError(
-        f"workdir: {folder.path} was to start from {lineage[-1]['run']} at step "
-        f"{lineage[-1]['step']}, and has no checkpoint; add --from again"
+        f"workdir: {folder.path} was meant to start from {lineage[-1]['run']} at step "
+        f"{lineage[-1]['step']}, but has no checkpoint; add --from again"
       )
     return None
   path, step = _parse(fork.source)
@@ -84,15 +84,15 @@ def find_parent(
 
 
 def _parse(source: str) -> tuple[epath.Path, int | None]:
-  """Return the run folder and the step that `source` names; None is the newest."""
+  """Return the run folder and the step that `source` names; None for the newest step."""
   name, _, suffix = source.rpartition("@")
   if not name or not (suffix == "best" or suffix.isdecimal()):
     name, suffix = source, ""
   path = run_folder.RunFolder(name, writer=False).path
   if not (path / "config.json").exists():
     raise errors.UserError(
-      f"--from: {name} is not a run folder, it has no config.json; name a run folder, RUN@step or "
-      "RUN@best"
+      f"--from: {name} is not a run folder, because it has no config.json; name a run folder, "
+      "RUN@step or RUN@best"
     )
   if suffix == "best":
     return path, _best_step(path)
@@ -103,10 +103,10 @@ def _best_step(path: epath.Path) -> int:
   selected, known = checkpoints.read_selected_steps(path), checkpoints.list_runs(path)
   if len(set(selected)) == 1 and selected[0] in known:
     return selected[0]
-  reason = "no epoch is the best"
+  reason = "it has no selected weights"
   if selected:
     steps = ", ".join(map(str, sorted(set(selected))))
-    reason = f"the best weights are of step {steps}, where the state of the run was not kept"
+    reason = f"the best weights are from step {steps}, where the state of the run was not kept"
   raise errors.UserError(
     f"--from: {path}: {reason}; take one of the steps {', '.join(map(str, known)) or '(none)'}, or "
     f"only the weights (--config.model.pretrained={path} instead of --from)"

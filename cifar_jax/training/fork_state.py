@@ -1,4 +1,4 @@
-"""The state of a fork: the parent's arrays, as far as the new config has a place for them."""
+"""The initial state of a fork: the parent's arrays where the new config has a place for them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,26 +20,27 @@ Changes = Mapping[str, tuple[Any, Any]]
 UpdateCallbacks = Callable[[CallbacksState, int, Mapping[str, np.ndarray]], CallbacksState]
 
 _OPTIMIZER, _PROXY, _KEY = "state.opt_state.", "state.proxy.", "state.key"
-_COPIES = {"state.average.": "ema_decay", "state.slow.": "lookahead.every"}  # of the weights
+# Copies of the weights: the prefix of each, and the field that asks for it.
+_COPIES = {"state.average.": "ema_decay", "state.slow.": "lookahead.every"}
 
 
 def adapt(
   parent: Parent, fresh: Arrays, changes: Changes, config: ml_collections.ConfigDict
 ) -> tuple[Arrays, list[str]]:
-  """Return the arrays that a fork starts with, by path, and what is not its parent's.
+  """Return a fork's initial arrays by path, and notes on what does not come from its parent.
 
   Args:
     fresh: the arrays of a run with the fork's config before its first step.
     config: the fork's config.
 
   Raises:
-    UserError: the network or the number of seeds differs, or the optimizer does and no flag drops
-      its state.
+    UserError: the network or the number of seeds differs, or the optimizer differs and no flag
+      drops its state.
   """
   if "num_seeds" in changes:
     there, here = changes["num_seeds"]
     raise errors.UserError(
-      f"num_seeds: {there} in {parent.path}, {here} now; a fork has the seeds of its parent"
+      f"num_seeds: {there} in {parent.path}, {here} now; a fork must keep its parent's seeds"
     )
   replaced = (_OPTIMIZER, _PROXY, _KEY, *_COPIES)
   arrays = {path: a for path, a in parent.arrays.items() if not path.startswith(replaced)}
@@ -52,11 +53,11 @@ def adapt(
     source = "state." if is_new else prefix
     arrays |= {path: parent.arrays[source + path.removeprefix(prefix)] for path in wanted}
     if wanted and is_new:
-      notes.append(f"the weights of {field} start as those of the checkpoint")
+      notes.append(f"the weights of {field} start from those of the checkpoint")
   is_fresh = _needs_fresh_optimizer(parent, fresh, changes)
   arrays |= _select(fresh if is_fresh else parent.arrays, _OPTIMIZER)
   if is_fresh:
-    arrays[f"{_OPTIMIZER}step"] = parent.arrays[f"{_OPTIMIZER}step"]  # the schedule goes on
+    arrays[f"{_OPTIMIZER}step"] = parent.arrays[f"{_OPTIMIZER}step"]  # the schedule continues
     notes.append("the optimizer's state is new")
   there, here = _select(parent.arrays, _PROXY), _select(fresh, _PROXY)
   if here and checkpoint_arrays.find_mismatch(there, here):
@@ -73,8 +74,8 @@ def _raise_if_other_network(parent: Parent, arrays: Arrays, fresh: Arrays) -> No
     if mismatch := checkpoint_arrays.find_mismatch(_select(arrays, part), _select(fresh, part)):
       path, there, here = mismatch
       raise errors.UserError(
-        f"model.name: the network of {parent.path} is another: {path.removeprefix('state.')} is "
-        f"{there} there but {here} by the config; a fork has its parent's network"
+        f"model.name: the network of {parent.path} differs: {path.removeprefix('state.')} is "
+        f"{there} there but {here} with this config; a fork must keep its parent's network"
       )
 
 
@@ -89,7 +90,7 @@ def _needs_fresh_optimizer(parent: Parent, fresh: Arrays, changes: Changes) -> b
     _select(parent.arrays, _OPTIMIZER), _select(fresh, _OPTIMIZER)
   ):
     path, there, here = mismatch
-    reason = f"{path.removeprefix('state.')} is {there} there but {here} by the config"
+    reason = f"{path.removeprefix('state.')} is {there} there but {here} with this config"
   if reason:
     raise errors.UserError(
       f"optimizer.name: the state of {parent.path} does not fit the optimizer: {reason}; add "
@@ -111,20 +112,20 @@ def adapt_callbacks(
   changes: Changes,
   has_other_split: bool,
 ) -> tuple[CallbacksState, list[str]]:
-  """Return the states of the callbacks that a fork starts with, and what is not its parent's.
+  """Return a fork's initial callback states, and notes on what does not come from its parent.
 
-  A plateau and an early stopping with other fields start as if they had watched the parent's
-  epochs. The selection starts anew if it or the validation examples are others, because the best
-  weights of these epochs are gone.
+  The plateau and early stopping, if their fields differ, start as if they had watched the parent's
+  epochs. The selection starts anew if its fields or the validation examples differ, because the
+  weights that would have been best in those epochs are gone.
 
   Args:
-    rows: the parent's epochs.
-    control: the parent's states.
-    fresh: the states before the first epoch.
+    rows: the parent's rows of metrics.jsonl.
+    control: the parent's callback states.
+    fresh: the callback states before the first epoch.
     config: the fork's config.
 
   Raises:
-    UserError: the parent has not measured what a callback monitors.
+    UserError: the parent's epochs lack a metric that a callback monitors.
   """
   names = [name for name in ("plateau", "early_stopping") if _has_changed(name, changes)]
   monitors = {config[name].monitor: name for name in names}
@@ -137,7 +138,7 @@ def adapt_callbacks(
   for epoch, row in enumerate(rows if names else ()):
     replayed = update(replayed, epoch, _metrics(row, config))
   adapted = control | {name: jax.device_get(replayed[name]) for name in names}
-  # Seeds that had stopped have chosen from fewer epochs.
+  # Seeds that had stopped early selected from fewer epochs.
   has_stopped = bool(np.any(np.asarray(control["early_stopping"].stopped_epoch) >= 0))
   is_other_choice = has_stopped and "early_stopping" in names
   if not (_has_changed("select", changes) or has_other_split or is_other_choice):
@@ -151,7 +152,7 @@ def _has_changed(section: str, changes: Changes) -> bool:
 
 
 def _metrics(row: Row, config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
-  """Return an epoch's metrics, float64 scalars or [seeds]; NaN for monitored ones that it lacks."""
+  """Return an epoch's metrics, float64 scalars or [seeds]; NaN for a monitored one it lacks."""
   monitors = [config[name].monitor for name in ("plateau", "early_stopping", "select")]
   names = [name for name in row if name.startswith(("train_", "val_"))]
   seed_rows = row.get("seeds", [row])

@@ -1,12 +1,12 @@
 """Start a run from a checkpoint of another: `--from=RUN[@step]`.
 
-The new run folder gets the metrics and the checkpoint of its parent, and then resumes. The order,
-augmentation and dropout are functions of (seed, epoch, position), so its next epoch is the one that
-its parent's would have been. lineage.json lists the ancestors.
+The metrics and the checkpoint of the parent are copied to the fork's run folder, and the fork
+resumes there. The order, augmentation and dropout are functions of (seed, epoch, position), so the
+fork continues with the epoch that the parent would have run next. lineage.json lists the ancestors.
 
-If only the length and the schedule change, and the rates of the steps taken are those of the new
-schedule, the fork ends with the bits of a run that had the new config from the start. The log says
-whether it does. A learning rate that jumps, and the loss of the optimizer's state, need a flag.
+If only the length and the schedule change, and the new schedule has the same rates for the steps
+taken, the fork ends with the same bits as a run with the new config from the start. The log says
+whether this holds. A jump of the learning rate and the loss of the optimizer's state need a flag.
 """
 
 import hashlib
@@ -31,16 +31,16 @@ from cifar_jax.training.fork_parent import Parent
 from cifar_jax.training.fork_state import Changes, UpdateCallbacks
 from cifar_jax.types import PyTree, Row
 
-# Fields that change no step of a run, as beginnings of names.
+# Prefixes of fields that change no step of a run.
 _HARMLESS = (
-  "num_epochs",  # where the schedule allows it, which is checked apart
+  "num_epochs",  # if the schedule allows it, which is checked separately
   "schedule.",
   "checkpoint_every",
   "data.dir",
   "data.resident_bytes",
   "data.source",
   "data.workers",
-  "early_stopping.",  # it is replayed
+  "early_stopping.",  # replayed on the parent's epochs
   "eval_batch_size",
   "evaluate_train",
   "keep_every",
@@ -48,8 +48,8 @@ _HARMLESS = (
   "stop_on_spike.",
   "tta",
 )
-_IMAGES = "images"  # stands among the changed fields if the dataset has another fingerprint
-# Fields that decide which examples train and which validate.
+_IMAGES = "images"  # added to the changed fields if the dataset has another fingerprint
+# Prefixes of fields that decide which examples train and which validate.
 _SPLIT = (
   "data.name",
   "data.options.",
@@ -58,7 +58,8 @@ _SPLIT = (
   "data.validation",
   _IMAGES,
 )
-# A start within an epoch would train on some examples twice, if the order changes.
+# Prefixes of fields that change the order of examples. If one of them changes within an epoch, the
+# fork would train on some examples twice.
 _ORDER = ("seed", "data.", "batch_size", _IMAGES)
 
 
@@ -69,10 +70,10 @@ class Child(NamedTuple):
     config: its resolved config.
     schedule: its learning rate by step.
     steps_per_epoch, total_steps: its numbers of steps.
-    dataset: what its dataset.json will hold.
+    dataset: the content of its dataset.json.
     callbacks: its plateau, early stopping and selection.
     update_callbacks: (state, epoch, metrics) -> state, for all its seeds.
-    tree: what its checkpoints hold, before the first step.
+    tree: the content of its checkpoints before the first step.
   """
 
   config: ml_collections.ConfigDict
@@ -88,10 +89,10 @@ class Child(NamedTuple):
 def begin(
   folder: run_folder.RunFolder, checkpoint_files: Checkpoints, parent: Parent, child: Child
 ) -> None:
-  """Write lineage, metrics, config and checkpoint of a fork, which then is a run to resume.
+  """Write the lineage, metrics, config and checkpoint of a fork, which can then be resumed.
 
   Raises:
-    UserError: the checkpoint does not fit the config, or a flag must confirm what would change.
+    UserError: the checkpoint does not fit the config, or a change needs a flag.
   """
   changes = differences(flatten(as_json(parent.config)), flatten(as_json(child.config)))
   if parent.dataset["fingerprint"] != child.dataset["fingerprint"]:
@@ -126,7 +127,7 @@ def begin(
     raise errors.UserError(
       f"--from: the learning rate would go from {rates[0]:.3g} to {rates[1]:.3g} at step "
       f"{parent.step}, and the steps before did not have the rates of the new schedule; add "
-      "--confirm_jump, or set a schedule whose past is the same"
+      "--confirm_jump, or set a schedule with the same past"
     )
   best_epochs = child.callbacks.best_epochs(tree["control"])
   selected = [parent.rows[epoch - 1]["step"] if epoch else 0 for epoch in best_epochs]
@@ -146,24 +147,25 @@ def _begins_with(changes: Changes, names: tuple[str, ...]) -> list[str]:
 
 
 def _raise_if_out_of_place(parent: Parent, child: Child, changes: Changes) -> None:
-  """Raise UserError unless the parent's step is one between the child's first and its last."""
+  """Raise UserError unless the child's run can continue from the parent's step."""
   size, name = child.steps_per_epoch, f"{parent.path}@{parent.step}"
   odd_epochs = [row["epoch"] for row in parent.rows if row["step"] != row["epoch"] * size]
   if odd_epochs == [parent.config.num_epochs] and parent.config.last_epoch != 1:
     raise errors.UserError(
-      f"--from: {name} is the end of a run whose last epoch was a part of one (last_epoch is "
+      f"--from: {name} is the end of a run whose last epoch was cut short (last_epoch is "
       f"{parent.config.last_epoch}); name an earlier step"
     )
   if odd_epochs or len(parent.rows) != parent.step // size:
     raise errors.UserError(
-      f"batch_size: the epochs of {parent.path} do not have the {size} steps of these, so its step "
-      f"{parent.step} has no place in them; keep the batches and the number of examples, or take "
-      f"only the weights (--config.model.pretrained={parent.path} instead of --from)"
+      f"batch_size: the epochs of {parent.path} do not have the {size} steps of an epoch here, so "
+      f"step {parent.step} cannot be continued; keep the batches and the number of examples, or "
+      f"take only the weights (--config.model.pretrained={parent.path} instead of --from)"
     )
-  if parent.step % size and (names := _begins_with(changes, _ORDER)):
+  reordering = [name for name in _begins_with(changes, _ORDER) if not name.startswith(_HARMLESS)]
+  if parent.step % size and reordering:
     raise errors.UserError(
-      f"{names[0]}: changes the order of examples within an epoch, and {name} is not the end of "
-      "one; name another step"
+      f"{reordering[0]}: changes the order of examples within an epoch, and {name} is not at "
+      "the end of one; name another step"
     )
   if parent.step >= child.total_steps:
     raise errors.UserError(
@@ -175,7 +177,7 @@ def _raise_if_out_of_place(parent: Parent, child: Child, changes: Changes) -> No
 def _rates(
   parent: Parent, child: Child, scales: tuple[np.ndarray, np.ndarray]
 ) -> tuple[float, float] | None:
-  """Return the rates before and after a jump; None if the past is that of the new schedule."""
+  """Return the learning rates before and after a jump; None if the schedules have the same past."""
   config, size = parent.config, child.steps_per_epoch
   schedule = schedules.create(
     config.schedule, config.optimizer.learning_rate, size, schedules.count_steps(config, size)
@@ -189,7 +191,7 @@ def _rates(
 
 
 def _reasons(parent: Parent, child: Child, changes: Changes) -> list[str]:
-  """Return why the fork is not a run of its config from the start, besides its learning rate."""
+  """Return why the fork differs from a run of its config from the start, besides the rates."""
   reasons = []
   if names := [name for name in changes if not name.startswith(_HARMLESS)]:
     reasons.append(f"{', '.join(names)} had other values in the steps before")
@@ -199,8 +201,8 @@ def _reasons(parent: Parent, child: Child, changes: Changes) -> list[str]:
     reasons.append("num_epochs divides the epochs among the files (data.file_by_file)")
   if _begins_with(changes, _SPLIT):
     log.warning(
-      "--from: the parent may have trained on images that now validate, so validation figures of "
-      "the fork are optimistic"
+      "--from: the parent may have trained on images that are now used for validation, so the "
+      "validation figures of the fork are optimistic"
     )
   return reasons
 

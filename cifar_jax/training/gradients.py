@@ -1,13 +1,13 @@
 """The gradient of one step: in one pass over the device's rows, or in several, to save memory.
 
-`config.microbatch` divides the rows into passes whose gradients are averaged. Pass j holds every
-k-th row of the global batch from row j on, on any number of devices. The gradient is that of the
-whole batch, to rounding, unless the network has batch norm, which then normalises each pass by its
-own statistics. The moving statistics become the mean over the passes.
+`config.microbatch` divides the rows into k passes whose gradients are averaged. Pass j holds every
+k-th row of the global batch, starting at row j, on any number of devices. The mean is the gradient
+of the whole batch, up to rounding, unless the network has batch norm, which then normalises each
+pass by its own statistics. The moving statistics become the mean over the passes.
 
-`config.remat` keeps only what enters a block of the network. The backward pass computes the rest of
-the block again (Chen et al. 2016, arXiv:1604.06174), with the same mathematics. XLA:CPU drops the
-barriers that hold this back until the memory is free, so it saves nothing there.
+`config.remat` keeps only the inputs of the blocks of the network. The backward pass recomputes the
+rest of each block (Chen et al. 2016, arXiv:1604.06174), with the same mathematics. XLA:CPU drops
+the barriers that delay this until the memory is free, so remat saves nothing there.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from cifar_jax.optim import optimizers
 from cifar_jax.training import rng
 from cifar_jax.types import Batch, Params
 
-# What is found beside a gradient: loss [], penalty [], logits [b, classes], moving statistics.
+# What is computed with a gradient: loss [], penalty [], logits [b, classes], moving statistics.
 Outputs: TypeAlias = tuple[jax.Array, jax.Array, jax.Array, Params]
 # gradient(params, batch_stats, batch, dropout key) -> (gradient, outputs), of one device's rows.
 Gradient: TypeAlias = Callable[[Params, Params, Batch, jax.Array], tuple[Params, Outputs]]
@@ -43,7 +43,7 @@ def apply_in_training(
   """Return a network's logits [b, classes] on a training batch, and its new moving statistics.
 
   Args:
-    remat: compute the blocks of the network again in the backward pass.
+    remat: recompute the blocks of the network in the backward pass.
 
   Raises:
     UserError: `remat`, and the network has no blocks.
@@ -61,7 +61,7 @@ def apply_in_training(
 
 @contextlib.contextmanager
 def recompute_blocks() -> Iterator[None]:
-  """Within the context, let modules with the attribute RECOMPUTED be computed again.
+  """Within the context, let the backward pass recompute modules with the attribute RECOMPUTED.
 
   Raises:
     UserError: no such module was called in the context.
@@ -88,15 +88,15 @@ def recompute_blocks() -> Iterator[None]:
     yield
   if not num_blocks:
     raise errors.UserError(
-      "remat: the network has no blocks that could be computed again; set remat=False, and "
-      "microbatch to save memory"
+      "remat: the network has no blocks to recompute; set remat=False, and set microbatch to save "
+      "memory"
     )
 
 
 def make_gradient(config: ml_collections.ConfigDict, model: nn.Module) -> Gradient:
-  """Return the gradient of the loss and the L2 penalty with respect to the parameters.
+  """Return the function that differentiates loss + L2 penalty with respect to the parameters.
 
-  The loss is the mean over the device's rows. A batch is that of steps.make_train_step.
+  The loss is the mean over the device's rows. steps.make_train_step describes a batch.
   """
 
   def objective(
@@ -123,7 +123,7 @@ def make_gradient(config: ml_collections.ConfigDict, model: nn.Module) -> Gradie
     def take_pass(
       total: Any, inputs: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[Any, jax.Array]:
-      # One pass after the other, so that the memory of one is free before the next.
+      # One pass after another, so that each frees its memory before the next.
       total, (number, images, targets) = jax.lax.optimization_barrier((total, inputs))
       with rng.in_pass(number, count):
         grads, (loss, penalty, logits, stats) = differentiate(
@@ -146,7 +146,7 @@ def make_gradient(config: ml_collections.ConfigDict, model: nn.Module) -> Gradie
 def _has_fast_loops(dtype: str) -> bool:
   """Return whether convolutions are as fast in a loop as outside.
 
-  XLA:CPU runs its convolutions in a loop about 100 times slower, but not this project's kernels.
+  In a loop XLA:CPU's convolutions are about 100 times slower; this project's kernels are not.
   """
   has_kernels = convolution.instruction_set(jnp.dtype(dtype)) is not None
   return has_kernels or jax.default_backend() != "cpu"

@@ -1,15 +1,15 @@
 """Training on the examples of each batch that a small proxy network finds hardest.
 
 From Jordan's airbench96_faster.py (KellerJordan/cifar10-airbench, 2024). Choosing by a small
-network's loss is Coleman et al. 2020 (arXiv:1906.11829); learning from the largest losses of a
-batch is Jiang et al. 2019 (arXiv:1910.00762).
+network's loss follows Coleman et al. 2020 (arXiv:1906.11829); learning from the largest losses of a
+batch follows Jiang et al. 2019 (arXiv:1910.00762).
 
 The proxy sees every augmented batch first. The network takes its step on the `config.proxy.keep`
 examples whose loss under the proxy is largest. The proxy learns from the same examples, but only at
 every `config.proxy.learn_every`-th step, since a forward pass costs a third of a learning step.
 
-The proxy trains one step ahead of the network. The published code trains the proxy to its end first
-and stores its choices. Both choose the same examples, because the proxy learns nothing from the
+The proxy trains one step ahead of the network. The published code first trains the proxy to the
+end and stores its choices. Both choose the same examples, because the proxy learns nothing from the
 network. So the proxy's state is part of TrainState, and checkpoints need nothing else.
 
 With several seeds the proxy computes its gradient at every step, used or not, because vmap runs
@@ -34,7 +34,7 @@ from cifar_jax.types import Batch, Params, PyTree
 
 
 class ProxyState(struct.PyTreeNode):
-  """What training changes of the proxy."""
+  """The part of the proxy that training changes."""
 
   params: Params
   batch_stats: Params
@@ -46,7 +46,7 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
   """Return the proxy's optimizer, which also freezes the parameters of `proxy.freeze`.
 
-  The optimizer counts its updates, of which there is one in `proxy.learn_every` steps.
+  The optimizer counts its own updates, one in every `proxy.learn_every` steps.
   """
   every = config.proxy.learn_every
   return optimizers.create(
@@ -68,7 +68,7 @@ def init_proxy(
 
   images: [n, h, w, c] float32, as for steps.init_state.
   """
-  # Number 0 initialises the network.
+  # Number 0 is the key that initialises the network.
   key = rng.purpose_key(jax.random.key(seed), rng.INIT, 1)
   variables = model.init(key, images, train=False)
   params = variables["params"]
@@ -85,10 +85,10 @@ def make_choose(
   """Return choose(state, batch) -> (state, batch), to run before a step of the network.
 
   `choose` takes a TrainState, whose `proxy` it advances, and a device's batch [b, ...], as
-  steps.make_train_step describes it. The batch it returns is the device's share,
-  [keep / devices, ...], of the `keep` examples of all devices on `axis_name` whose loss under the
-  proxy is largest, in their order. The losses are those of the network's objective without the L2
-  penalty, with batch norm as in training.
+  steps.make_train_step describes it. The returned batch is the device's share,
+  [keep / devices, ...], of the `keep` examples with the largest losses under the proxy, over all
+  devices on `axis_name`, in their original order. The loss is the network's objective without the
+  L2 penalty, with batch norm in training mode.
   """
   num_kept, every = config.proxy.keep, config.proxy.learn_every
 
@@ -103,7 +103,7 @@ def make_choose(
     key = dropout_key(state)
 
     def rank(params: Params) -> tuple[jax.Array, jax.Array, Params]:
-      """Return the losses [b], the numbers [keep] of the hardest examples, new statistics."""
+      """Return losses [b], numbers of the hardest examples [keep], and new statistics."""
       logits, batch_stats = apply_in_training(model, params, proxy.batch_stats, batch["image"], key)
       losses = optax.softmax_cross_entropy(logits, target)
       _, hardest = jax.lax.top_k(gather(jax.lax.stop_gradient(losses)), num_kept)
@@ -117,7 +117,7 @@ def make_choose(
       def objective(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
         losses, hardest, batch_stats = rank(params)
         is_chosen = jnp.isin(device * num_rows + jnp.arange(num_rows), hardest)
-        # Times the devices, because the gradient is averaged over them.
+        # Times the number of devices, because the gradient is averaged over them.
         loss = num_devices * jnp.sum(jnp.where(is_chosen, losses, 0)) / num_kept
         return loss + optimizers.l2_penalty(params, config.loss.l2), (hardest, batch_stats)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-# The number of the pass that is traced, of how many; see gradients.py.
+# The number of the pass being traced, and the number of passes; see gradients.py.
 _PASS: contextvars.ContextVar[tuple[jax.typing.ArrayLike, int]] = contextvars.ContextVar(
   "pass", default=(0, 1)
 )
@@ -31,7 +31,7 @@ def number_keys(key: jax.Array, numbers: jax.typing.ArrayLike) -> jax.Array:
 
 @contextlib.contextmanager
 def in_pass(number: jax.typing.ArrayLike, count: int) -> Iterator[None]:
-  """Within the context, let a device hold every `count`-th of its rows, from `number` on."""
+  """Within the context, let `row_numbers` return every `count`-th row, from `number` on."""
   token = _PASS.set((number, count))
   try:
     yield
@@ -40,7 +40,7 @@ def in_pass(number: jax.typing.ArrayLike, count: int) -> Iterator[None]:
 
 
 def row_numbers(num_rows: int, axis_name: str | None) -> jax.Array:
-  """Return which rows of the global batch a device's `num_rows` rows are: [num_rows] int32.
+  """Return the numbers in the global batch of a device's `num_rows` rows: [num_rows] int32.
 
   Args:
     axis_name: the axis over which the batch is divided, None for a single device.

@@ -22,7 +22,7 @@ from cifar_jax.types import Array, Batch, Metrics, Params, PyTree, Variables
 
 
 class Sums(struct.PyTreeNode):
-  """Sums over the training examples of the current epoch, on the device. Scalars."""
+  """Sums over the training examples of the current epoch: scalars on the device."""
 
   loss: jax.Array
   penalty: jax.Array
@@ -38,7 +38,7 @@ class Sums(struct.PyTreeNode):
     return cls(zero, zero, zero, zero, zero, jnp.full((), -1, jnp.int32))
 
   def add(self, metrics: Metrics, step: jax.Array, is_first: jax.Array) -> "Sums":
-    """Return the sums with a step's metrics added; the first step of an epoch starts anew."""
+    """Return the sums with a step's metrics added; the first step of an epoch resets them."""
     examples = metrics["examples"]
     previous = jax.tree.map(lambda total: jnp.where(is_first, 0.0, total), self)
     is_bad = (self.bad_step < 0) & ~jnp.isfinite(metrics["loss"])
@@ -91,11 +91,11 @@ def init_state(
   images: jax.Array,
   insert_weights: Callable[[Variables], Variables] | None = None,
 ) -> TrainState:
-  """Return the state before the first step: a function of `seed` [] int32 and initial weights.
+  """Return the state before the first step, given `seed` [] int32 and initial weights.
 
   Args:
     images: [n, h, w, c] float32, what the model is initialised with; see models/__init__.py.
-    insert_weights: replaces initial variables by those of a trained network; None keeps them.
+    insert_weights: replaces initial variables with those of a trained network; None keeps them.
   """
   key = jax.random.key(seed)
   variables: Variables = model.init(rng.purpose_key(key, rng.INIT, 0), images, train=False)
@@ -151,7 +151,7 @@ def make_train_step(
       "top5": jnp.sum(rank < 5).astype(jnp.float32),
     }
     num_devices = jax.lax.axis_size(axis_name) if axis_name else 1
-    if num_devices > 1:  # XLA:CPU would copy what one device reduces
+    if num_devices > 1:  # on one device XLA:CPU would only copy the arrays
       grads, loss = jax.lax.pmean((grads, loss), axis_name)
       counts = jax.lax.psum(counts, axis_name)
       if not config.model.sync_bn:  # each device has different statistics; keep their mean
@@ -174,7 +174,7 @@ def make_train_step(
 def _update_averages(
   config: ml_collections.ConfigDict, state: TrainState, total_steps: int
 ) -> TrainState:
-  """Return the state after Lookahead and the moving average have seen the new weights."""
+  """Return the state with Lookahead and the moving average updated by the new weights."""
   slow = state.slow
   if slow is not None:
     fast = {"params": state.params, "batch_stats": state.batch_stats}
@@ -190,10 +190,10 @@ def _update_averages(
 
 
 def rank_of_label(logits: Array, labels: Array) -> jax.Array:
-  """Return how many classes come before the right one: [b] int32.
+  """Return the number of classes ranked before the correct one: [b] int32.
 
-  Of equal logits the class with the lower number comes first. If a logit is not finite, the
-  number is the largest of all.
+  Among equal logits the class with the lower number comes first. A row with a logit that is not
+  finite gets the largest int32.
 
   Args:
     logits: [b, classes].

@@ -9,7 +9,7 @@ the test set. Ours: not run.
 
 The network has 10,489,674 parameters, an L2 penalty of 5e-4 on every kernel, and dropout 0.3. SGD
 with Nesterov momentum 0.9 starts at a rate of 0.1, which is halved after 5 epochs without a better
-validation loss. The checkpoint with the best validation accuracy counts, which is a choice: the
+validation loss. The checkpoint with the best validation accuracy counts. This is our choice: the
 listing also has early stopping that restores the weights of the lowest loss. Batch size, epochs,
 early stopping and augmentation are those of the simple CNN.
 

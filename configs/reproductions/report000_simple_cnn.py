@@ -13,9 +13,10 @@ The recipe is the report's: Adam at 1e-3, batches of 128, at most 200 epochs, fl
 zoom by 5 %. The rate is halved after 5 epochs without a lower validation loss, down to 1e-6. Early
 stopping follows after 15 such epochs and restores the best weights. Two differences: Keras also
 trains on the smaller last batch of an epoch (391 steps, from which the batch size follows), which
-is dropped here (390); and the report shuffles within a buffer of 10,000 images, ours all of them.
+is dropped here (390); and the report shuffles within a buffer of 10,000 images, and this config all
+images.
 
-Our run follows the report's log (79.4 % after 9 epochs, 79.3 % there) but stopped earlier. Its
+Our run followed the report's log (79.4 % after 9 epochs, 79.3 % there) but stopped earlier. Its
 lowest validation loss was 0.451 in epoch 23, so the 86.3 % of that epoch count. Epochs 32 and 33
 came close with 0.452, at 87.4 % and 87.5 %. Had they been slightly lower, the run would have
 continued like the report's, which ended after two more halvings of the rate.

@@ -6,14 +6,14 @@ r"""Report 001, task 2: the basic CNN on CIFAR-10, 65.7 % validation.
 Reported: 65.7 % validation and 78.5 % training accuracy; the test accuracy is "similar to
 validation". Ours: not run.
 
-The network is three times convolution, ReLU, 2×2 max pooling and batch norm, of width 256, the
+The network has three stages of convolution, ReLU, 2×2 max pooling and batch norm, of width 256, the
 better of the report's two widths (the other is 128). It trains for 60 epochs with Adam at 1e-5 and
-batches of 1,024. The last weights count.
+batches of 1,024. The weights of the last epoch count.
 
 The report does not print the kernel size and padding of this network (models/basic_cnn.py explains
 the choice; report001_basic_cnn_128 tries both paddings), nor how it splits the images; here a tenth
-of the official training images validates. Keras also trains on the smaller last batch of an epoch
-(44 steps), which is dropped here (43).
+of the official training images is used for validation. Keras also trains on the smaller last batch
+of an epoch (44 steps), which is dropped here (43).
 """
 
 import ml_collections

@@ -8,10 +8,10 @@ bfloat16: 61.3 % validation, 68.0 % training and 61.1 % test accuracy
 (benchmarks/results/report001_basic_cnn_128).
 
 The report does not print the padding of this network. With --config.model.padding=same validation
-is 64.7 % and training 71.1 %, so Keras' default, 'valid', is the likelier. With only 36,000
-training images besides (--config.data.train_examples=36000), as if all 60,000 had been split 60 to
-20 to 20, they are 60.1 and 66.8 %, and validation leaves chance after eight epochs instead of six.
-The report saw it change after about ten. docs/measurements.md has these runs.
+is 64.7 % and training 71.1 %, so Keras' default, 'valid', is the likelier. With 'valid' and only
+36,000 training images (--config.data.train_examples=36000), as if all 60,000 had been split 60 to
+20 to 20, they are 60.1 and 66.8 %, and validation stays at chance for eight epochs instead of six.
+In the report it does so for about ten. docs/measurements.md has these runs.
 """
 
 import ml_collections

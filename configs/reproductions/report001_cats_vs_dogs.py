@@ -7,10 +7,11 @@ Reported: 70.9 % test (loss 1.116), 72.1 % validation and 100 % training accurac
 Ours, with 1,000 photos of each class and three seeds: 72.3 ± 0.8 % test (loss 1.188), 70.9 ± 0.5 %
 validation and 100 % training accuracy (benchmarks/results/report001_cats_vs_dogs).
 
-PHOTOS is a folder with one folder of photos for each class. The network is three times convolution,
-ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and Adam at 1e-3
-are the best point of the report's grid. It trains for 10 epochs with batches of 32. The last
-weights count. The kernel size and the padding are not printed (see models/basic_cnn.py).
+PHOTOS is a folder with one folder of photos for each class. The network has three stages of
+convolution, ReLU, 2×2 max pooling and batch norm, then 512 units and one logit. Widths of 32 and
+Adam at 1e-3 are the best point of the report's grid. The network trains for 10 epochs with batches
+of 32. The weights of the last epoch count. The kernel size and the padding are not printed (see
+models/basic_cnn.py).
 
 The report takes 2,000 photos of each class at 150×150 pixels, and prints no ratio of its split. The
 60, 20 and 20 % here are inferred from its accuracies, which have three decimals: 0.709, 0.919 and
@@ -22,14 +23,14 @@ never drawn.
 
 Another reading fits too, since any three decimals are k / 1,000: 50, 25 and 25 %, the split of the
 same 4,000 photos in chapter 5 of Chollet's "Deep Learning with Python", which the report resembles
-in much else. For it add --config.data.options.test_fraction=0.25 --config.data.validation=0.33334
---config.data.epoch_examples=2000. With 1,000 photos of each class and three seeds that gives 67.5 ±
-0.8 % test (loss 1.507) and 71.3 ± 1.0 % validation.
+in much else. For this reading add --config.data.options.test_fraction=0.25
+--config.data.validation=0.33334 --config.data.epoch_examples=2000. With 1,000 photos of each class
+and three seeds that gives 67.5 ± 0.8 % test (loss 1.507) and 71.3 ± 1.0 % validation.
 
 With 60 % of 4,000 photos an epoch has 75 steps. A folder with fewer than 2,000 photos of a class is
-used with a warning, and repeated until an epoch has about as many, because batch norm needs them:
-its moving statistics keep 0.99 of themselves at each step (docs/measurements.md). results.json has
-the number of photos in each split; of 400 test photos, the standard error of one seed's accuracy is
+used with a warning, and repeated until an epoch has about as many steps. Batch norm needs them: its
+moving statistics keep 0.99 of their value at each step (docs/measurements.md). results.json has the
+number of photos in each split; with 400 test photos, the standard error of one seed's accuracy is
 2.2 points.
 """
 
@@ -51,8 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
   config.data.options.size = 150
   config.data.options.per_class = 2000
   config.data.options.test_fraction = 0.2
-  config.data.validation = 0.25  # of what is left: a fifth of all
-  config.data.epoch_examples = 2400  # about as many steps with fewer photos
+  config.data.validation = 0.25  # of the remaining photos: a fifth of all
+  config.data.epoch_examples = 2400  # about as many steps if there are fewer photos
   config.data.normalize = "unit"
   config.num_epochs = 10
   config.batch_size = 32

@@ -5,8 +5,8 @@ r"""Report 001, task 2: the residual network without its second convolution, 59.
 
 Reported: 59.2 % test (loss 1.171), 58.3 % validation and 75.5 % training accuracy, the same figures
 as for report001_residual. Ours, one seed in bfloat16: 67.2 % test (loss 0.950), 67.6 % validation
-and 76.4 % training (benchmarks/results/report001_residual_as_printed). So it learns as fast and
-generalises better than reported; why is not known.
+and 76.4 % training (benchmarks/results/report001_residual_as_printed). So it learns as fast as
+reported but generalises better; the reason is not known.
 
 The listing's second pooling takes the output of the first stage and not that of the second
 convolution, which drops that convolution from the network (see models/basic_cnn.py). The line lost

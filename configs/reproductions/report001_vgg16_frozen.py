@@ -8,14 +8,14 @@ Reported: 90.7 % test (loss 0.352), 90.6 % validation and 100 % training accurac
 
 The convolutions keep their ImageNet weights. 512 units and one logit follow: 4,195,329 of
 18,910,017 parameters are trained, for 10 epochs with Adam at 1e-3 and batches of 32, the best
-point of the basic network's grid. The last weights count. The photos are those of
+point of the basic network's grid. The weights of the last epoch count. The photos are those of
 report001_cats_vs_dogs. They are not augmented, so the output of the convolutions is computed once,
 before training.
 
-The report used Keras' weights, and gave them pixels / 255 instead of the preparation that they were
-trained with (see models/pretrained.py). This config does the same. Its default, 'timm', downloads
-torchvision's weights, which expect yet another preparation; the command above names the file of
-Keras' weights. Without a network connection a .safetensors file with torchvision's names works too.
+The report used Keras' weights, and gave them pixels / 255 instead of images prepared as in their
+training (see models/pretrained.py). This config does the same. The command above names the file of
+Keras' weights; the default, 'timm', downloads torchvision's weights, which expect yet another
+preparation. Without a network connection a .safetensors file with torchvision's names works too.
 """
 
 import ml_collections

@@ -14,8 +14,8 @@ increase from 4 to 30" counts arrays of weights, two for each layer.) Training s
 weights of a finished run of report001_vgg16_frozen, whose folder model.pretrained names. The folder
 above is the default, so the last option may be omitted.
 
-The photos and all data options must be those of the first run. Another split would train on photos
-that the first run tests on.
+The photos and all data options must be those of the first run. With another split, this run would
+train on photos that the first run tests on.
 """
 
 import ml_collections

@@ -12,8 +12,8 @@ its last nine epochs, the validation loss is 0.955 to 1.022; it is below 0.78 on
 epochs of the fourth file, where the training loss is above 0.46. The validation accuracy of those
 last epochs is 75.1 to 76.6 %, so the report may have read its 0.765 off the panel of the accuracy.
 
-The report prints no dropout rates here; they are model 3's. report002_final has both dropout and
-L2.
+The report prints no dropout rates for this run; model 3's are used. report002_final has both
+dropout and L2.
 """
 
 import ml_collections

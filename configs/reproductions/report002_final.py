@@ -9,7 +9,7 @@ Reported, from two runs. In the search (figure 4F): 76.3 % validation accuracy (
 
 Ours, one seed in bfloat16: 77.2 % test (loss with the penalty 1.090), 77.1 % validation (1.055)
 and, in training with dropout, 91.4 % (0.496) (benchmarks/results/report002_final). The last 35
-epochs range from 74.7 to 78.4 % validation, which is more than the report's two runs are apart.
+epochs range from 74.7 to 78.4 % validation, more than the difference between the report's two runs.
 
 Figure 5B has the confusion matrix and the classification report of the final test, which
 --mode=evaluate writes for ours.

@@ -7,10 +7,10 @@ Reported: nothing. Ours, one seed in bfloat16: 73.7 % validation in the last epo
 penalty 0.979) and, in training with dropout, 91.5 % (0.288)
 (benchmarks/results/report002_model1_rmsprop).
 
-Nearer than report002_model1 to the 73.9 % that the report prints for its model 1: there the last
-thirty epochs range from 74.1 to 76.6 %, here from 72.8 to 74.3 %. The report's loss of 1.054 speaks
-for the other one, 0.788 to 1.190 against 0.779 to 0.979 here. So one run each does not show which
-of the two the report trained.
+This is nearer than report002_model1 to the 73.9 % that the report prints for its model 1: the last
+thirty epochs range from 72.8 to 74.3 % here, and from 74.1 to 76.6 % there. The report's loss of
+1.054 speaks for report002_model1, whose losses are 0.788 to 1.190, against 0.779 to 0.979 here. So
+one run of each does not show which of the two the report trained.
 
 Keras' decay makes the rate at step t 1e-4 / (1 + 1e-6 t). The report's Keras (2.2 or older) adds
 epsilon outside the square root, and so does this config.

@@ -6,9 +6,10 @@ Reported, at the end of the fourth file: 78.49 % validation accuracy (loss 0.720
 training accuracy (loss 0.5779); the best of the ten epochs printed before is 80.04 % (loss 0.6488)
 in epoch 31 of 35. The losses include the L2 penalty.
 
-Ours, one seed in bfloat16: 77.2 % validation in the last epoch (loss with the penalty 0.781), 79.2
-% in the mean of the last ten; in training with dropout 83.0 % (0.547). The last twenty epochs range
-from 76.8 to 80.3 %, so a last epoch says little (benchmarks/results/report002_model2).
+Ours, one seed in bfloat16: 77.2 % validation in the last epoch (loss with the penalty 0.781),
+79.2 % on average over the last ten; in training with dropout 83.0 % (0.547). The last twenty epochs
+range from 76.8 to 80.3 %, so the last epoch alone says little
+(benchmarks/results/report002_model2).
 """
 
 import ml_collections

@@ -9,16 +9,17 @@ From the report's text for CIFAR-10: dropout 0.5 in the blocks and 0.3 before th
 crops and flips, and a learning rate that falls to a tenth after 10 epochs without a lower
 validation loss. From its code, which is printed for CIFAR-100: Adam at Keras' 1e-3, batches of 128,
 200 epochs, the last fifth of the training images for validation, 4 pixels of padding, a lowest rate
-of 1e-4, and the penalties. The code's other dropout rates are those of report003_cifar100. There is
-no checkpoint: the weights of the last epoch are tested.
+of 1e-4, and the penalties. The code's other dropout rates are those of report003_cifar100. The code
+saves no checkpoint: the weights of the last epoch are tested.
 
 The penalty of 1e-5 on the stem and the shortcuts is ten times smaller than the 1e-4 on the other
 convolutions, as printed. The monitored loss is Keras' and includes the penalty: `val_objective`.
 
-In the report, padding and RandomCrop are layers of the network. RandomCrop of the time (TensorFlow
-2.6) crops all images of a batch at the same place (`batch_crop`), and at inference resizes the
-padded image to 32×32 (`pad_and_resize`). So the network is validated and tested on objects of 0.8
-times the size that it was trained on. report003_cifar10_corrected shows what this costs.
+In the report, padding and RandomCrop are layers of the network. The RandomCrop of TensorFlow 2.6,
+then current, crops all images of a batch at the same place (`batch_crop`), and at inference resizes
+the padded image to 32×32 (`pad_and_resize`). So the network is validated and tested on objects of
+0.8 times the size of those that it was trained on. report003_cifar10_corrected shows what this
+costs.
 """
 
 import ml_collections

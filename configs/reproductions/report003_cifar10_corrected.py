@@ -5,7 +5,7 @@ r"""Report 003, CIFAR-10: report003_cifar10 with an ordinary crop, and evaluated
 
 Reported: nothing; the report has 86.75 % test with the crop of report003_cifar10. Ours: not run.
 
-Each image is cropped at a different place, and validation and test use the images as they are. The
+Each image is cropped at a different place, and validation and test use the unchanged images. The
 difference between the two runs is what the report's crop inside the network costs.
 """
 

@@ -3,7 +3,7 @@ r"""Report 003, CIFAR-10: the ELU ResNet-50, 75 %.
   python main.py --config=configs/reproductions/report003_resnet50.py \
     --workdir=runs/report003_resnet50
 
-Reported: it "yielded 75%", presumably on the test images, of an implementation that the report
+Reported: it "yielded 75%", presumably on the test images, with an implementation that the report
 calls "unoptimized and poorly implemented". Ours: not run.
 
 The blocks are bottlenecks, as in He et al.'s ResNet-50. As printed they cannot run;

@@ -4,11 +4,12 @@
 
 Reported: a plot in which the loss spikes and the accuracy falls; no figures. Ours: not run.
 
-The report prints neither the network nor the recipe. models/vgg.py explains the network
-(20,554,826 parameters). Adam at Keras' 1e-3, batches of 128, 200 epochs and a fifth for validation
-are from the later code, as in report003_cifar10. Absent are crops and flips, and so the resizing at
-inference, which the text introduces with the residual networks; the plateau, which it introduces
-with the last of them; and penalties, which are printed for the layers of the residual networks.
+The report prints neither the network nor the recipe. models/vgg.py explains the network (20,554,826
+parameters). Adam at Keras' 1e-3, batches of 128, 200 epochs and a fifth for validation are from the
+later code, as in report003_cifar10. This config has no crops and flips, and so no resizing at
+inference, because the text introduces them with the residual networks; no plateau, which it
+introduces with the last of them; and no penalties, which are printed for the layers of the residual
+networks.
 """
 
 import ml_collections

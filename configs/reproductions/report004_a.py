@@ -5,7 +5,7 @@
 Reported: 74.5 % validation (loss 0.728) and 87.1 % training accuracy (loss 0.396) of the checkpoint
 with the lowest validation loss. Ours, one seed in bfloat16: 74.8 % validation (loss 0.750), 74.8 %
 test and 89.3 % training accuracy in epoch 6 (benchmarks/results/report004_a). In float32, with a
-validation fifth drawn by class: 73.9 %, 73.8 % and 86.3 % in epoch 5.
+validation fifth stratified by class: 73.9 %, 73.8 % and 86.3 % in epoch 5.
 
 The recipe is the report's: Adam at 1e-3, batches of 32, 50 epochs, a fifth of the training images
 for validation, drawn without regard to classes. The printed training losses of epochs 1 to 7 are

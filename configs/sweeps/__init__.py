@@ -12,7 +12,7 @@ of a config, and arguments of models, optimizers and schedules that the base con
 
   python main.py --mode=sweep --sweep=configs/sweeps/FILE.py --workdir=/tmp/sweep
 
-Optuna draws the trials of `random` and `tpe`, and decides with `pruner=` which trials end early.
+Optuna draws the trials of `random` and `tpe`, and with `pruner=` decides which trials end early.
 """
 
 import dataclasses
@@ -56,13 +56,13 @@ __all__ = [
 RANK_BY = {"val_accuracy": "max", "val_loss": "min"}
 PRUNERS = ("", "halving", "hyperband")
 _MAX_COUNT = 10_000  # far more than anybody trains; drawing many more would take hours
-# What a trial sets: values by the names of fields.
+# The values that a trial sets, by field name.
 Trial: TypeAlias = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-  """The trials of a sweep: listed, or for TPE the space that they are drawn from one by one.
+  """The trials of a sweep or, for TPE, the space from which they are drawn one by one.
 
   Attributes:
     trials: the fields of each trial with their values; no two trials are equal.
@@ -71,18 +71,18 @@ class Sweep:
     sampler_seed: the seed of these draws.
     base: the module whose get_config() the trials start from; None is the config of --config.
     rank_by: the metric that ranks the trials, one of RANK_BY. Test metrics are not allowed.
-    at_once: the largest number of trials that train together in one program, where they can. 0 is
+    at_once: the largest number of trials that train together in one program, if they can. 0 is
       as many as fit into memory on accelerators, and one on CPU, where XLA runs convolutions of
       separate weights three to five times slower.
-    pruner: how trials end early: '' for not at all, 'halving' for Optuna's successive halving (as
-      in ASHA, each trial is judged when it reaches a rung), or 'hyperband'.
-    first_rung: the epoch at which trials are judged first; the next rungs are at `reduction`,
+    pruner: the method that ends trials early: '' for none, 'halving' for Optuna's successive
+      halving (as in ASHA, each trial is judged when it reaches a rung), or 'hyperband'.
+    first_rung: the epoch at which trials are first judged; the next rungs are at `reduction`,
       `reduction`², … times as many epochs.
-    reduction: at each rung a trial goes on if it is among the best 1 / reduction of those that have
-      reached the rung.
+    reduction: at each rung a trial continues if it is among the best 1 / reduction of those that
+      have reached the rung.
 
   Raises:
-    UserError: there are no trials or equal ones, or another attribute is impossible.
+    UserError: there are no trials, two are equal, or another attribute is invalid.
   """
 
   trials: tuple[Trial, ...] = ()
@@ -115,9 +115,9 @@ class Sweep:
       _check_count("count", self.count, 1)
     if self.at_once > 1 and (self.space or self.pruner):
       reason = (
-        "trials that train together cannot end apart"
+        "trials that train together cannot end separately"
         if self.pruner
-        else ("TPE draws a trial when the one before has finished")
+        else ("TPE draws a trial when the previous one has finished")
       )
       raise UserError(f"at_once: {reason}; leave it out")
     if self.pruner and (names := {"seed", "num_epochs"} & self.fields()):
@@ -131,7 +131,7 @@ class Sweep:
     return set(self.space).union(*self.trials)
 
   def draws(self) -> dict[str, Draw]:
-    """Return for each field what its values come from."""
+    """Return the distribution of each field; for given trials, the choice of its values."""
     if self.space:
       return dict(self.space)
     values: dict[str, dict[str, Any]] = {}
@@ -149,7 +149,7 @@ def grid(fields: Mapping[str, Sequence[Any]], **options: Any) -> Sweep:
     options: attributes of Sweep.
 
   Raises:
-    UserError: a list is empty or not a list, or as Sweep.
+    UserError: a list is empty or not a list, or `Sweep` raises it.
   """
   lists = [check_values(name, values) for name, values in fields.items()]
   combinations = itertools.product(*lists) if fields else ()
@@ -167,8 +167,8 @@ def random(
     options: attributes of Sweep.
 
   Raises:
-    UserError: the count is not positive or larger than the number of different trials, a list is
-      empty or not a list, or as Sweep.
+    UserError: the count is not positive or exceeds the number of different trials, a list is empty
+      or not a list, or `Sweep` raises it.
   """
   _check_count("count", count, 1)
   optuna = import_optuna()
@@ -192,7 +192,7 @@ def random(
 def tpe(
   fields: Mapping[str, Draw | Sequence[Any]], count: int, sampler_seed: int = 0, **options: Any
 ) -> Sweep:
-  """Return a sweep of `count` trials, each drawn where the trials before it did best.
+  """Return a sweep of `count` trials, each drawn where the earlier trials did best.
 
   Optuna's tree-structured Parzen estimator (Bergstra et al. 2011) draws them; the first ten are
   random.
@@ -213,17 +213,17 @@ def listed(trials: Iterable[Trial], **options: Any) -> Sweep:
   """Return a sweep of exactly these trials; `options` are attributes of Sweep.
 
   Raises:
-    UserError: as Sweep.
+    UserError: `Sweep` raises it.
   """
   plain = ({name: to_python(value) for name, value in trial.items()} for trial in trials)
   return Sweep(tuple(plain), **options)
 
 
 def import_optuna() -> Any:
-  """Return the module optuna, which logs warnings only.
+  """Return the module optuna, set to log only warnings.
 
   Raises:
-    UserError: it is not installed.
+    UserError: Optuna is not installed.
   """
   try:
     import optuna

@@ -1,4 +1,4 @@
-"""What the fields of a sweep are drawn from: ranges of numbers, and choices."""
+"""The distributions from which a sweep draws fields: ranges of numbers, and choices."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ class Range:
 
   Attributes:
     low, high: the ends, both included.
-    log: whether the logarithm is drawn evenly, not the number.
-    whole: whether only whole numbers are drawn.
+    log: draw log-uniformly instead of uniformly.
+    whole: draw only whole numbers.
 
   Raises:
-    UserError: not low < high, or an end is of another type or too large, or a range by logarithm
-      does not begin above 0.
+    UserError: low is not below high, an end has another type or is too large, or `log` is set and
+      low is not above 0.
   """
 
   low: float
@@ -49,30 +49,30 @@ class Range:
     return distributions.FloatDistribution(self.low, self.high, log=self.log)
 
   def label(self, value: float) -> float:
-    """Return what stands for a value in the study."""
+    """Return the label of a value in Optuna's study."""
     return value
 
   def value(self, drawn: float) -> float:
-    """Return the field's value for a number that Optuna drew: four digits of it, if not whole."""
+    """Return the field's value for a number that Optuna drew, to four digits unless `whole`."""
     return drawn if self.whole else min(max(float(f"{drawn:.4g}"), self.low), self.high)
 
   def ends(self) -> tuple[Any, ...]:
-    """Return values that are valid only if all values are."""
+    """Return values to validate: if they are valid, all values are."""
     return self.low, self.high
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-  """One of several values of any type. Optuna knows those that it cannot store by their repr()."""
+  """One of several values of any type. Optuna gets the repr() of values that it cannot store."""
 
   values: tuple[Any, ...]
 
   def labels(self) -> list[Any]:
-    """Return what stands for each value in the study."""
+    """Return the label of each value in Optuna's study."""
     texts, types = [repr(value) for value in self.values], str | int | float | None
     if any(not isinstance(value, types) or value != value for value in self.values):
       return texts
-    # Optuna compares labels by ==, by which 1 is True.
+    # Optuna compares labels by ==, and 1 == True.
     return list(self.values) if len(set(self.values)) == len(set(texts)) else texts
 
   def distribution(self) -> "BaseDistribution":
@@ -82,7 +82,7 @@ class Choice:
     return distributions.CategoricalDistribution(tuple(dict.fromkeys(self.labels())))
 
   def label(self, value: Any) -> Any:
-    """Return what stands for one of the values in the study."""
+    """Return the label of one of the values in Optuna's study."""
     return self.labels()[list(map(repr, self.values)).index(repr(value))]
 
   def value(self, drawn: Any) -> Any:
@@ -90,7 +90,7 @@ class Choice:
     return self.values[self.labels().index(drawn)]
 
   def ends(self) -> tuple[Any, ...]:
-    """Return values that are valid only if all values are."""
+    """Return values to validate: if they are valid, all values are."""
     return self.values
 
 
@@ -98,22 +98,22 @@ Draw: TypeAlias = Range | Choice
 
 
 def uniform(low: float, high: float) -> Range:
-  """Return the numbers between low and high, drawn evenly and rounded to four digits."""
+  """Return the numbers from low to high, drawn uniformly and rounded to four digits."""
   return Range(low, high)
 
 
 def log_uniform(low: float, high: float) -> Range:
-  """Return the numbers between low and high, drawn evenly by logarithm, as `uniform`."""
+  """Return the numbers from low to high, drawn log-uniformly and rounded to four digits."""
   return Range(low, high, log=True)
 
 
 def integers(low: int, high: int, log: bool = False) -> Range:
-  """Return the whole numbers from low to high, drawn evenly, or evenly by logarithm."""
+  """Return the whole numbers from low to high, drawn uniformly, or log-uniformly if `log`."""
   return Range(low, high, log, whole=True)
 
 
 def choice(*values: Any) -> Choice:
-  """Return a distribution that picks each of the values equally often.
+  """Return a distribution that picks each of the values with equal probability.
 
   Raises:
     UserError: there are no values.
@@ -124,7 +124,7 @@ def choice(*values: Any) -> Choice:
 
 
 def to_draws(fields: Mapping[str, Draw | Sequence[Any]]) -> dict[str, Draw]:
-  """Return the distribution of each field; raise UserError for a list that is none."""
+  """Return the distribution of each field; raise UserError for anything but one or a list."""
   return {
     name: values if isinstance(values, Range | Choice) else choice(*check_values(name, values))
     for name, values in fields.items()
@@ -132,12 +132,12 @@ def to_draws(fields: Mapping[str, Draw | Sequence[Any]]) -> dict[str, Draw]:
 
 
 def to_python(value: Any) -> Any:
-  """Convert a NumPy scalar to Python's type."""
+  """Convert a NumPy scalar to a Python scalar; return other values unchanged."""
   return value.item() if isinstance(value, np.generic) else value
 
 
 def check_values(name: str, values: Any) -> list[Any]:
-  """Return the values of a field as a list. Raise UserError unless they are a list with values."""
+  """Return the values of a field as a list; raise UserError unless they are a non-empty list."""
   values = values.tolist() if isinstance(values, np.ndarray) else values
   if isinstance(values, str) or not isinstance(values, Sequence):
     raise UserError(f"sweep: {name}: {values!r} must be a list of values")

@@ -5,7 +5,7 @@ r"""Report 001's grid search of task 1: Adam at 1e-4 or 1e-3, three convolutions
     --workdir=runs/report001_grid
 
 Reported: the four points "performed similarly over 10 epoch"; 1e-3 with width 32 is best "by a tiny
-amount". Ours too: 71.2 to 73.4 % test with three seeds each, whose standard errors are 0.5 to 0.8
+amount". So did ours: 71.2 to 73.4 % test, with three seeds each and standard errors of 0.5 to 0.8
 points. The config of each point is in configs/reproductions/.
 """
 

@@ -4,7 +4,7 @@ r"""Report 001's grid search of task 2: the basic CNN on CIFAR-10 with widths of
     --workdir=runs/report001_widths
 
 Reported: 65.7 % validation accuracy with 256, 60.5 % with 128. The configs report001_basic_cnn and
-report001_basic_cnn_128 have ours.
+report001_basic_cnn_128 have our figures.
 """
 
 from configs import sweeps

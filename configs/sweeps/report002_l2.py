@@ -3,7 +3,7 @@
   python main.py --mode=sweep --sweep=configs/sweeps/report002_l2.py --workdir=runs/report002_l2
 
 Reported validation accuracy: 68.2 % without a penalty, 68.9 % with 5e-5, 70.4 % with 5e-4, "low"
-with 5e-2, and 76.3 % with dropout and 5e-4. For dropout alone the report prints a loss only, better
+with 5e-2, and 76.3 % with dropout and 5e-4. For dropout alone the report prints only a loss, better
 than without dropout. Ours: not run. The docstring of configs/reproductions/report002_l2_0.py
 describes the points.
 """

@@ -4,8 +4,8 @@ r"""Search for the fewest epochs in which ResNet-18 reaches 95.0, 95.5 and 96.0 
 
 27 trials of resnet18_cutout's recipe, 945 epochs in all: 15, 30 and 60 epochs, each with three
 learning rates, since the best rate depends on the length, and each of these with three seeds. On an
-accelerator the nine trials of a length train together. The same command resumes the sweep; started
-several times, with at_once=3, it divides the trials over processes.
+accelerator the nine trials of a length train together. The same command resumes the sweep. If it is
+started several times with at_once=3, the processes share the trials.
 
 The ranking (printed, and in sweep.json) has the mean validation accuracy of each length and rate.
 For each target choose the fewest epochs whose best rate reaches it. For a test accuracy to publish,

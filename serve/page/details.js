@@ -35,7 +35,7 @@ export async function showDetails(name) {
         : null,
       h("div", {class: "pair"},
         table("Results", Object.entries(run.results), true),
-        table("Settings other than the default", settings.filter(([field]) => run.changed.includes(field)), true)),
+        table("Settings that differ from the defaults", settings.filter(([field]) => run.changed.includes(field)), true)),
       table("All settings", settings, false),
       run.figures.length ? h("h3", {}, "Pictures") : null,
       h("div", {class: "pictures"}, ...run.figures.map(figure => picture(name, figure))),

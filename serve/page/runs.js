@@ -79,7 +79,7 @@ function list() {
   const live = summaries.filter(run => run.state === "training").length;
   byId("runs-count").textContent = summaries.length
     ? `${summaries.length} ${summaries.length === 1 ? "run" : "runs"}${live ? `, ${live} training` : ""}`
-    : "No run yet. One appears here as soon as it starts.";
+    : "No runs yet. A run appears here as soon as it starts.";
   byId("filter").hidden = summaries.length < FILTER_FROM;
   const filter = byId("filter").value.trim().toLowerCase();
   for (const [name, line] of lines) {

@@ -32,7 +32,7 @@ export async function get(path, query = {}) {
   try {
     response = await fetch(address(path, query));
   } catch {
-    setTrouble("The server cannot be reached. The page goes on when it is back.");
+    setTrouble("The server cannot be reached. The page continues when it is back.");
     throw new ServerError("the server cannot be reached");
   }
   if (response.status !== 503) setTrouble("");
@@ -48,7 +48,7 @@ export async function post(path, form) {
       response = await fetch(path, {method: "POST", body: form});
       setTrouble("");
     } catch {
-      setTrouble("The server cannot be reached. The page goes on when it is back.");
+      setTrouble("The server cannot be reached. The page continues when it is back.");
       if (attempt === 10 * MOST_TRIES) throw new ServerError("the server cannot be reached");
     }
     if (response?.ok) return response;

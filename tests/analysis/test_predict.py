@@ -159,7 +159,7 @@ def test_networks_that_take_no_files(shape, tmp_path):
   path = make_run(tmp_path / "run", shape)
   (tmp_path / "a.png").write_bytes(encoded(rgb("top_left")))
   with pytest.raises(
-    errors.UserError, match=r"run: takes images of shape .*; files give only square images"
+    errors.UserError, match=r"run: takes images of shape .*; image files can only be decoded to"
   ):
     predict.predict([path], [tmp_path / "a.png"])
 
@@ -322,7 +322,7 @@ def test_no_images_is_an_error(workdir, tmp_path):
 def test_runs_that_cannot_be_used(workdir, tmp_path):
   image = tmp_path / "a.png"
   image.write_bytes(encoded(rgb("top_left")))
-  with pytest.raises(errors.UserError, match=r"not a run folder, it has no config\.json"):
+  with pytest.raises(errors.UserError, match=r"not a run folder, because it has no config\.json"):
     predict.predict([tmp_path], [image])
   with pytest.raises(errors.UserError, match="workdir: missing"):
     predict.predict([], [image])

@@ -178,7 +178,7 @@ def test_an_output_that_cannot_be_written_is_one_line(name, message, workdir, ph
 
 
 def test_json_and_output_exclude_each_other(workdir, photos, tmp_path):
-  with pytest.raises(errors.UserError, match="--json: prints, and --output writes; use --output"):
+  with pytest.raises(errors.UserError, match="--json: excludes --output; use --output"):
     predict.predict([workdir], [photos], as_json=True, output=tmp_path / "p.json")
 
 

@@ -135,7 +135,7 @@ def test_files_that_contradict_the_weights_are_refused(files, tmp_path):
   config = json.loads(files["config.json"]) | {"eval_transform": "pad_and_resize(padding=4)"}
   (tmp_path / "config.json").write_text(json.dumps(config))
   with pytest.raises(
-    errors.UserError, match=r"config\.json is not what the weights were saved with"
+    errors.UserError, match=r"config\.json is not the one that the weights were saved with"
   ):
     load_run(tmp_path)
 
@@ -146,12 +146,12 @@ def test_altered_weights_and_configs_are_noticed(files, tmp_path):
   metadata, arrays = weights_file.read_arrays(path)
   name = next(iter(arrays))
   save_file(arrays | {name: arrays[name] + 1}, path, metadata)
-  with pytest.raises(errors.UserError, match="arrays_sha256 is not that of the content"):
+  with pytest.raises(errors.UserError, match="arrays_sha256 does not match the content"):
     load_run(path)
   save_file(
     arrays, path, metadata | {"config": metadata["config"].replace("simple_cnn", "resnet18")}
   )
-  with pytest.raises(errors.UserError, match="config_sha256 is not that of the content"):
+  with pytest.raises(errors.UserError, match="config_sha256 does not match the content"):
     load_run(path)
   save_file(arrays, path)
   with pytest.raises(errors.UserError, match="not a network of this program"):

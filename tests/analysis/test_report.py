@@ -305,7 +305,7 @@ def test_evaluation_is_shown(tmp_path):
   parsed = Page(report.write_report(path))
   assert parsed.row("train") == ["train", f"{counts.sum():,}", "61.11%", "93.33%", "0.7654"]
   assert parsed.row("test, flip")[2] == "62.22%"
-  assert "+1.11 points" in parsed.text and "is that in results.json" in parsed.text
+  assert "+1.11 points" in parsed.text and "equals that in results.json" in parsed.text
   matrix = [row for row in parsed.rows if len(row) == 1 + len(CLASSES)]
   matrix = [row for row in matrix if row[0] in CLASSES]
   assert [row[0] for row in matrix] == CLASSES
@@ -439,7 +439,7 @@ def test_means_are_over_runs_that_differ_only_in_the_seed(tmp_path):
   assert ["fallen", "128", "1 (8)", "90.00%"] in [row[:4] for row in parsed.rows]
   assert "have seed 0 more than once" in parsed.text
   assert "Trained on another dataset than the config names: fallen." in parsed.text
-  assert "have different datasets" in parsed.text
+  assert "use different datasets" in parsed.text
   assert "Comparison of 7 runs" in parsed.text  # the repeated folder counts once
   (row_of_c,) = ([f.strip() for f in row] for row in parsed.rows[:10] if row[0] == "c ")
   assert f"72.00 ± {100 * scipy.stats.sem([0.71, 0.73]):.2f}%" in row_of_c

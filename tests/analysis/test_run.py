@@ -118,14 +118,14 @@ def test_images_of_another_type_or_shape_are_rejected(run, images):
 
 
 def test_folders_without_a_run_are_rejected(workdir, tmp_path):
-  with pytest.raises(errors.UserError, match=r"not a run folder, it has no config\.json"):
+  with pytest.raises(errors.UserError, match=r"not a run folder, because it has no config\.json"):
     load_run(tmp_path)
   for name in ("config.json", "dataset.json"):
     (tmp_path / name).write_text((workdir / name).read_text())
   with pytest.raises(errors.UserError, match="holds no selected weights"):
     load_run(tmp_path)
   (tmp_path / "dataset.json").unlink()
-  with pytest.raises(errors.UserError, match=r"not a run folder, it has no dataset\.json"):
+  with pytest.raises(errors.UserError, match=r"not a run folder, because it has no dataset\.json"):
     load_run(tmp_path)
   with pytest.raises(errors.UserError, match=r"has the seeds 0 to 1, not 2"):
     load_run(workdir, seed=2)
@@ -137,7 +137,7 @@ def test_changed_data_is_rejected(workdir, data_dir, tmp_path):
   description = json.loads((workdir / "dataset.json").read_text()) | {"fingerprint": "0" * 64}
   (tmp_path / "dataset.json").unlink()
   (tmp_path / "dataset.json").write_text(json.dumps(description))
-  with pytest.raises(errors.UserError, match=r"digits is not what .* was trained on"):
+  with pytest.raises(errors.UserError, match=r"digits is not the data that .* was trained on"):
     load_run(tmp_path).load_data()
 
 

@@ -101,8 +101,8 @@ def test_after_a_failure_the_same_command_continues(folder, sent):
   with pytest.raises(errors.UserError) as error:
     sync.sync(folder, "wandb")
   assert str(error.value) == (
-    "--to: wandb failed (ConnectionError: no route to host); correct this, and the same command "
-    "continues"
+    "--to: wandb failed (ConnectionError: no route to host); fix this, then rerun the same command "
+    "to continue"
   )
   assert json.loads((folder / "sync_wandb.json").read_text()) == state(1, False)
   sent.fails = set()

@@ -133,15 +133,15 @@ def test_wrong_names_and_layouts_are_refused_in_one_line(tmp_path):
       np.save(tmp_path / name / f"{file}.npy", images)
   np.save(tmp_path / "odd.npy", images)
   for description, message in {
-    "nowhere": "nowhere: no such file or folder, nor one of this name in",
+    "nowhere": "nowhere: no such file or folder, here or in",
     "x" * 5000: "no such file or folder",
     "a\0b": "no such file or folder",
     "a.npy,b.npy": "a.npy: cannot be read (No such file or directory)",
-    "shuffled": "labels are not those of the same images five times",
+    "shuffled": "does not repeat the same labels five times",
     "empty": "its folders are none",
     "alone": "holds neither labels.npy nor a file that ends in _data.npy",
     "no_pair": "x_labels.npy: cannot be read",
-    "odd.npy": "has no 'data' or 'images' in its name",
+    "odd.npy": "has neither 'data' nor 'images' in its name",
   }.items():
     with pytest.raises(errors.UserError) as raised:
       test_sets.open_test_set(run, description)

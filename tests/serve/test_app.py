@@ -207,7 +207,7 @@ def test_faults_are_logged_and_answered_in_one_line(client, monkeypatch, log_lin
   answer.portal = client.portal
   answer = send(answer, photo_of())
   assert (answer.status_code, log_lines) == (500, ["a request failed"])
-  assert answer.json() == {"error": "server: an error, which its log describes; try again"}
+  assert answer.json() == {"error": "server: an error, described in its log; try again"}
 
 
 # --- Runs ----------------------------------------------------------------------------------------

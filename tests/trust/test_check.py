@@ -79,7 +79,7 @@ def test_a_finished_run_without_its_last_checkpoint_stays_a_finding(run):
   (run / "checkpoints" / "latest" / "00000032").rename(run / "moved")
   text, code = check.check([str(run)])
   assert code == 1
-  assert "the newest is of step 16, but the run ended at step 32; move results.json away" in text
+  assert "the newest is from step 16, but the run ended at step 32; move results.json away" in text
 
 
 def test_damaged_best_weights_are_written_again_with_the_same_bits(run, monkeypatch):
@@ -127,9 +127,9 @@ def test_without_an_intact_latest_nothing_is_set_aside(run):
 @pytest.mark.parametrize(
   ("changes", "problem"),
   [
-    ({"epochs_run": 3}, "epochs_run is 3, but 2 by the other files"),
+    ({"epochs_run": 3}, "epochs_run is 3, but 2 in the other files"),
     ({"val_accuracy": 0.99}, "val_accuracy is 0.99, but "),
-    ({"seeds": [4]}, r"seeds is [4], but [0] by the other files"),
+    ({"seeds": [4]}, r"seeds is [4], but [0] in the other files"),
     ({"data": {"name": "digits"}}, "its description of the data is not that of dataset.json"),
   ],
 )
@@ -144,7 +144,7 @@ def test_json_of_another_shape_is_a_finding(run):
   edit_json(run / "config.json", model=[])
   text, code = check.check([str(run)])
   assert code == 1
-  assert "a file holds something else than this program writes (AttributeError" in text
+  assert "a file holds content that this program does not write (AttributeError" in text
 
 
 def test_a_cut_line_of_the_metrics_is_found(run):

@@ -174,10 +174,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path):
   for arguments, message in (
     ([a], "compare: only one side"),
     ([a, unfinished], "unfinished: unfinished, 1 of 1 epochs; finish the run"),
-    ([a, f"{a},{b}"], "compare: a, b are no runs of one config, they differ in batch_size; name"),
+    ([a, f"{a},{b}"], "compare: a, b are not runs of one config, because they differ in batch_s"),
     ([a, no_validation], "--split: no_validation recorded no validation accuracy"),
     ([a, str(tmp_path / "nothing")], "nothing: not a run folder"),
-    ([one, other], "compare: one, other have one seed and other validation images|one and other"),
+    ([one, other], "compare: one and other have one seed and different validation images"),
   ):
     with pytest.raises(errors.UserError, match=message):
       compare.compare(arguments, output=tmp_path / "compare.html")

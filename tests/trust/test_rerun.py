@@ -196,7 +196,7 @@ def test_a_fork_is_refused(repeat, record):
   results = json.loads((record / "results.json").read_text())
   results["lineage"] = [{"run": "base", "step": 16}]
   (record / "results.json").write_text(json.dumps(results))
-  with pytest.raises(errors.UserError, match="a fork of base, whose config alone does not repeat"):
+  with pytest.raises(errors.UserError, match="a fork of base, so its config alone does not repeat"):
     repeat()
 
 

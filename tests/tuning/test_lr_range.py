@@ -151,8 +151,8 @@ def test_range_test_finds_the_rates_that_numpy_finds(config, tmp_path):
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
-    ({"low": 1.0, "high": 0.1}, "low, high: 1 to 0.1 is no range"),
-    ({"low": 0.0}, "low, high: 0 to 10 is no range"),
+    ({"low": 1.0, "high": 0.1}, "low, high: 1 to 0.1 is not a range"),
+    ({"low": 0.0}, "low, high: 0 to 10 is not a range"),
     ({"steps": 3}, "steps: 3 steps are too few"),
   ],
 )

@@ -268,5 +268,5 @@ def test_a_group_that_is_an_error_trains_alone(tmp_path, monkeypatch, log_lines)
   sweep.run_sweep(sweep.parse("seed=0,1 at_once=2"), config, tmp_path / "out")
   assert alone == ["seed=0", "seed=1"]
   assert any(
-    line.startswith("Train the trials one after the other: num_seeds:") for line in log_lines
+    line.startswith("Training the trials one after the other: num_seeds:") for line in log_lines
   )

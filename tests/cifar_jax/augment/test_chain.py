@@ -289,7 +289,7 @@ def test_the_largest_numbers_of_pixels_fit_into_int32(spec):
       "cutout(size=n): 'n' is not a literal value; size must be a whole number within [1, 10000]",
     ),
     ("cutout(size=__import__('os'))", "is not a literal value"),
-    ("random_flip() |", "cannot read 'random_flip() |'; write for example"),
+    ("random_flip() |", "cannot read 'random_flip() |'; write, for example"),
     ("random_flip; cutout", "cannot read 'random_flip; cutout'"),
     ("random_flip + cutout", "cannot read 'random_flip + cutout'; write name(argument=value)"),
     ("os.system('ls')", "cannot read \"os.system('ls')\"; write name(argument=value)"),

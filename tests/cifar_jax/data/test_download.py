@@ -178,7 +178,7 @@ def test_a_busy_server_is_asked_again(get):
 
 def test_too_large_files_are_refused(get, monkeypatch, tmp_path):
   monkeypatch.setattr(download, "_MAX_BYTES", 1000)
-  with pytest.raises(fetch.Failed, match=r"f.tgz: has 1001 bytes; at most 1000 are possible"):
+  with pytest.raises(fetch.Failed, match=r"f.tgz: has 1001 bytes; at most 1000 are allowed"):
     get(Reply(bytes(1001)))
   with pytest.raises(fetch.Failed, match=r"f.tgz: sends more than 1000 bytes"):
     get(Reply(bytes(1001), length=-1))  # without an announced length

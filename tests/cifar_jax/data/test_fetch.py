@@ -53,7 +53,7 @@ def test_read_returns_what_the_archive_holds(tmp_path_factory, members):
 def test_read_refuses_too_large_files(tmp_path):
   path = archive(tmp_path / "x.tar.gz", {"in/a.bin": b"x" * 11})
   with pytest.raises(
-    fetch.Failed, match=r"x.tar.gz: in/a.bin: has 11 bytes; at most 10 are possible"
+    fetch.Failed, match=r"x.tar.gz: in/a.bin: has 11 bytes; at most 10 are allowed"
   ):
     fetch.read(path, LIMITS)
   folder = epath.Path(tmp_path)
@@ -185,7 +185,7 @@ def test_the_next_source_follows_a_slow_one_and_a_line_says_why(caplog):
     assert fetch.obtain("cifar10", None, ways, lambda path: path, "a folder") == epath.Path("files")
   assert calls == [("slow", fetch.MIN_RATE), ("good", fetch.MIN_RATE)]
   assert caplog.messages[-1] == (
-    "cifar10: used good, because the sources before failed (slow: too slow, 70 kB/s)"
+    "cifar10: used good, because earlier sources failed (slow: too slow, 70 kB/s)"
   )
 
 

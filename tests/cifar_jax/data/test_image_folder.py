@@ -177,9 +177,9 @@ def test_bad_folders_are_refused(tmp_path):
   cases = {
     nowhere: rf"nowhere: {unreadable} \(No such file or directory\); give",
     file: rf"file: {unreadable} \(Not a directory\); give --config.data.s",
-    bare: r"bare: its folders are none, but two classes are the least",
-    case("one"): r"one: its folders are cat, but two classes are the least",
-    case("hidden", ".dog"): r"hidden: its folders are cat, but two classes",
+    bare: r"bare: its folders are none, but at least two classes are needed",
+    case("one"): r"one: its folders are cat, but at least two classes are needed",
+    case("hidden", ".dog"): r"hidden: its folders are cat, but at least two classes",
     case("empty", "dog"): r"empty/dog: holds 0 files and no image that can be opened; add images",
     only_bad: r"dog: holds 2 files and no image .*\(dog/[12].jpg: ValueError: not an image\)",
     case("text", **{"dog/a.txt": b""}): r"1 files and no image .*\(dog/a.txt: not named as an im",

@@ -73,7 +73,7 @@ def test_a_malicious_pickle_is_refused_and_nothing_executes(tmp_path, protocol):
     (pickle.dumps({"data": np.arange(3.0)}, 2), "it calls 'numpy dtype' with arguments"),
     (pickle.dumps({"data": np.array([None])}, 2), "it calls 'numpy dtype' with arguments"),
     (pickle.dumps({"x": 1.5}, 2), "it holds the operation BINFLOAT"),
-    (pickle.dumps({"data": PIXELS.T.copy(order="F")}, 2), "not a uint8 array in C's order"),
+    (pickle.dumps({"data": PIXELS.T.copy(order="F")}, 2), "not a uint8 array in C order"),
     (b"\x80\x02cnumpy\nndarray\nK\x01\x85R.", "it calls 'numpy ndarray' with arguments"),
     (b"\x80\x02U\x03abcK\x01\x85R.", "it calls 'abc' with arguments"),
     (b"\x80\x02cnumpy.core.multiarray\n_reconstruct\ncos\nsystem\n\x85R.", "it names 'os.system'"),

@@ -353,11 +353,11 @@ def test_if_all_are_damaged_nothing_is_overwritten(three):
   [
     (
       run(0, width=301),
-      r"params.dense.kernel is \(300, 40\) there but \(301, 40\) by the config",
+      r"params.dense.kernel is \(300, 40\) there but \(301, 40\) with this config",
     ),
     (
       run(0) | {"state": State(jnp.int32(0), {"conv": {"kernel": jnp.ones((3, 3))}}, None)},
-      r"params.conv.kernel is absent there but \(3, 3\) by the config; use another workdir",
+      r"params.conv.kernel is absent there but \(3, 3\) with this config; use another workdir",
     ),
   ],
 )

@@ -29,7 +29,7 @@ def test_a_device_refuses_what_cannot_fit_and_a_cpu_what_never_can(monkeypatch, 
   assert not log_lines
   device_memory.check(stats(9.5), *REMEDY)
   text = "batch_size: the program needs 9.50 GiB more on each device, where 10.00 of 16.00 GiB are "
-  assert log_lines == [f"{text}free and it may fail; set remat=True"]
+  assert log_lines == [f"{text}free, so it may fail; set remat=True"]
   with pytest.raises(errors.UserError, match=r"needs 11\.00 GiB more .* are free; set remat=True$"):
     device_memory.check(stats(11), *REMEDY)
 
@@ -47,11 +47,11 @@ def test_a_state_that_can_never_fit_is_refused(monkeypatch):
   monkeypatch.setattr(jax, "local_device_count", lambda: 2)
   monkeypatch.setattr(device_memory, "find_room", lambda: Room(16 * GIB, 10 * GIB, False))
   device_memory.check_state(8 * GIB, "model", "take a smaller network")
-  with pytest.raises(errors.UserError, match=r"^model: .* take 18\.00 GiB, of 16\.00 GiB of mem"):
+  with pytest.raises(errors.UserError, match=r"^model: .* 18\.00 GiB, more than the 16\.00 GiB"):
     device_memory.check_state(9 * GIB, "model", "take a smaller network")
   monkeypatch.setattr(device_memory, "find_room", lambda: None)
   device_memory.check_state(9 * GIB, "model", "take a smaller network")
-  with pytest.raises(errors.UserError, match=r"of 1,048,576\.00 GiB of memory; take"):
+  with pytest.raises(errors.UserError, match=r"the 1,048,576\.00 GiB of memory; take"):
     device_memory.check_state(2**63, "model", "take a smaller network")
 
 

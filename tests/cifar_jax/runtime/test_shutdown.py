@@ -23,8 +23,8 @@ def test_too_little_memory_is_one_line(capsys):
   )
   assert exit_line(error, capsys) == (
     "error: batch_size: too little memory (RESOURCE_EXHAUSTED: Out of memory while trying to "
-    "allocate 9663676416 bytes.); set remat=True or microbatch, or take a smaller one, a "
-    "smaller network, or more devices"
+    "allocate 9663676416 bytes.); set remat=True or microbatch, or take a smaller batch, "
+    "a smaller network, or more devices"
   )
   assert "too little memory (MemoryError)" in exit_line(MemoryError(), capsys)
 

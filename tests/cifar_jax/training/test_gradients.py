@@ -121,7 +121,7 @@ def test_every_block_is_computed_again(fields, num_blocks):
 
 
 def test_a_network_without_blocks_is_one_line():
-  with pytest.raises(errors.UserError, match=r"^remat: the network has no blocks that could be"):
+  with pytest.raises(errors.UserError, match=r"^remat: the network has no blocks to recompute"):
     compute(Dense(), make_batch(), remat=True)
 
 
