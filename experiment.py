@@ -92,7 +92,7 @@ class Experiment:
     self.config = config
     self.dataset = self.inputs = input_pipeline.load(config)
     self.splits = splits.make_splits(self.dataset, config.data)
-    if config.num_seeds > 1 and not sources.fits_on_device(self.dataset, config.data):
+    if config.num_seeds > 1 and not sources.is_resident(self.dataset, config.data):
       raise errors.UserError(
         "num_seeds: several seeds need the dataset on the device; raise data.resident_bytes"
       )

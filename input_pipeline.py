@@ -32,7 +32,7 @@ def load(config: ml_collections.ConfigDict) -> datasets.Dataset:
   Raises:
     UserError: a field or the data is invalid, or the processes have different data.
   """
-  with distributed.first_goes_first("data"):
+  with distributed.first_process_first("data"):
     dataset = _load_or_fall_back(config)
   if not distributed.same_as_first("data", lambda: dataset.fingerprint):
     raise errors.UserError(

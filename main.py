@@ -217,7 +217,7 @@ def main(argv: list[str]) -> int | None:
       f"--workdir: --mode={_MODE.value} needs a folder on this machine; download the files with "
       "`hf download owner/name --local-dir=DIR`, and pass DIR"
     )
-  if mode.needs_jax:
+  if mode.starts_jax:
     startup.size_thread_pool()
     group = process_group.resolve_process_group(
       _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value

@@ -36,7 +36,7 @@ class Mode(NamedTuple):
     needs_config: whether --config is required.
     workdirs: the number of run folders that the mode requires: 0, 1, or 2 for one or more.
     takes_paths: whether files and folders may follow the flags.
-    needs_jax: whether JAX is started before the mode runs.
+    starts_jax: whether JAX is started before the mode runs.
     in_parallel: whether several processes may run the mode together.
     reads_hub: whether hf://owner/name may stand for a run folder.
   """
@@ -45,7 +45,7 @@ class Mode(NamedTuple):
   needs_config: bool
   workdirs: int
   takes_paths: bool = False
-  needs_jax: bool = True
+  starts_jax: bool = True
   in_parallel: bool = False
   reads_hub: bool = False
 
@@ -323,7 +323,7 @@ def _serve(call: Call) -> None:
 
 MODES = {
   "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
-  "prepare": Mode(_prepare, needs_config=True, workdirs=0, needs_jax=False),
+  "prepare": Mode(_prepare, needs_config=True, workdirs=0, starts_jax=False),
   "dataset": Mode(_dataset, needs_config=True, workdirs=0),
   "summary": Mode(_summary, needs_config=True, workdirs=0),
   "models": Mode(_models, needs_config=False, workdirs=0, takes_paths=True),
@@ -332,14 +332,14 @@ MODES = {
   "evaluate": Mode(_evaluate, needs_config=False, workdirs=1),
   "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True, reads_hub=True),
   "visualize": Mode(_visualize, needs_config=False, workdirs=1, takes_paths=True),
-  "report": Mode(_report, needs_config=False, workdirs=2, needs_jax=False),
+  "report": Mode(_report, needs_config=False, workdirs=2, starts_jax=False),
   "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
   "export": Mode(_export, needs_config=False, workdirs=1),
-  "sync": Mode(_sync, needs_config=False, workdirs=1, needs_jax=False),
+  "sync": Mode(_sync, needs_config=False, workdirs=1, starts_jax=False),
   "push": Mode(_push, needs_config=False, workdirs=1, takes_paths=True),
-  "verify": Mode(_verify, needs_config=True, workdirs=0, needs_jax=False),
-  "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, needs_jax=False),
-  "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, needs_jax=False),
+  "verify": Mode(_verify, needs_config=True, workdirs=0, starts_jax=False),
+  "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, starts_jax=False),
+  "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, starts_jax=False),
   "serve": Mode(_serve, needs_config=False, workdirs=2),
-  "completion": Mode(_completion, needs_config=False, workdirs=0, needs_jax=False),
+  "completion": Mode(_completion, needs_config=False, workdirs=0, starts_jax=False),
 }

@@ -20,7 +20,7 @@ from etils import epath
 from jax import export as jax_export
 
 from analysis import shared_run
-from analysis.files import explain_failure, write_whole
+from analysis.files import explain_failure, write_atomically
 from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.config import as_json
@@ -44,10 +44,10 @@ def export(run: Run) -> list[epath.Path]:
   description = function.with_suffix(".json")
   with explain_failure(f"{folder}:", "fix this, then export again"):
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(weights, serialize_weights(run))
-    write_whole(function, _serialize_function(run))
+    write_atomically(weights, serialize_weights(run))
+    write_atomically(function, _serialize_function(run))
     text = json.dumps(weights_file.describe(content_of(run)), indent=2)
-    write_whole(description, f"{text}\n".encode())
+    write_atomically(description, f"{text}\n".encode())
 
   pixels = np.random.RandomState(0).randint(0, 256, (3, *run.image_shape), np.uint8)
   expected = run.logits(pixels)

@@ -70,12 +70,12 @@ def load_network(source: str | os.PathLike, seed: int | None = None) -> Run | Ex
     config = shared_run.check_config(content["config"])
     if not is_valid_description(content["dataset"], config.data.normalize == "standardize"):
       raise ValueError("the description of the dataset is invalid")
-    step, own_seed = int(metadata["step"]), int(metadata["seed"])
-  if seed not in (None, own_seed):
+    step, saved_seed = int(metadata["step"]), int(metadata["seed"])
+  if seed not in (None, saved_seed):
     raise errors.UserError(
-      f"seed: {path} has the weights of seed {own_seed}, not {seed}; use that seed"
+      f"seed: {path} has the weights of seed {saved_seed}, not {seed}; use that seed"
     )
-  return ExportedNetwork(path, config, content["dataset"], own_seed, step, apply, batch_size)
+  return ExportedNetwork(path, config, content["dataset"], saved_seed, step, apply, batch_size)
 
 
 _Reader = tuple[Mapping[str, str], Callable[[np.ndarray], np.ndarray], int]

@@ -10,7 +10,7 @@ from etils import epath
 from cifar_jax import errors
 
 
-def write_whole(path: epath.Path, content: bytes) -> None:
+def write_atomically(path: epath.Path, content: bytes) -> None:
   """Write a file under a temporary name and rename it, so that no reader sees a part.
 
   Raises:

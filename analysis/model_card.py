@@ -165,7 +165,7 @@ def _list_notes(run: RunRecord, seed: int) -> list[str]:
       f"repository is that of seed {seed}, which {shown}."
     )
   if diverged := results.get("diverged_seeds"):
-    notes.append(f"The loss of seed {_join(diverged)} became NaN; the figures leave it out.")
+    notes.append(f"Diverged, and left out of the figures: seed {_join(diverged)}.")
   if run.fell_back:
     requested = _plain(run.dataset["requested"])
     notes.append(f"**Trained on {_plain(run.dataset_name)}**, because {requested} was unavailable.")

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from analysis import export
-from analysis.files import explain_failure, write_whole
+from analysis.files import explain_failure, write_atomically
 from analysis.run import Run
 from cifar_jax import errors
 from cifar_jax.runtime.console import log
@@ -63,7 +63,7 @@ def export_onnx(run: Run) -> list[epath.Path]:
   path = run.path / "export" / "network.onnx"
   with explain_failure(f"{path}:", "fix this, then export again"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, content)
+    write_atomically(path, content)
   batch = "of any size" if outcome["batch"] == "any" else "of one image only"
   log.info(
     "ONNX for batches %s; its logits differ from the run's by %.1g of the largest",

@@ -12,7 +12,7 @@ import time
 from etils import epath
 
 from analysis import run_record, trackers
-from analysis.files import write_whole
+from analysis.files import write_atomically
 from analysis.run_record import RunRecord
 from cifar_jax import errors
 from cifar_jax.runs import locks, run_folder
@@ -125,4 +125,4 @@ def _list_pictures(folder: epath.Path) -> list[epath.Path]:
 
 
 def _write_state(file: epath.Path, state: Row) -> None:
-  write_whole(file, (json.dumps(state) + "\n").encode())
+  write_atomically(file, (json.dumps(state) + "\n").encode())

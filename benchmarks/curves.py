@@ -126,13 +126,13 @@ def _draw_run(accuracy: "Axes", loss: "Axes", name: str) -> None:
 
 def _draw_metric(axis: "Axes", rows: Sequence[Row], split: str, metric: str) -> None:
   """Draw a metric of every seed, with a break where the run goes on to another file."""
-  key, style = f"{_PREFIXES[split]}_{metric}", {"color": _COLOURS[split], "lw": 1.0}
+  key = f"{_PREFIXES[split]}_{metric}"
   for _, group in itertools.groupby(rows, lambda row: row.get("file")):
     part = list(group)
     epochs = [row["epoch"] for row in part]
     seeds: list[Any] = list(zip(*(row.get("seeds", [row]) for row in part), strict=True))
     for values in seeds:
-      axis.plot(epochs, [value[key] for value in values], **style)
+      axis.plot(epochs, [value[key] for value in values], color=_COLOURS[split], lw=1.0)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,11 @@ napoleon_use_ivar = True  # lists fields only in the docstring of their class
 suppress_warnings = ["ref.python"]  # several modules have a field of the same name
 
 # Files outside this folder, with the pages that include them.
-_PAGES = {"README.md": "index.md", "WORKSPACE.md": "design.md", "CHANGELOG.md": "changelog.md"}
+_INCLUDED_BY = {
+  "README.md": "index.md",
+  "WORKSPACE.md": "design.md",
+  "CHANGELOG.md": "changelog.md",
+}
 _LINK = re.compile(r"\[([^\]\[]*)\]\(([^)\s]+)\)")
 
 
@@ -65,7 +69,7 @@ def _rewrite(text: str, folder: pathlib.Path, page: pathlib.Path) -> str:
     target = (folder / path).resolve()
     name = str(target.relative_to(ROOT))
     anchor = f"#{anchor}" if anchor else ""
-    target = ROOT / "docs" / _PAGES[name] if name in _PAGES else target
+    target = ROOT / "docs" / _INCLUDED_BY[name] if name in _INCLUDED_BY else target
     if target.is_relative_to(ROOT / "docs"):
       return f"[{label}]({os.path.relpath(target, page)}{anchor})"
     # Show only the names of other files: the site has no address for them.

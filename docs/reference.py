@@ -45,9 +45,9 @@ def config_sections() -> list[Section]:
   comment = ""
   source = (ROOT / "configs" / "default.py").read_text()
   for line in source.split("  config = ml_collections.ConfigDict()\n", 1)[1].splitlines():
-    code, behind = _split_comment(line)
+    code, inline_comment = _split_comment(line)
     if not code:
-      comment = f"{comment} {behind}".strip() if behind else ""
+      comment = f"{comment} {inline_comment}".strip() if inline_comment else ""
       continue
     name, equals, value = code.partition(" = ")
     if equals and name.startswith("config."):
@@ -55,7 +55,7 @@ def config_sections() -> list[Section]:
       if "ConfigDict()" in value and not parents:
         sections[leaf] = Section(leaf, comment, [])
       else:
-        field = (".".join([*parents, leaf]), _default(value), behind or comment)
+        field = (".".join([*parents, leaf]), _format_default(value), inline_comment or comment)
         sections[".".join(parents[:1])].fields.append(field)
     comment = ""
   return list(sections.values())
@@ -70,7 +70,7 @@ def _split_comment(line: str) -> tuple[str, str]:
   return line.strip(), ""
 
 
-def _default(value: str) -> str:
+def _format_default(value: str) -> str:
   """Return a default as a user would write it."""
   value = value.removeprefix("ml_collections.FieldReference(").split(", field_type", 1)[0]
   return "(arguments)" if value.startswith("ml_collections.ConfigDict()") else value

@@ -49,8 +49,8 @@ def load_with_folder(source: str) -> tuple[Variables | None, epath.Path | None]:
   """
   if not source:
     return None, None
-  path = _find(source)
-  return _read(source, path), _find_folder(source, path)
+  path = _locate(source)
+  return _read(source, path), _run_folder_of(source, path)
 
 
 def _read(source: str, path: epath.Path) -> Variables:
@@ -70,13 +70,13 @@ def _read(source: str, path: epath.Path) -> Variables:
   return {"params": {"base": pretrained.load_vgg16(source if source == "timm" else str(path))}}
 
 
-def _find_folder(source: str, path: epath.Path) -> epath.Path | None:
+def _run_folder_of(source: str, path: epath.Path) -> epath.Path | None:
   if source == "timm":
     return None
   return path.parent if path.name == weights_file.NAME else path if path.is_dir() else None
 
 
-def _find(source: str) -> epath.Path:
+def _locate(source: str) -> epath.Path:
   """Return the run folder with checkpoints, or the file of weights, that `source` names."""
   path = _download(source) if hub.is_address(source) else epath.Path(source).expanduser()
   return weights_file.find(path) or path

@@ -108,7 +108,7 @@ def test_a_jump_of_the_learning_rate_must_be_confirmed(one_step_data, tmp_path, 
   with pytest.raises(errors.UserError, match=message):
     run(one_step_data, tmp_path / "forked", 10, Fork(str(parent)), **COSINE)
   assert "  learning rate: 0.00477 before the fork, 0.025 after it" in log_lines
-  assert not checkpoints.list_runs(tmp_path / "forked")
+  assert not checkpoints.list_states(tmp_path / "forked")
   run(one_step_data, tmp_path / "forked", 10, Fork(str(parent), confirm_jump=True), **COSINE)
   rows, before = rows_of(tmp_path / "forked"), rows_of(parent)
   assert rows[:5] == before
@@ -120,7 +120,7 @@ def test_a_jump_of_the_learning_rate_must_be_confirmed(one_step_data, tmp_path, 
 
 
 def test_checkpoints_are_kept_and_can_be_read(one_step_data, parent):
-  assert checkpoints.list_runs(parent) == [2, 4, 5]
+  assert checkpoints.list_states(parent) == [2, 4, 5]
   weights = [checkpoints.read_weights(parent, step)["params"] for step in (2, 4, 5)]
   assert not np.array_equal(weights[0]["head"]["kernel"], weights[1]["head"]["kernel"])
   loaded = load_run(parent, step=2)
@@ -210,7 +210,7 @@ def test_a_fork_within_an_epoch_keeps_the_order_of_examples(field, is_refused):
   if is_refused:
     expectation = pytest.raises(errors.UserError, match=rf"^{field}: changes the order of examples")
   with expectation:
-    forking._raise_if_out_of_place(parent, child, {field: (0, 1)})
+    forking._raise_if_not_continuable(parent, child, {field: (0, 1)})
 
 
 def test_a_callback_cannot_watch_what_the_parent_has_not_measured():

@@ -16,7 +16,7 @@ from cifar_jax.types import Row
 from configs.sweeps import RANK_BY
 from trust import sentences
 from tuning import table
-from tuning.trials import Trial, name_of
+from tuning.trials import Trial, name_trial
 
 _METRICS = ("val_accuracy", "val_loss")
 
@@ -137,7 +137,7 @@ def _entry(trials: Sequence[Trial], states: Sequence[Mapping[str, Any]]) -> Row:
   common_status = statuses[0] if len(set(statuses)) == 1 else "unfinished"
   entry: Row = {
     "rank": None,
-    "name": name_of(_without_seed(trials[0])),
+    "name": name_trial(_without_seed(trials[0])),
     "status": "failed" if "failed" in statuses else common_status,
     "fields": _without_seed(trials[0]),
     "trials": [trial.name for trial in trials],

@@ -70,7 +70,7 @@ class Study:
     num_epochs: int,
   ):
     self._sweep, self._folder, self._make_trial = sweep, folder, make_trial
-    self._draws = sweep.draws()
+    self._draws = sweep.distributions()
     self._trials = {trial.name: trial for trial in listed}
     self._claims: dict[str, _Claim] = {}
     with self._locked():
@@ -80,18 +80,18 @@ class Study:
   def trials(self) -> list[Trial]:
     """Return all trials so far."""
     names = self._trials if not self._sweep.space else {}
-    for frozen in self._frozen() if self._sweep.space else ():
+    for frozen in self._stored_trials() if self._sweep.space else ():
       if name := frozen.user_attrs.get("name"):
         names[name] = self._trial(frozen)
     return [self._trials[name] for name in names]
 
   def pruned(self) -> set[str]:
     """Return the names of the trials that were stopped at a rung."""
-    return {frozen.user_attrs["name"] for frozen in self._frozen(TrialState.PRUNED)}
+    return {frozen.user_attrs["name"] for frozen in self._stored_trials(TrialState.PRUNED)}
 
   def num_elsewhere(self) -> int:
     """Return the number of trials that other workers train."""
-    names = {frozen.user_attrs.get("name") for frozen in self._frozen(TrialState.RUNNING)}
+    names = {frozen.user_attrs.get("name") for frozen in self._stored_trials(TrialState.RUNNING)}
     return len(names - self._claims.keys())
 
   def claim(self, at_once: int) -> list[Trial]:
@@ -105,7 +105,7 @@ class Study:
     """
     with self._locked():
       claimed = [
-        trial for frozen in self._frozen(TrialState.RUNNING) if (trial := self._take(frozen))
+        trial for frozen in self._stored_trials(TrialState.RUNNING) if (trial := self._take(frozen))
       ]
       while not claimed:
         new: list[Trial] = []
@@ -147,7 +147,7 @@ class Study:
     optuna_trial, rung = claim.optuna_trial, self._sweep.first_rung
     while self._sweep.pruner and rung <= len(rows):
       if rung not in claim.judged:
-        if rung not in self._frozen()[optuna_trial.number].intermediate_values:
+        if rung not in self._stored_trials()[optuna_trial.number].intermediate_values:
           optuna_trial.report(self._value(trial, rows[:rung]), rung)
         claim.judged.add(rung)
         if optuna_trial.should_prune():
@@ -170,7 +170,7 @@ class Study:
   def _enqueue(self, listed: Sequence[Trial]) -> None:
     """Enqueue the listed trials that the study does not know, and enqueue failed ones again."""
     last: dict[str, FrozenTrial] = {}
-    for frozen in self._frozen():
+    for frozen in self._stored_trials():
       if "name" in frozen.user_attrs:
         last[frozen.user_attrs["name"]] = frozen
     new = [trial for trial in listed if trial.name not in last]
@@ -197,9 +197,9 @@ class Study:
   def _next(self) -> Trial | None:
     """Claim a waiting trial, or draw a new one; return None if there is neither."""
     while True:
-      if self._frozen(TrialState.WAITING):
+      if self._stored_trials(TrialState.WAITING):
         optuna_trial = self._study.ask()
-        trial = self._trial(self._frozen()[optuna_trial.number])
+        trial = self._trial(self._stored_trials()[optuna_trial.number])
       elif len(self.trials()) < self._sweep.count:
         drawn = self._draw()
         if drawn is None:
@@ -218,7 +218,7 @@ class Study:
     for _ in range(_MAX_REPEATS):
       # Workers with the same seed would draw the same trial, and a generator's state would not
       # survive a restart.
-      seed = self._sweep.sampler_seed + len(self._frozen())
+      seed = self._sweep.sampler_seed + len(self._stored_trials())
       self._study.sampler = optuna.samplers.TPESampler(seed=seed)
       drawn = self._study.ask(space)
       try:
@@ -236,7 +236,7 @@ class Study:
 
   def _outcome(self, name: str) -> dict[str, Any]:
     """Return the arguments of `tell` for a draw that repeats an earlier trial."""
-    for frozen in self._frozen(TrialState.COMPLETE):
+    for frozen in self._stored_trials(TrialState.COMPLETE):
       if frozen.user_attrs.get("name") == name:
         return {"values": frozen.values}
     return {"state": TrialState.FAIL}
@@ -283,7 +283,7 @@ class Study:
 
   # --- Trials in the study ------------------------------------------------------------------------
 
-  def _frozen(self, *states: TrialState) -> list[FrozenTrial]:
+  def _stored_trials(self, *states: TrialState) -> list[FrozenTrial]:
     """Return the study's trials in these states, by default in all."""
     return self._study.get_trials(deepcopy=False, states=states or None)
 

@@ -35,7 +35,7 @@ from cifar_jax.types import Row
 from configs.sweeps import Sweep, import_optuna
 from tuning import panel, ranking, table, together, training
 from tuning.parsing import parse
-from tuning.trials import Trial, base_of, expand, make_trial
+from tuning.trials import Trial, choose_base, expand, make_trial
 
 if TYPE_CHECKING:
   from tuning.study import Study
@@ -85,9 +85,9 @@ class _Worker:
   ):
     self._sweep, self._folder = sweep, folder
     listed = expand(sweep, base_config, folder)
-    self._base, self._base_config = base_of(sweep, base_config)
-    self._draws = sweep.draws()
-    self._at_once = together.limit(sweep)
+    self._base, self._base_config = choose_base(sweep, base_config)
+    self._draws = sweep.distributions()
+    self._at_once = together.max_group_size(sweep)
     self._running: list[Trial] = []
     self._study: Study | None = None
     if jax.process_index() == 0:
@@ -104,7 +104,7 @@ class _Worker:
 
     def claim(study: "Study") -> str:
       claimed = study.claim(self._at_once)
-      self._running = next(together.groups(claimed, self._folder, self._at_once), [])
+      self._running = next(together.group_trials(claimed, self._folder, self._at_once), [])
       study.release([trial for trial in claimed if trial not in self._running])
       labels = [
         {name: self._draws[name].label(value) for name, value in trial.fields.items()}
@@ -227,7 +227,7 @@ class _Worker:
           trial.name,
           status,
           f"{epochs}/{trial.config.num_epochs}" if epochs else "",
-          *(table.with_error(metrics, name) for name in ("val_accuracy", "val_loss")),
+          *(table.format_metric(metrics, name) for name in ("val_accuracy", "val_loss")),
         ]
       )
     return sorted(rows, key=lambda row: _STATUSES.index(row[1]))

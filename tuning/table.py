@@ -30,7 +30,7 @@ def ranking_table(summary: Mapping[str, Any]) -> str:
     [
       str(entry["rank"] or entry["status"]),
       *(_format(entry["fields"], name, "{}") for name in fields),
-      *(with_error(entry, name) for name in metrics),
+      *(format_metric(entry, name) for name in metrics),
       _format(entry, "runs", "{}"),
       _format(entry, "epochs_run", "{:g}"),
       _format(entry, "seconds_to_train", "{:.0f}"),
@@ -42,10 +42,10 @@ def ranking_table(summary: Mapping[str, Any]) -> str:
 
 def named_metric(name: str, metrics: Mapping[str, Any]) -> str:
   """Return a validation metric as text, with its name and, for several runs, its standard error."""
-  return f"{_METRIC_NAMES[name]} {with_error(metrics, name)}"
+  return f"{_METRIC_NAMES[name]} {format_metric(metrics, name)}"
 
 
-def with_error(metrics: Mapping[str, Any], name: str) -> str:
+def format_metric(metrics: Mapping[str, Any], name: str) -> str:
   """Return a metric as text, with its standard error if it has one."""
   form = "{:.2%}" if name.endswith("accuracy") else "{:.4f}"
   if (metrics.get(name) or 0) >= 1e4:  # the loss of a run that diverged

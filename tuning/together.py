@@ -33,7 +33,7 @@ from tuning import trial_folders
 from tuning.trials import Trial, set_field
 
 # The numbers that may differ between the trials of a group.
-_NUMBERS = (
+_NUMERIC_FIELDS = (
   "optimizer.learning_rate",
   "optimizer.weight_decay",
   "optimizer.momentum",
@@ -44,14 +44,16 @@ _NUMBERS = (
 # --- Groups --------------------------------------------------------------------------------------
 
 
-def limit(sweep: Sweep) -> int:
+def max_group_size(sweep: Sweep) -> int:
   """Return the largest number of a sweep's trials that may train together."""
   if jax.process_count() > 1 or sweep.pruner or sweep.space:
     return 1
   return sweep.at_once or (1 if jax.default_backend() == "cpu" else sys.maxsize)
 
 
-def groups(trials: Sequence[Trial], folder: epath.Path, at_once: int) -> Iterator[list[Trial]]:
+def group_trials(
+  trials: Sequence[Trial], folder: epath.Path, at_once: int
+) -> Iterator[list[Trial]]:
   """Yield the trials in groups that train together; groups that were started before come first.
 
   Args:
@@ -91,7 +93,7 @@ def _group_key(config: ml_collections.ConfigDict) -> str:
     del fields["seed"]
     # A plateau's min_lr is a multiple of the first rate, and a program has only one first rate.
     has_min_lr = config.plateau.monitor and config.plateau.min_lr
-    for name in _NUMBERS[1:] if has_min_lr else _NUMBERS:
+    for name in _NUMERIC_FIELDS[1:] if has_min_lr else _NUMERIC_FIELDS:
       value = fields.get(name)
       if isinstance(value, int | float) and not isinstance(value, bool):
         # An optimizer without momentum has no velocity in its state.
@@ -166,14 +168,14 @@ class TogetherExperiment(Experiment):
 
   Args:
     config: the config of the first trial, with num_seeds set to the number of trials.
-    configs: the resolved config of each trial; they differ in `seed` and in _NUMBERS only.
+    configs: the resolved config of each trial; they differ in `seed` and in _NUMERIC_FIELDS only.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, configs: list[ml_collections.ConfigDict]):
     super().__init__(config)
     self.seeds = [trial.seed for trial in configs]
     fields = [flatten(trial) for trial in configs]
-    columns = {name: [f[name] for f in fields] for name in _NUMBERS if name in fields[0]}
+    columns = {name: [f[name] for f in fields] for name in _NUMERIC_FIELDS if name in fields[0]}
     # Creating the parts checks the ranges of concrete numbers; those of traced ones are unknown.
     trial_parts = [
       self._parts({name: column[i] for name, column in columns.items()})

@@ -39,7 +39,7 @@ class Trial:
   path: epath.Path
 
 
-def base_of(
+def choose_base(
   sweep: Sweep, config: ml_collections.ConfigDict | None
 ) -> tuple[ModuleType, ml_collections.ConfigDict]:
   """Return the module that best.py starts from, and the config that trials start from.
@@ -70,14 +70,14 @@ def expand(
     UserError: two trials are the same, the first rung is too late, or `make_trial` raises it for a
       trial or for the ends of the search space.
   """
-  _, config = base_of(sweep, config)
+  _, config = choose_base(sweep, config)
   trials: dict[str, Trial] = {}
   for fields in sweep.trials:
     trial = make_trial(fields, config, folder)
     if trial.name in trials:
       raise errors.UserError(f"sweep: two trials are the same: {trial.name}; leave one out")
     trials[trial.name] = trial
-  ends = [draw.ends() for draw in sweep.space.values()]
+  ends = [draw.values_to_check() for draw in sweep.space.values()]
   for i in range(max(map(len, ends), default=0)):
     values = (column[min(i, len(column) - 1)] for column in ends)
     make_trial(dict(zip(sweep.space, values, strict=True)), config, folder)
@@ -103,9 +103,9 @@ def make_trial(
   trial_config = config.copy_and_resolve_references()
   for name, value in fields.items():
     set_field(trial_config, name, value)
-  _check_validation(trial_config)
+  _check_trial_config(trial_config)
   resolved = experiment.resolve(trial_config)
-  name = name_of(fields)
+  name = name_trial(fields)
   path = folder / "trials" / name
   if (path / "config.json").exists():
     run_folder.RunFolder(path, writer=False).raise_if_other_config(resolved, default.get_config())
@@ -134,7 +134,7 @@ def set_field(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
       config[leaf] = value
 
 
-def _check_validation(config: ml_collections.ConfigDict) -> None:
+def _check_trial_config(config: ml_collections.ConfigDict) -> None:
   check_config(config, default.get_config())
   if config.data.validation == "test" or not config.data.validation:
     raise errors.UserError(
@@ -143,7 +143,7 @@ def _check_validation(config: ml_collections.ConfigDict) -> None:
     )
 
 
-def name_of(fields: Mapping[str, Any]) -> str:
+def name_trial(fields: Mapping[str, Any]) -> str:
   """Return the name of a trial: readable, safe in every file system, and unique to its fields."""
   parts, is_unique = [], True
   for name, value in sorted(fields.items()):

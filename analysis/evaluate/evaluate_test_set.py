@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from analysis.evaluate import corruptions, measures, test_sets
-from analysis.files import explain_failure, write_whole
+from analysis.files import explain_failure, write_atomically
 from analysis.run import Run, call_size, load_run
 from cifar_jax.augment import test_time
 from cifar_jax.runs import results, run_folder, test_uses
@@ -62,7 +62,7 @@ def evaluate_test_set(
   path = run.path / "evaluation" / f"test_set_{name}.json"
   with explain_failure(f"{path}:", "fix this, then evaluate again"):
     path.parent.mkdir(exist_ok=True)
-    write_whole(path, (json.dumps(run_folder.finite(content), indent=2) + "\n").encode())
+    write_atomically(path, (json.dumps(run_folder.finite(content), indent=2) + "\n").encode())
   return content | {"text": f"{format_content(content)}\nwrote {path}"}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from etils import epath
 
-from analysis.files import write_whole
+from analysis.files import write_atomically
 from cifar_jax.runs import plots
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def write_page(path: epath.Path, title: str, body: Sequence[Html]) -> None:
     script_hash=base64.b64encode(hashlib.sha256(SORT.encode()).digest()).decode(),
   )
   # File names may hold bytes that are not UTF-8, which Python represents as lone surrogates.
-  write_whole(path, page.encode("utf-8", "backslashreplace"))
+  write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 def _data_uri(png: bytes) -> str:

@@ -47,7 +47,7 @@ class Cifar:
   classes: Mapping[str, tuple[str, ...]]
   url: str
   url_sha256: str
-  python: cifar_python.Python
+  python: cifar_python.PythonArchive
   sha256: Mapping[str, str] = dataclasses.field(default_factory=dict)
   sha1: Mapping[str, str] = dataclasses.field(default_factory=dict)
   npm: cifar_npm.Npm | None = None
@@ -211,7 +211,7 @@ CIFAR10 = Cifar(
     "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
   },
-  python=cifar_python.Python(
+  python=cifar_python.PythonArchive(
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     labels={"label": "labels"},
     # Ray's public bucket of example data.
@@ -261,7 +261,7 @@ CIFAR100 = Cifar(
     "train.bin": "e207cd2e05b73b1393c74c7f5e7bea451d63e08e",
     "test.bin": "8fb6623e830365ff53cf14adec797474f5478006",
   },
-  python=cifar_python.Python(
+  python=cifar_python.PythonArchive(
     sha256="85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
     labels={"coarse_label": "coarse_labels", "label": "fine_labels"},
   ),

@@ -17,7 +17,7 @@ _NAME_BYTES = 256  # per record, for its file name and labels; the official file
 
 
 @dataclasses.dataclass(frozen=True)
-class Python:
+class PythonArchive:
   """One of the datasets in its official version for Python.
 
   Attributes:

@@ -58,7 +58,7 @@ class Recipe:
       raise errors.UserError(f"data.options.{option}: must be {requirement}, got {value!r}")
 
   @property
-  def most_per_class(self) -> int:
+  def max_per_class(self) -> int:
     return self.per_class or sys.maxsize
 
 
@@ -106,7 +106,7 @@ def decode(
   Raises:
     errors.UserError: a class has no usable photo, or the disk failed.
   """
-  most = recipe.most_per_class
+  most = recipe.max_per_class
   total = sum(min(most, len(files)) for part in listing.values() for files in part.values())
 
   def read(files: Sequence[image_files.File]) -> Iterator[tuple[np.ndarray, bytes] | Exception]:

@@ -68,7 +68,7 @@ class Source(Protocol):
     """Yield a pair for each dispatch of `num_batches` evaluation batches."""
 
 
-def fits_on_device(dataset: Dataset, data: ml_collections.ConfigDict) -> bool:
+def is_resident(dataset: Dataset, data: ml_collections.ConfigDict) -> bool:
   """Return whether training and test images together fit `data.resident_bytes`.
 
   Photos that are decoded on every read never fit.
@@ -83,7 +83,7 @@ def make_source(
   dataset: Dataset, data: ml_collections.ConfigDict, replicate: Callable[[Any], Any]
 ) -> Source:
   """Return a ResidentSource if the dataset fits on the device, else a StreamedSource."""
-  if fits_on_device(dataset, data):
+  if is_resident(dataset, data):
     return ResidentSource(dataset, replicate)
   return StreamedSource(dataset, data.workers)
 

@@ -18,7 +18,7 @@ _HANDLERS = (
   "convolution_weight_gradient",
 )
 _NUMBERS = ("NHWC", "HWIO", "NHWC")
-MAX_TAPS = 1024  # the longest list of taps that a kernel keeps
+MAX_TAPS = 1024  # the longest list of taps of a kernel: kMaxTaps in convolution_scheme.inc
 NO_BIAS = np.zeros(0, np.float32)
 
 Pair = tuple[int, int]

@@ -95,7 +95,7 @@ def read(folder: epath.Path) -> Saved:
     steps = content.get(_SELECTED)
     return Saved(arrays, actual, None if steps is None else [int(step) for step in steps])
   except Exception as error:  # damaged files fail in many ways, within Orbax and TensorStore
-    if reason := _passing_reason(error):
+    if reason := _temporary_reason(error):
       raise errors.UserError(
         f"{folder}: unavailable ({reason}); fix this, then rerun the same command"
       ) from error
@@ -104,7 +104,7 @@ def read(folder: epath.Path) -> Saved:
 
 def reason(error: Exception) -> str:
   """Return why a file cannot be read or written, in one line."""
-  return _passing_reason(error) or errors.first_line(error)
+  return _temporary_reason(error) or errors.first_line(error)
 
 
 def checksums(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
@@ -163,7 +163,7 @@ def find_mismatch(
   return None
 
 
-def alone() -> ocp.options.MultiprocessingOptions:
+def single_process() -> ocp.options.MultiprocessingOptions:
   """Return options that keep Orbax from waiting for other processes."""
   index = jax.process_index()
   return ocp.options.MultiprocessingOptions(
@@ -173,8 +173,8 @@ def alone() -> ocp.options.MultiprocessingOptions:
 
 def _create_checkpointer() -> ocp.Checkpointer:
   return ocp.Checkpointer(
-    ocp.StandardCheckpointHandler(multiprocessing_options=alone()),
-    multiprocessing_options=alone(),
+    ocp.StandardCheckpointHandler(multiprocessing_options=single_process()),
+    multiprocessing_options=single_process(),
   )
 
 
@@ -195,7 +195,7 @@ def _sha256(array: np.ndarray) -> str:
   return digest.hexdigest()
 
 
-def _passing_reason(error: Exception) -> str:
+def _temporary_reason(error: Exception) -> str:
   """Return the reason if an error may be temporary; '' if it is evidence of damage."""
   for cause in _causes(error):
     if isinstance(cause, MemoryError):

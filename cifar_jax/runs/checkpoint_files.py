@@ -145,7 +145,7 @@ def _create_manager(directory: epath.Path, num_kept: int | None) -> ocp.Checkpoi
     step_format_fixed_length=_STEP_DIGITS,
     enable_async_checkpointing=False,  # CheckpointFiles saves in its own thread
     create=False,  # Orbax creates no folder for one of several processes
-    multiprocessing_options=checkpoint_arrays.alone(),
+    multiprocessing_options=checkpoint_arrays.single_process(),
   )
   with _one_line_errors(directory):
     directory.mkdir(parents=True, exist_ok=True)
@@ -156,6 +156,6 @@ def _create_manager(directory: epath.Path, num_kept: int | None) -> ocp.Checkpoi
       directory,
       options=options,
       item_handlers=ocp.StandardCheckpointHandler(
-        multiprocessing_options=checkpoint_arrays.alone()
+        multiprocessing_options=checkpoint_arrays.single_process()
       ),
     )

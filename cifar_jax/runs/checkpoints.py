@@ -186,14 +186,14 @@ class Checkpoints:
     return arrays
 
 
-def list_runs(workdir: epath.PathLike) -> list[int]:
+def list_states(workdir: epath.PathLike) -> list[int]:
   """Return the steps, ascending, at which a run folder holds the whole state of its run."""
   root = epath.Path(workdir) / "checkpoints"
   return sorted({step for name in ("latest", KEPT) for step in list_steps(root / name)})
 
 
-def read_run(workdir: epath.PathLike, step: int) -> Arrays:
-  """Return every array of a run at one of the steps of `list_runs`, by path.
+def read_state(workdir: epath.PathLike, step: int) -> Arrays:
+  """Return every array of a run at one of the steps of `list_states`, by path.
 
   Raises:
     UserError: the run folder has no such checkpoint, or it is damaged.
@@ -208,12 +208,12 @@ def read_run(workdir: epath.PathLike, step: int) -> Arrays:
         damaged = error
   if damaged:
     raise errors.UserError(f"{damaged}; use another step") from damaged
-  known = ", ".join(map(str, list_runs(workdir))) or "none"
+  known = ", ".join(map(str, list_states(workdir))) or "none"
   raise errors.UserError(f"{workdir}: has no checkpoint of step {step}; take one of: {known}")
 
 
 def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) -> dict[str, Params]:
-  """Return a run's weights for evaluation, at one of the steps of `list_runs`.
+  """Return a run's weights for evaluation, at one of the steps of `list_states`.
 
   Args:
     seed: as for `read_best`.
@@ -222,9 +222,9 @@ def read_weights(workdir: epath.PathLike, step: int, seed: int | None = None) ->
     {'params': {…}, 'batch_stats': {…}}, as from `read_best`; the moving average if the run has one.
 
   Raises:
-    UserError: as `read_run`.
+    UserError: as `read_state`.
   """
-  arrays = read_run(workdir, step)
+  arrays = read_state(workdir, step)
   has_average = any(path.startswith("state.average.") for path in arrays)
   prefix = "state.average." if has_average else "state."
   return checkpoint_arrays.variables_of(

@@ -295,7 +295,7 @@ def summarize(results: Mapping[str, Any]) -> str:
     lines.insert(1, f"with test-time augmentation {results['tta']}: {accuracy:.2%}")
   if diverged:
     names = ", ".join(map(str, diverged))
-    lines.append(f"NOTE: the loss of seed {names} became NaN; the figures leave it out")
+    lines.append(f"NOTE: diverged, and left out of the figures: seed {names}")
   if "batch_norm_examples" in results:
     count = results["batch_norm_examples"]
     lines.append(f"NOTE: batch norm saw {count:,} examples at once, not the batch (microbatch)")

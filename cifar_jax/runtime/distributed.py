@@ -84,7 +84,7 @@ def join(group: Group) -> None:
   client.key_value_set(f"host/{group.index}", socket.gethostname())
   client.wait_at_barrier("joined", 300_000)  # after it every host's name is set
   hosts = dict(client.key_value_dir_get("host/"))
-  for target, args in ((_watch, (client, group, hosts)), (_keep_talking, (client, group))):
+  for target, args in ((_watch, (client, group, hosts)), (_keep_in_touch, (client, group))):
     thread = threading.Thread(target=target, args=args, daemon=True)
     thread.start()
     _threads.append(thread)
@@ -115,7 +115,7 @@ def leave() -> None:
 
 
 @contextlib.contextmanager
-def first_goes_first(name: str) -> Iterator[None]:
+def first_process_first(name: str) -> Iterator[None]:
   """Let the first process finish a block before the other processes enter theirs."""
   if _group is None:
     yield
@@ -204,7 +204,7 @@ def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
     return  # the service has ended: the relay reports that, or the run is over
 
 
-def _keep_talking(client: Client, group: Group) -> None:
+def _keep_in_touch(client: Client, group: Group) -> None:
   """Ask the first process something every few seconds, because `_watch` may wait for long."""
   with contextlib.suppress(RuntimeError, ValueError):
     while not _leaving.wait(_ASK_SECONDS):

@@ -221,7 +221,9 @@ def raise_if_nan(bad_step: np.ndarray, steps_per_epoch: int, checkpoints: epath.
     )
 
 
-def loss_spike(before: Sequence[float], loss: float, factor: float, epochs: int) -> float | None:
+def exceeded_median(
+  before: Sequence[float], loss: float, factor: float, epochs: int
+) -> float | None:
   """Return the median loss if an epoch's training loss is more than `factor` times it; else None.
 
   Args:
@@ -256,7 +258,7 @@ def raise_if_spike(
   factor, epochs = config.factor, config.epochs
   before = [_mean_finite(s["train_loss"] for s in row.get("seeds", [row])) for row in rows]
   loss = _mean_finite(np.atleast_1d(train_loss))
-  if (median := loss_spike(before, loss, factor, epochs)) is not None:
+  if (median := exceeded_median(before, loss, factor, epochs)) is not None:
     raise errors.UserError(
       f"loss: {loss:.4g} in epoch {len(before) + 1} is more than {factor:g} times {median:.4g}, "
       f"the median of the last {min(epochs, len(before))} epochs, and stop_on_spike ends the run; "

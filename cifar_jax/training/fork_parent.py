@@ -61,7 +61,7 @@ def find_parent(
   Raises:
     UserError: the checkpoint is missing, or the folder holds a run with another origin.
   """
-  lineage, has_begun = folder.lineage(), bool(checkpoints.list_runs(folder.path))
+  lineage, has_begun = folder.lineage(), bool(checkpoints.list_states(folder.path))
   if fork is None:
     if lineage and not has_begun:
       raise errors.UserError(
@@ -100,7 +100,7 @@ def _parse(source: str) -> tuple[epath.Path, int | None]:
 
 
 def _best_step(path: epath.Path) -> int:
-  selected, known = checkpoints.read_selected_steps(path), checkpoints.list_runs(path)
+  selected, known = checkpoints.read_selected_steps(path), checkpoints.list_states(path)
   if len(set(selected)) == 1 and selected[0] in known:
     return selected[0]
   reason = "it has no selected weights"
@@ -116,12 +116,12 @@ def _best_step(path: epath.Path) -> int:
 def _read_parent(
   path: epath.Path, step: int | None, fork: Fork, defaults: ml_collections.ConfigDict
 ) -> Parent:
-  known = checkpoints.list_runs(path)
+  known = checkpoints.list_states(path)
   if not known:
     raise errors.UserError(f"--from: {path} has no checkpoint; name a run that has trained")
   folder = run_folder.RunFolder(path, writer=False)
   step = known[-1] if step is None else step
-  arrays = checkpoints.read_run(path, step)
+  arrays = checkpoints.read_state(path, step)
   with run_folder.reading(path):
     saved = run_folder.read_json(path / "config.json", "restore it")
     for name in run_folder.HISTORY:

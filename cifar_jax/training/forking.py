@@ -97,7 +97,7 @@ def begin(
   changes = differences(flatten(as_json(parent.config)), flatten(as_json(child.config)))
   if parent.dataset["fingerprint"] != child.dataset["fingerprint"]:
     changes[_IMAGES] = (parent.dataset["name"], child.dataset["name"])
-  _raise_if_out_of_place(parent, child, changes)
+  _raise_if_not_continuable(parent, child, changes)
   arrays, notes = fork_state.adapt(
     parent, checkpoint_arrays.to_host(child.tree), changes, child.config
   )
@@ -146,7 +146,7 @@ def _begins_with(changes: Changes, names: tuple[str, ...]) -> list[str]:
   return [change for change in changes if change.startswith(names)]
 
 
-def _raise_if_out_of_place(parent: Parent, child: Child, changes: Changes) -> None:
+def _raise_if_not_continuable(parent: Parent, child: Child, changes: Changes) -> None:
   """Raise UserError unless the child's run can continue from the parent's step."""
   size, name = child.steps_per_epoch, f"{parent.path}@{parent.step}"
   odd_epochs = [row["epoch"] for row in parent.rows if row["step"] != row["epoch"] * size]

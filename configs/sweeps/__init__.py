@@ -130,7 +130,7 @@ class Sweep:
     """Return the names of all fields that the sweep sets."""
     return set(self.space).union(*self.trials)
 
-  def draws(self) -> dict[str, Draw]:
+  def distributions(self) -> dict[str, Draw]:
     """Return the distribution of each field; for given trials, the choice of its values."""
     if self.space:
       return dict(self.space)

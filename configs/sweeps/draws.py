@@ -56,7 +56,7 @@ class Range:
     """Return the field's value for a number that Optuna drew, to four digits unless `whole`."""
     return drawn if self.whole else min(max(float(f"{drawn:.4g}"), self.low), self.high)
 
-  def ends(self) -> tuple[Any, ...]:
+  def values_to_check(self) -> tuple[Any, ...]:
     """Return values to validate: if they are valid, all values are."""
     return self.low, self.high
 
@@ -89,7 +89,7 @@ class Choice:
     """Return the field's value for a label that Optuna drew."""
     return self.values[self.labels().index(drawn)]
 
-  def ends(self) -> tuple[Any, ...]:
+  def values_to_check(self) -> tuple[Any, ...]:
     """Return values to validate: if they are valid, all values are."""
     return self.values
 

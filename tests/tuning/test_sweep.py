@@ -220,7 +220,7 @@ def test_ranking_table(training, tmp_path):
   )
   assert " ".join(rows[0].split()) == "1 0.1 61.00% ± 1.00% 1.0000 ± 0.0000 2 1 2"
   assert rows[1].split() == ["failed", "0.2"]
-  assert table.with_error({"val_loss": 123456.0}, "val_loss") == "1.23e+05"
+  assert table.format_metric({"val_loss": 123456.0}, "val_loss") == "1.23e+05"
 
 
 def test_the_live_table_lists_running_trials_first(training, tmp_path):

@@ -18,7 +18,7 @@ from cifar_jax.runtime import signals
 from configs import sweeps
 from models import layers
 from tuning import sweep, together, training
-from tuning.trials import expand, name_of
+from tuning.trials import expand, name_trial
 
 SMOOTH = {"model.name": "smooth", "model.widths": None, "model.dense": None}
 # Two steps an epoch. Plateau and early stopping act at another epoch in each trial.
@@ -113,10 +113,10 @@ def test_rankings_agree(folders):
       )
 
 
-@pytest.mark.parametrize("fields", TRIALS[:-1], ids=name_of)
+@pytest.mark.parametrize("fields", TRIALS[:-1], ids=name_trial)
 def test_run_folders_agree(folders, fields):
   root, _, _ = folders
-  one, other = (root / way / "trials" / name_of(fields) for way in ("together", "alone"))
+  one, other = (root / way / "trials" / name_trial(fields) for way in ("together", "alone"))
   for file in ("config.json", "dataset.json"):
     assert (one / file).read_text() == (other / file).read_text()
   for row, expected in zip(read_rows(one), read_rows(other), strict=True):
@@ -139,7 +139,7 @@ def test_run_folders_agree(folders, fields):
 def test_run_folders_load(folders):
   root, _, _ = folders
   for fields in TRIALS[:-1]:
-    name = name_of(fields)
+    name = name_trial(fields)
     one, other = (load_run(root / way / "trials" / name) for way in ("together", "alone"))
     assert one.seed == other.seed == fields.get("seed", 0)
     images = one.load_data()[0].test.images[:50]
@@ -148,7 +148,7 @@ def test_run_folders_load(folders):
 
 def test_trials_differ_and_stop_early_at_different_epochs(folders):
   root, _, _ = folders
-  rows = [read_rows(root / "together" / "trials" / name_of(fields)) for fields in TRIALS[:-1]]
+  rows = [read_rows(root / "together" / "trials" / name_trial(fields)) for fields in TRIALS[:-1]]
   assert len({trial_rows[0]["val_loss"] for trial_rows in rows}) == 3
   assert [len(trial_rows) for trial_rows in rows] == [3, 4, 3]
   rates = [[row["learning_rate"] for row in trial_rows] for trial_rows in rows]
@@ -176,7 +176,7 @@ def grouped(tmp_path, trials, at_once=0, **base):
   config = small_runs.config(tmp_path / "data", **base)
   listed = sweeps.listed(trials, at_once=at_once)
   expanded = expand(listed, config, epath.Path(tmp_path))
-  groups = together.groups(expanded, epath.Path(tmp_path), together.limit(listed))
+  groups = together.group_trials(expanded, epath.Path(tmp_path), together.max_group_size(listed))
   return [[trials[expanded.index(trial)] for trial in group] for group in groups]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from cifar_jax import errors
 from configs import sweeps
 from tuning import sweep
-from tuning.trials import expand, name_of
+from tuning.trials import expand, name_trial
 
 WORDS = st.from_regex(r"[a-zA-Z][a-zA-Z0-9_]{0,6}", fullmatch=True)
 VALUES = st.one_of(
@@ -200,18 +200,18 @@ TRIALS = st.dictionaries(NAMES, VALUES, max_size=4)
 
 @hypothesis.given(TRIALS, TRIALS)
 def test_names_are_safe_for_file_systems_and_different_for_other_fields(a, b):
-  names = [name_of(fields) for fields in (a, b)]
+  names = [name_trial(fields) for fields in (a, b)]
   for name in names:
     assert re.fullmatch(r"[a-z0-9._=-]{1,200}", name) and name[0] not in ".-" and name[-1] != "."
   assert a == b or names[0] != names[1]
-  assert name_of(dict(reversed(a.items()))) == names[0]
+  assert name_trial(dict(reversed(a.items()))) == names[0]
 
 
 def test_names_are_readable():
   fields = {"seed": 0, "optimizer.learning_rate": 1e-3, "model.widths": (32, 32)}
-  assert name_of(fields) == "widths=32x32__learning_rate=0.001__seed=0"
-  assert name_of({"schedule.name": "step"}) == "schedule.name=step"
-  assert name_of({}) == "base"
+  assert name_trial(fields) == "widths=32x32__learning_rate=0.001__seed=0"
+  assert name_trial({"schedule.name": "step"}) == "schedule.name=step"
+  assert name_trial({}) == "base"
 
 
 # --- The sweeps of the reports -------------------------------------------------------------------

@@ -371,7 +371,7 @@ def test_kept_checkpoints_stay_and_those_of_another_course_are_set_aside(tmp_pat
   for step in (10, 20, 30, 40):
     store.save_latest(step, run(step), [step], is_kept=step in (10, 40))
   store.close()
-  assert checkpoints.list_runs(tmp_path) == [10, 30, 40]
+  assert checkpoints.list_states(tmp_path) == [10, 30, 40]
   np.testing.assert_array_equal(
     checkpoints.read_weights(tmp_path, 10)["params"]["dense"]["kernel"],
     run(10)["state"].params["dense"]["kernel"],
@@ -379,9 +379,9 @@ def test_kept_checkpoints_stay_and_those_of_another_course_are_set_aside(tmp_pat
   damage(tmp_path / "checkpoints" / "latest" / "00000040")
   step, _ = restore(tmp_path)
   assert step == 30
-  assert checkpoints.list_runs(tmp_path) == [10, 30]
+  assert checkpoints.list_states(tmp_path) == [10, 30]
   names = sorted(path.name for path in (tmp_path / "checkpoints" / "set_aside").iterdir())
   assert names == ["best-00000040", "kept-00000040", "latest-00000040"]
   damage(tmp_path / "checkpoints" / "kept" / "00000010")
   with pytest.raises(errors.UserError, match=r"kept/00000010: cannot be read \(.*; use another st"):
-    checkpoints.read_run(tmp_path, 10)
+    checkpoints.read_state(tmp_path, 10)

@@ -99,18 +99,20 @@ losses = st.floats(0.01, 100)
 @given(st.lists(losses, min_size=1, max_size=12), losses, st.floats(1.01, 9), st.integers(1, 6))
 def test_a_spike_exceeds_the_median_by_the_factor(before, loss, factor, epochs):
   median = statistics.median(before[-epochs:])
-  exceeded = monitoring.loss_spike(before, loss, factor, epochs)
+  exceeded = monitoring.exceeded_median(before, loss, factor, epochs)
   assert exceeded == (median if loss > factor * median else None)
-  assert monitoring.loss_spike(before, loss, 0, epochs) is None
+  assert monitoring.exceeded_median(before, loss, 0, epochs) is None
   # What a resumed run reads from metrics.jsonl decides the same.
-  assert monitoring.loss_spike(json.loads(json.dumps(before)), loss, factor, epochs) == exceeded
+  assert (
+    monitoring.exceeded_median(json.loads(json.dumps(before)), loss, factor, epochs) == exceeded
+  )
 
 
 def test_without_earlier_losses_there_is_no_spike():
-  assert monitoring.loss_spike([], 9.0, 2, 5) is None
-  assert monitoring.loss_spike([math.nan, math.nan], 9.0, 2, 5) is None
-  assert monitoring.loss_spike([1.0, math.nan, math.nan], 9.0, 2, 5) == 1.0
-  assert monitoring.loss_spike([1.0], math.nan, 2, 5) is None
+  assert monitoring.exceeded_median([], 9.0, 2, 5) is None
+  assert monitoring.exceeded_median([math.nan, math.nan], 9.0, 2, 5) is None
+  assert monitoring.exceeded_median([1.0, math.nan, math.nan], 9.0, 2, 5) == 1.0
+  assert monitoring.exceeded_median([1.0], math.nan, 2, 5) is None
 
 
 def test_a_spike_of_several_seeds_is_judged_by_those_that_have_not_diverged(tmp_path):
