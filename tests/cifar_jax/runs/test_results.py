@@ -53,7 +53,7 @@ def test_a_seed_that_diverged_is_left_out_and_named():
   assert content["test_loss_standard_error"] == pytest.approx(1.5)
   assert [np.isnan(row["test_loss"]) for row in content["per_seed"]] == [False, True, True, False]
   text = results.summarize(content)
-  assert "NOTE: the loss of seed 6, 7 became NaN" in text and "over 2 seeds" in text
+  assert "NOTE: diverged, and left out of the figures: seed 6, 7" in text and "over 2 seeds" in text
 
 
 def test_one_seed_that_is_left_has_no_spread():
