@@ -152,9 +152,9 @@ class Experiment:
     return init(self.seed_array(), self._init_images(), weights)
 
   def train_step(self, model: nn.Module) -> steps.TrainStep:
-    """Return what training compiles for one step of `model`.
+    """Return the function for one training step of `model`, on one device.
 
-    With a proxy, the step receives the whole batch, and its metrics cover the examples kept.
+    With a proxy, the step takes the whole batch, and its metrics cover the examples that are kept.
     """
     step = steps.make_train_step(self.config, model, self.tx, compiled_steps.AXIS, self.total_steps)
     if self.proxy is None or self.proxy_tx is None:
@@ -163,10 +163,10 @@ class Experiment:
     return lambda state, batch: step(*choose(state, batch))
 
   def precompute_base(self, state: steps.TrainState) -> Self:
-    """Return this experiment with a frozen base's features in the place of the images.
+    """Return this experiment with the images replaced by the features of a frozen base.
 
-    If the base of the network is frozen and the images are not augmented, its features are computed
-    now, once, and only the rest of the network trains. Otherwise return an equal experiment.
+    If the base of the network is frozen and the images are not augmented, the features are computed
+    once, now, and only the rest of the network trains. Otherwise return an equal experiment.
     """
     network, inputs = transfer.precompute_fixed_base(
       self.config, self.model, self.dataset, state.variables(), self.preprocess.normalize
@@ -193,7 +193,7 @@ class Experiment:
 
   @functools.cached_property
   def source(self) -> sources.Source:
-    """Where batches come from, made when first used."""
+    """The source of batches, created on first use."""
     return sources.make_source(self.inputs, self.config.data, compiled_steps.replicate)
 
   @property
@@ -239,11 +239,11 @@ class Experiment:
   def train_shards(
     self, epoch: int, dispatches: Sequence[int], first_step: int = 0
   ) -> Iterator[tuple[TrainShard, ResidentData]]:
-    """Yield what each dispatch of an epoch (from 0) trains on.
+    """Yield the training data of each dispatch of an epoch (counted from 0).
 
     Args:
       dispatches: the number of steps of each dispatch.
-      first_step: the step of the epoch to begin at.
+      first_step: the first step to take, counted from the start of the epoch.
     """
     return self.source.train(self.order(epoch), self.config.batch_size, first_step, dispatches)
 
@@ -281,7 +281,7 @@ class Experiment:
     return splits.official_file(self.dataset, self._stage(epoch)[0])
 
   def _stage(self, epoch: int) -> np.ndarray:
-    """Return the examples that an epoch trains on; the stages divide the epochs of the run."""
+    """Return the training examples of an epoch; each stage has an equal share of the epochs."""
     return self.stages[epoch * len(self.stages) // self.config.num_epochs]
 
   def describe_data(self) -> dict[str, Any]:
@@ -301,7 +301,7 @@ class Experiment:
     }
 
   def summary(self) -> results.RunSummary:
-    """Return what results.json says of the experiment itself."""
+    """Return the description of the experiment in results.json."""
     return results.RunSummary(self.config, self.seeds, self.parameters, self.describe_data())
 
   def _create_model(self, section: ml_collections.ConfigDict) -> nn.Module:
@@ -328,7 +328,7 @@ class Experiment:
   def _init(
     self, seed: jax.Array, images: jax.Array, weights: Variables | None
   ) -> steps.TrainState:
-    # Only variables are asked for, so the compiled program leaves out the network's forward pass.
+    # Only the variables are returned, so the compiled program omits the network's forward pass.
     images = self.preprocess.normalize(images)
     insert = None
     if weights is not None:

@@ -48,7 +48,7 @@ Pause: TypeAlias = Callable[[Sequence[Row]], bool]
 
 
 class Paused(Exception):
-  """The run ended before its last epoch, as `pause` asked; everything is saved."""
+  """`pause` ended the run before its last epoch; everything is saved."""
 
 
 def train_and_evaluate(
@@ -63,9 +63,9 @@ def train_and_evaluate(
 ) -> Row:
   """Train as `config` describes, in the run folder `workdir`, and test the selected weights once.
 
-  An unfinished run of the same config is resumed, bit for bit as if it had never been interrupted.
-  A finished run is left unchanged. A run of fewer epochs is continued, if the result is that of a
-  run of all these epochs.
+  An unfinished run of the same config is resumed; on CPU it ends with the bits of a run that was
+  never interrupted. A finished run is left unchanged. A finished run of fewer epochs is continued,
+  if the result will be that of a run that had all epochs from the start.
 
   Args:
     config: the experiment, as a file of configs/ returns it.
@@ -73,10 +73,12 @@ def train_and_evaluate(
     make_experiment: builds what the resolved config describes.
     heartbeat: seconds between progress lines, as for monitoring.Heartbeat.
     profile: the first and the last step to trace, into the folder `profile`; None for none.
-    evaluate_test: whether to test at all. False for trials of a sweep, which validation ranks.
+    evaluate_test: whether to test at all. False for the trials of a sweep, which are ranked by
+      validation metrics.
     fork: the checkpoint of another run to start from; None to start from the beginning.
-    pause: called before every epoch but the first, with the rows of metrics.jsonl so far; True ends
-      the run there. Another call resumes it. All processes must return the same.
+    pause: called before every epoch but the first, with the rows of metrics.jsonl so far. If it
+      returns True, the run ends there, and another call resumes it. It must return the same in all
+      processes.
 
   Returns:
     The content of results.json; without `evaluate_test` it has no test metrics.
@@ -159,8 +161,8 @@ class Trainer:
     self._rows: list[Row] = []
     if parent is not None:
       self._fork(parent, experiment)
-    # Both are replaced here, where the initial or restored state is known, and nowhere else.
     clock = self._restore(experiment)
+    # The features of a frozen base depend on the weights, so they are computed after the restore.
     self._experiment = experiment.precompute_base(self._state)
     self._compiled = self._experiment.compile_steps()
     self._clock = monitoring.Clock(lambda: self._compiled.compile_seconds, *clock)
@@ -181,7 +183,7 @@ class Trainer:
     """
     self._begin(heartbeat_seconds)
     self._clock.start()
-    with contextlib.closing(self._checkpoints):  # also after an error a save that began must end
+    with contextlib.closing(self._checkpoints):  # even after an error, let a begun save finish
       while not self._is_finished():
         if pause is not None and self._rows and pause(self._rows):
           self._end_paused()
@@ -195,7 +197,7 @@ class Trainer:
       return self._finish(evaluate_test)
 
   def _fork(self, parent: fork_parent.Parent, experiment: Experiment) -> None:
-    """Make the folder that of a run which has trained as long as the parent's checkpoint."""
+    """Write the folder of a run that has trained up to the parent's checkpoint."""
     child = forking.Child(
       config=self._config,
       schedule=experiment.schedule,
@@ -234,7 +236,7 @@ class Trainer:
     return seconds
 
   def _begin(self, heartbeat_seconds: float | None) -> None:
-    """Describe the run in the log and in the folder, which from now on belongs to this config."""
+    """Log a description of the run, and write config.json and dataset.json."""
     config, experiment = self._config, self._experiment
     log.info(
       "%s on %s: %s parameters, %d training, %d validation and %d test examples, "
@@ -284,7 +286,7 @@ class Trainer:
     return self._step >= self._experiment.total_steps or is_stopped
 
   def _train_epoch(self) -> None:
-    """Take the epoch's remaining steps; raise if the loss is NaN or the run is to stop."""
+    """Train for the rest of the epoch; raise if the loss is NaN or the run must stop."""
     experiment = self._experiment
     steps_per_epoch = experiment.steps_per_epoch
     epoch, first_step = divmod(self._step, steps_per_epoch)
@@ -385,7 +387,7 @@ class Trainer:
       self._save(is_kept)
 
   def _save(self, is_kept: bool = False) -> None:
-    """Start to write `latest`, also as `kept` if wanted, and `best` if it has changed since."""
+    """Start writing `latest`, also as `kept` if `is_kept`, and `best` if it has changed."""
     selected_steps = self._selected_steps() if self._best_is_new else None
     tree = self._checkpoint(self._clock.to_array())
     self._checkpoints.save_latest(self._step, tree, selected_steps, is_kept)
@@ -393,7 +395,7 @@ class Trainer:
     self._saved_step = self._step
 
   def _selected_steps(self) -> list[int]:
-    """Return the step that each seed's best weights were selected at; 0 if no epoch was best."""
+    """Return the step at which each seed's best weights were selected; 0 if no epoch was best."""
     best_epochs = self._callbacks.best_epochs(self._callbacks_state)
     return [self._rows[epoch - 1]["step"] if epoch else 0 for epoch in best_epochs]
 
