@@ -114,10 +114,10 @@ def decode(
   return image if shape[2] == 3 else np.asarray(Image.fromarray(image).convert("L"))[..., None]
 
 
-def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
+def read_photo(path: pathlib.Path, max_side: int) -> np.ndarray:
   """Return an image file as a viewer shows it, uint8 [height, width, 3].
 
-  most: the maximum height and width; larger images are scaled down and keep their proportions.
+  max_side: the maximum height and width; larger images are scaled down and keep their proportions.
 
   Raises:
     Exception: of almost any type, if the file cannot be read or is not a valid image.
@@ -125,7 +125,7 @@ def read_photo(path: pathlib.Path, most: int) -> np.ndarray:
   from PIL import Image
 
   image = Image.fromarray(_decode_opaque(read_file(path), None, _INTERPOLATION))
-  image.thumbnail((most, most))
+  image.thumbnail((max_side, max_side))
   return np.asarray(image)
 
 

@@ -192,9 +192,9 @@ def _check_limits(fields: Fields) -> None:
     if least is not None and not value >= least:
       raise errors.UserError(f"{name}: {value!r} must be at least {least}")
     for number in _list_numbers(value):
-      most = _AT_MOST.get(name, _INT32_MAX)
-      if isinstance(number, int) and number > most:
-        raise errors.UserError(f"{name}: {number!r} must be at most {most}")
+      maximum = _AT_MOST.get(name, _INT32_MAX)
+      if isinstance(number, int) and number > maximum:
+        raise errors.UserError(f"{name}: {number!r} must be at most {maximum}")
       if not abs(number) <= _FLOAT32_MAX:
         raise errors.UserError(f"{name}: {number!r} must be finite, and fit in float32")
   if fields["seed"] + fields["num_seeds"] - 1 > _INT32_MAX:

@@ -93,12 +93,12 @@ def stretch(
 ) -> np.ndarray:
   """Distort images by the affine map that moves three corners at random, then by random waves."""
   height, width = images.shape[1:3]
-  amplitude, sigma, most = (share * min(height, width) for share in waves)
+  amplitude, sigma, max_shift = (share * min(height, width) for share in waves)
   rows, columns = np.mgrid[:height, :width].astype(np.float64)
   corners = _corners(height, width)
   output = np.empty_like(images)
   for i, image in enumerate(images):
-    moved = corners + rng.uniform(-most, most, corners.shape)
+    moved = corners + rng.uniform(-max_shift, max_shift, corners.shape)
     # The matrix maps positions in the output to positions in the image.
     matrix = np.linalg.solve(np.c_[moved, np.ones(3)], corners)
     places = np.stack([rows, columns, np.ones_like(rows)], -1) @ matrix

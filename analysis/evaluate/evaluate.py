@@ -125,7 +125,7 @@ def _scale(run: Run, predictions: dict[str, Labelled]) -> Row | None:
 
 def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: str) -> Row:
   """Return the content of evaluation.json."""
-  probabilities, most = test.probabilities(), evaluation_plots.GRID**2
+  probabilities, max_mistakes = test.probabilities(), evaluation_plots.GRID**2
   augmented = _measure_augmented(run, tta, test, split_measures["test"]) if tta else None
   with run_folder.reading(run.path / "results.json"):
     recorded = _compare_with_results(run, split_measures)
@@ -141,7 +141,7 @@ def _describe(run: Run, split_measures: dict[str, Row], test: Predictions, tta: 
     "calibration": measures.measure_calibration(probabilities, test.labels),
     "test_time_augmentation": augmented,
     "recorded": recorded,
-    "mistakes": measures.find_mistakes(probabilities, test.labels, run.class_names, most),
+    "mistakes": measures.find_mistakes(probabilities, test.labels, run.class_names, max_mistakes),
     "device": results.device(run.config.dtype),
     "evaluated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }

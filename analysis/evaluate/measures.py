@@ -160,9 +160,9 @@ def count_confusions(labels: np.ndarray, predicted: np.ndarray, num_classes: int
 
 
 def find_mistakes(
-  probabilities: np.ndarray, labels: np.ndarray, class_names: list[str], most: int
+  probabilities: np.ndarray, labels: np.ndarray, class_names: list[str], max_count: int
 ) -> list[Row]:
-  """Return the `most` wrong predictions with the highest confidence, the highest first.
+  """Return the `max_count` wrong predictions with the highest confidence, the highest first.
 
   Args:
     probabilities: [n, classes].
@@ -178,5 +178,5 @@ def find_mistakes(
       "predicted": class_names[predicted[i]],
       "probability": float(confidences[i]),
     }
-    for i in ranked[:most]
+    for i in ranked[:max_count]
   ]

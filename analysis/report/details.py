@@ -15,8 +15,10 @@ def make_timings(run: RunRecord) -> list[Html]:
   if run.results and len(run.rows) < run.config["num_epochs"]:
     epochs += ", stopped early"
   if seconds:
-    median, least, most = (duration_cell(f(seconds)).content for f in (statistics.median, min, max))
-    epoch_times = f"{median} (median; from {least} to {most})"
+    median, shortest, longest = (
+      duration_cell(f(seconds)).content for f in (statistics.median, min, max)
+    )
+    epoch_times = f"{median} (median; from {shortest} to {longest})"
   compiling = run.results.get("compile_seconds")
   training = duration_cell(run.seconds).content
   return [

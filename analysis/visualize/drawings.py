@@ -172,7 +172,7 @@ def draw_grad_cam(run: Run, examples: Sequence[Example], subject: str, path: epa
   inputs = run.prepare(pixels)
   maps = np.asarray(gradients.compute_grad_cam(run.model, run.variables, inputs, classes, layer))
   seen = denormalize(run, inputs)  # the map is of the transformed image
-  rows, columns, size = pictures.lay_out_rows(len(examples), 2, most=4)
+  rows, columns, size = pictures.lay_out_rows(len(examples), 2, max_per_row=4)
   with plots.figure(path, rows, columns, size) as (figure, axes):
     grid = pictures.clear_axes(axes, rows, columns).reshape(-1, 2)
     for i, (example, (left, right)) in enumerate(zip(examples, grid, strict=False)):

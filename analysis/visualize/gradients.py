@@ -65,11 +65,11 @@ def find_feature_maps(
   return layers
 
 
-def select_evenly(layers: Sequence[Layer], most: int) -> list[Layer]:
+def select_evenly(layers: Sequence[Layer], max_layers: int) -> list[Layer]:
   """Return at most `most` layers, evenly spaced, including the first and the last."""
-  if len(layers) <= most:
+  if len(layers) <= max_layers:
     return list(layers)
-  return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, most)]
+  return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, max_layers)]
 
 
 def compute_outputs(

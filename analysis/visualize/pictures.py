@@ -37,9 +37,9 @@ def make_mosaic(tiles: np.ndarray, min_side: int = 32, ground: int = 255) -> np.
   return mosaic
 
 
-def largest_full_mosaic(count: int, most: int) -> int:
+def largest_full_mosaic(count: int, max_count: int) -> int:
   """Return the largest number of tiles, at most `count` and `most`, that fill a mosaic."""
-  count = min(count, most)
+  count = min(count, max_count)
   side = math.isqrt(count)
   return side * (side + 1) if side * (side + 1) <= count else side * side
 
@@ -82,12 +82,14 @@ def lay_out_panels(count: int) -> tuple[int, int, tuple[float, float]]:
   return rows, columns, (max(5.5, 2.6 * columns + 0.3), 2.95 * rows + 0.6)
 
 
-def lay_out_rows(count: int, per_image: int, most: int) -> tuple[int, int, tuple[float, float]]:
+def lay_out_rows(
+  count: int, per_image: int, max_per_row: int
+) -> tuple[int, int, tuple[float, float]]:
   """Return rows, columns and inches of a figure with `per_image` small pictures of each image.
 
-  most: the maximum number of images in a row.
+  max_per_row: the maximum number of images in a row.
   """
-  images_per_row = min(most, -(-count // 2))
+  images_per_row = min(max_per_row, -(-count // 2))
   rows, columns = -(-count // images_per_row), images_per_row * per_image
   return rows, columns, (max(5.5, 1.2 * columns + 0.3), 1.4 * rows + 0.7)
 
@@ -114,8 +116,8 @@ def set_title(axis: "Axes", text: str, **style: Any) -> None:
 
 def set_figure_title(figure: "Figure", text: str) -> None:
   """Set the title of a figure, wrapped to its width."""
-  most = int(figure.get_figwidth() * _CHARACTERS_PER_INCH)
-  text = "\n".join(textwrap.fill(line, most) for line in text.splitlines())
+  max_chars = int(figure.get_figwidth() * _CHARACTERS_PER_INCH)
+  text = "\n".join(textwrap.fill(line, max_chars) for line in text.splitlines())
   figure.suptitle(plots.plain(text), fontsize=10)
 
 
@@ -132,6 +134,6 @@ def add_colour_bar(
   bar.ax.grid(False)
 
 
-def shorten(text: str, most: int) -> str:
+def shorten(text: str, max_chars: int) -> str:
   """Return at most `most` characters of a text, including its end."""
-  return text if len(text) <= most else f"{text[: most - 9]}…{text[-8:]}"
+  return text if len(text) <= max_chars else f"{text[: max_chars - 9]}…{text[-8:]}"

@@ -106,8 +106,10 @@ def decode(
   Raises:
     errors.UserError: a class has no usable photo, or the disk failed.
   """
-  most = recipe.max_per_class
-  total = sum(min(most, len(files)) for part in listing.values() for files in part.values())
+  max_per_class = recipe.max_per_class
+  total = sum(
+    min(max_per_class, len(files)) for part in listing.values() for files in part.values()
+  )
 
   def read(files: Sequence[image_files.File]) -> Iterator[tuple[np.ndarray, bytes] | Exception]:
     return _read_ahead(_Decoder(files, recipe))
@@ -117,7 +119,7 @@ def decode(
       for label, (name, files) in enumerate(classes.items()):
         reasons: dict[str, str] = {}
         num_photos = 0
-        for file, (image, sha256) in draw(files, most, recipe.seed, read, reasons):
+        for file, (image, sha256) in draw(files, max_per_class, recipe.seed, read, reasons):
           advance(1)
           split = part or assign_split(num_photos, recipe.test_fraction)
           num_photos += 1
@@ -169,12 +171,12 @@ def _read_ahead(decoder: _Decoder) -> Iterator[tuple[np.ndarray, bytes] | Except
 
 def draw(
   files: Sequence[image_files.File],
-  most: int,
+  max_photos: int,
   seed: int,
   read: Callable[[Sequence[image_files.File]], Iterator[T | Exception]],
   left_out: dict[str, str],
 ) -> Iterator[tuple[image_files.File, T]]:
-  """Yield files in a random order, each with the result of `read`, until there are `most`.
+  """Yield files in a random order, each with the result of `read`, until there are `max_photos`.
 
   Args:
     read: yields a result, or the error, for each of the files in turn.
@@ -194,7 +196,7 @@ def draw(
       continue
     yield file, result
     count += 1
-    if count == most:
+    if count == max_photos:
       return
 
 

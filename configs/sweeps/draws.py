@@ -36,8 +36,8 @@ class Range:
     types = (int,) if self.whole else (int, float)
     if not (type(self.low) in types and type(self.high) in types):
       raise UserError(f"{text} of {'whole ' * self.whole}numbers")
-    most = 2**53 if self.whole else 1e300  # Optuna computes with float64
-    if not (0 if self.log else -most) < self.low < self.high < most:
+    largest = 2**53 if self.whole else 1e300  # Optuna computes with float64
+    if not (0 if self.log else -largest) < self.low < self.high < largest:
       raise UserError(f"{text}; give {'0 < ' * self.log}low < high")
 
   def distribution(self) -> "BaseDistribution":
