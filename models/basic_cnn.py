@@ -99,34 +99,35 @@ class BasicCNN(nn.Module):
     glorot = nn.initializers.glorot_uniform()
     conv = functools.partial(Conv, kernel_init=glorot, dtype=self.dtype)
     norm = layers.batch_norm(train, self.dtype, self.axis_name if self.sync_bn else None)
-    residual = self.kind.startswith("residual")
+    is_residual = self.kind.startswith("residual")
 
     remedy = "give fewer widths or larger images"
     layers.check_halvings(images, len(self.widths), "model.widths", remedy)
     if self.padding == "valid":
       _check_valid(images, len(self.widths))
     divisor = 2 ** (len(self.widths) - 1)
-    if residual and (images.shape[1] % divisor or images.shape[2] % divisor):
+    if is_residual and (images.shape[1] % divisor or images.shape[2] % divisor):
       raise UserError(
         f"model.name: the residual blocks do not fit images of {images.shape[1]}x"
         f"{images.shape[2]} pixels; height and width must be multiples of {divisor}"
       )
 
-    x = y = images.astype(self.dtype)
+    inputs = outputs = images.astype(self.dtype)  # of the next and of the last stage
     for stage, width in enumerate(self.widths, start=1):
-      if self.kind != "residual_as_printed" or stage != 2:
-        y = conv(width, (3, 3), padding=self.padding.upper(), name=f"conv{stage}")(x)
-        y = layers.relu_max_pool(y)
+      if self.kind == "residual_as_printed" and stage == 2:
+        outputs = layers.max_pool(outputs)  # those of the first stage, without its shortcut
       else:
-        y = layers.max_pool(y)
-      y = norm(name=f"norm{stage}")(y)
+        conv3x3 = conv(width, (3, 3), padding=self.padding.upper(), name=f"conv{stage}")
+        outputs = layers.relu_max_pool(conv3x3(inputs))
+      outputs = norm(name=f"norm{stage}")(outputs)
       if self.kind == "inception" and stage == 2:
-        y = Inception(width, self.dtype, name="inception")(y)
-      if residual and stage < len(self.widths):
-        x = y + conv(width, (1, 1), strides=2, name=f"shortcut{stage}")(x)
+        outputs = Inception(width, self.dtype, name="inception")(outputs)
+      if is_residual and stage < len(self.widths):
+        shortcut = conv(width, (1, 1), strides=2, name=f"shortcut{stage}")
+        inputs = outputs + shortcut(inputs)
       else:
-        x = y
-    x = x.reshape(x.shape[0], -1)
+        inputs = outputs
+    x = outputs.reshape(outputs.shape[0], -1)
     for index, units in enumerate(self.dense, start=1):
       dense = layers.Dense(units, kernel_init=glorot, dtype=self.dtype, name=f"dense{index}")
       x = nn.relu(dense(x))

@@ -61,9 +61,7 @@ class LeNet(nn.Module):
       "dtype": self.dtype,
     }
 
-    def activate(x: jax.Array, norm_name: str, conv_number: int = 0) -> jax.Array:
-      if self.batch_norm:
-        return norm(activation="relu", name=norm_name)(x)
+    def relu(x: jax.Array, conv_number: int) -> jax.Array:
       return x if conv_number in self.linear_convs else nn.relu(x)
 
     layers.check_halvings(images, len(self.widths), "model.name", "use larger images")
@@ -71,15 +69,19 @@ class LeNet(nn.Module):
     stages = zip(self.widths, self.second_sizes, strict=True)
     for stage, (width, second_size) in enumerate(stages, start=1):
       x = Conv(width, (3, 3), **options, name=f"stage{stage}_conv1")(x)
-      x = activate(x, f"stage{stage}_norm1", 2 * stage - 1)
+      if self.batch_norm:
+        x = norm(activation="relu", name=f"stage{stage}_norm1")(x)
+      else:
+        x = relu(x, 2 * stage - 1)
       x = Conv(width, (second_size,) * 2, **options, name=f"stage{stage}_conv2")(x)
       if self.batch_norm:
-        x = layers.max_pool(activate(x, f"stage{stage}_norm2"))
+        x = layers.max_pool(norm(activation="relu", name=f"stage{stage}_norm2")(x))
       else:  # the cheaper order, with the same bits; see layers.relu_max_pool
-        x = activate(layers.max_pool(x), "", 2 * stage)
+        x = relu(layers.max_pool(x), 2 * stage)
       x = dropout(self.conv_dropout)(x)
     x = x.reshape(x.shape[0], -1)
-    x = activate(layers.Dense(self.dense, **options, name="dense1")(x), "dense1_norm")
+    x = layers.Dense(self.dense, **options, name="dense1")(x)
+    x = norm(activation="relu", name="dense1_norm")(x) if self.batch_norm else nn.relu(x)
     x = dropout(self.dense_dropout)(x)
     return layers.dense_logits(x, self.num_classes, glorot)
 

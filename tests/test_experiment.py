@@ -114,7 +114,7 @@ def test_whole_epochs_have_a_known_number_of_steps(accelerator):
 
 def test_a_network_without_blocks_to_compute_again_is_refused_at_once(accelerator):
   assert accelerator(remat=True).parameters == accelerator().parameters
-  with pytest.raises(errors.UserError, match=r"^remat: the network has no blocks that could be"):
+  with pytest.raises(errors.UserError, match=r"^remat: the network has no blocks to recompute"):
     accelerator(remat=True, model__name="simple_cnn")
 
 

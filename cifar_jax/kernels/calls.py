@@ -1,7 +1,7 @@
 """Functions that a kernel computes on CPU, and JAX's operations on other platforms."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -36,22 +36,29 @@ def with_kernel(handler: str) -> Callable[[Callable], Callable]:
   def decorate(formula: Callable) -> Callable:
     def call(*operands: jax.Array, **attributes: int) -> Any:
       plain = functools.partial(formula, **attributes)
-
-      def kernel(*operands: jax.Array) -> Any:
-        results = jax.eval_shape(plain, *operands)
-        function = jax.ffi.ffi_call(handler, results, vmap_method="broadcast_all")
-        return function(*operands, **{k: np.int64(v) for k, v in attributes.items()})
-
-      @jax.custom_vjp
-      def function(*operands: jax.Array) -> Any:
-        return lax.platform_dependent(*operands, cpu=kernel, default=plain)
-
-      function.defvjp(
-        lambda *operands: (function(*operands), operands),
-        lambda operands, cotangents: jax.vjp(plain, *operands)[1](cotangents),
-      )
-      return function(*operands)
+      kernel = functools.partial(_call_handler, handler, plain, attributes)
+      choose = functools.partial(lax.platform_dependent, cpu=kernel, default=plain)
+      return _with_gradient_of(plain, choose)(*operands)
 
     return call
 
   return decorate
+
+
+def _call_handler(
+  handler: str, formula: Callable, attributes: Mapping[str, int], *operands: jax.Array
+) -> Any:
+  """Call an FFI handler; the formula gives the shapes and types of its results."""
+  results = jax.eval_shape(formula, *operands)
+  function = jax.ffi.ffi_call(handler, results, vmap_method="broadcast_all")
+  return function(*operands, **{name: np.int64(value) for name, value in attributes.items()})
+
+
+def _with_gradient_of(formula: Callable, function: Callable) -> Callable:
+  """Return `function` with the gradient of `formula`."""
+  differentiable = jax.custom_vjp(function)
+  differentiable.defvjp(
+    lambda *operands: (differentiable(*operands), operands),
+    lambda operands, cotangents: jax.vjp(formula, *operands)[1](cotangents),
+  )
+  return differentiable

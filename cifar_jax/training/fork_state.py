@@ -46,6 +46,20 @@ def adapt(
   arrays = {path: a for path, a in parent.arrays.items() if not path.startswith(replaced)}
   _raise_if_other_network(parent, arrays, fresh)
   arrays[_KEY] = fresh[_KEY]
+  notes: list[str] = []
+  for part, part_notes in (
+    _adapt_copies(parent, fresh),
+    _adapt_optimizer(parent, fresh, changes),
+    _adapt_proxy(parent, fresh, config.proxy.learn_every),
+  ):
+    arrays |= part
+    notes += part_notes
+  return arrays, notes
+
+
+def _adapt_copies(parent: Parent, fresh: Arrays) -> tuple[Arrays, list[str]]:
+  """Return the copies of the weights; those that the parent lacks start from its weights."""
+  arrays: Arrays = {}
   notes = []
   for prefix, field in _COPIES.items():
     wanted = [path for path in fresh if path.startswith(prefix)]
@@ -54,19 +68,27 @@ def adapt(
     arrays |= {path: parent.arrays[source + path.removeprefix(prefix)] for path in wanted}
     if wanted and is_new:
       notes.append(f"the weights of {field} start from those of the checkpoint")
-  is_fresh = _needs_fresh_optimizer(parent, fresh, changes)
-  arrays |= _select(fresh if is_fresh else parent.arrays, _OPTIMIZER)
-  if is_fresh:
-    arrays[f"{_OPTIMIZER}step"] = parent.arrays[f"{_OPTIMIZER}step"]  # the schedule continues
-    notes.append("the optimizer's state is new")
-  there, here = _select(parent.arrays, _PROXY), _select(fresh, _PROXY)
-  if here and checkpoint_arrays.find_mismatch(there, here):
-    steps = np.full_like(
-      here[f"{_PROXY}opt_state.step"], -(-parent.step // config.proxy.learn_every)
-    )
-    there = here | {f"{_PROXY}opt_state.step": steps}
-    notes.append("the proxy network is new")
-  return arrays | (there if here else {}), notes
+  return arrays, notes
+
+
+def _adapt_optimizer(parent: Parent, fresh: Arrays, changes: Changes) -> tuple[Arrays, list[str]]:
+  """Return the optimizer's state: the parent's, or a new one at the parent's step."""
+  if not _needs_fresh_optimizer(parent, fresh, changes):
+    return _select(parent.arrays, _OPTIMIZER), []
+  step = f"{_OPTIMIZER}step"  # the schedule continues
+  return _select(fresh, _OPTIMIZER) | {step: parent.arrays[step]}, ["the optimizer's state is new"]
+
+
+def _adapt_proxy(parent: Parent, fresh: Arrays, learn_every: int) -> tuple[Arrays, list[str]]:
+  """Return the proxy's state: the parent's, or a new one at the step that it would have reached."""
+  old, new = _select(parent.arrays, _PROXY), _select(fresh, _PROXY)
+  if not new:
+    return {}, []
+  if not checkpoint_arrays.find_mismatch(old, new):
+    return old, []
+  step = f"{_PROXY}opt_state.step"
+  steps = np.full_like(new[step], -(-parent.step // learn_every))
+  return new | {step: steps}, ["the proxy network is new"]
 
 
 def _raise_if_other_network(parent: Parent, arrays: Arrays, fresh: Arrays) -> None:

@@ -123,7 +123,7 @@ def test_better_weights_of_a_run_that_trains_are_loaded(tmp_path, monkeypatch):
   assert before["images"][0]["predictions"][0]["class"] == "top_left"
   assert after["images"][0]["predictions"][0]["class"] != "top_left"
   assert missing.status_code == 422
-  assert missing.json()["error"].startswith("runs: run holds no selected weights yet; ")
+  assert missing.json()["error"].startswith("runs: run has no selected weights yet; ")
 
 
 def test_grad_cam_lights_the_corner_of_the_class(client):
