@@ -98,9 +98,39 @@ def begin(
   if parent.dataset["fingerprint"] != child.dataset["fingerprint"]:
     changes[_IMAGES] = (parent.dataset["name"], child.dataset["name"])
   _raise_if_not_continuable(parent, child, changes)
-  arrays, notes = fork_state.adapt(
-    parent, checkpoint_arrays.to_host(child.tree), changes, child.config
-  )
+  tree, notes = _adapt_tree(parent, child, changes)
+  if child.callbacks.is_stopped(tree["control"]):
+    raise errors.UserError(
+      f"--from: early stopping ended {parent.path} after epoch {len(parent.rows)}, as it would "
+      "again; change early_stopping, or name an earlier step"
+    )
+  lr_scale = np.asarray(child.callbacks.lr_scale(tree["control"]))
+  rates = _rates(parent, child, (np.asarray(tree["state"].lr_scale), lr_scale))
+  tree["state"] = tree["state"].replace(lr_scale=lr_scale)
+  notes += _reasons(parent, child, changes)
+  _log(parent, child, changes, rates, notes)
+  if rates and not parent.fork.confirm_jump:
+    raise errors.UserError(
+      f"--from: the learning rate would go from {rates[0]:.3g} to {rates[1]:.3g} at step "
+      f"{parent.step}, and the steps before did not have the rates of the new schedule; add "
+      "--confirm_jump, or set a schedule with the same past"
+    )
+  if folder.writer:
+    test_uses.inherit(folder.path, parent.path)
+  folder.write_lineage([*parent.lineage, _describe(parent, child, changes, rates, notes)])
+  folder.write_metrics(parent.rows)
+  folder.write_config(child.config)
+  folder.write_dataset(child.dataset)
+  best_epochs = child.callbacks.best_epochs(tree["control"])
+  selected = [parent.rows[epoch - 1]["step"] if epoch else 0 for epoch in best_epochs]
+  checkpoint_files.save_latest(parent.step, tree, selected if any(selected) else None)
+  checkpoint_files.wait()
+
+
+def _adapt_tree(parent: Parent, child: Child, changes: Changes) -> tuple[PyTree, list[str]]:
+  """Return the checkpoint that the fork starts from, and notes on what its parent did not have."""
+  fresh = checkpoint_arrays.to_host(child.tree)
+  arrays, notes = fork_state.adapt(parent, fresh, changes, child.config)
   tree = checkpoint_arrays.fit(arrays, child.tree, parent.path)
   tree["control"], callback_notes = fork_state.adapt_callbacks(
     parent.rows,
@@ -111,35 +141,7 @@ def begin(
     changes,
     bool(_begins_with(changes, _SPLIT)),
   )
-  notes += callback_notes
-  lr_scale = np.asarray(child.callbacks.lr_scale(tree["control"]))
-  scales = (np.asarray(tree["state"].lr_scale), lr_scale)
-  tree["state"] = tree["state"].replace(lr_scale=lr_scale)
-  if child.callbacks.is_stopped(tree["control"]):
-    raise errors.UserError(
-      f"--from: early stopping ended {parent.path} after epoch {len(parent.rows)}, as it would "
-      "again; change early_stopping, or name an earlier step"
-    )
-  rates = _rates(parent, child, scales)
-  notes += _reasons(parent, child, changes)
-  _log(parent, child, changes, rates, notes)
-  if rates and not parent.fork.confirm_jump:
-    raise errors.UserError(
-      f"--from: the learning rate would go from {rates[0]:.3g} to {rates[1]:.3g} at step "
-      f"{parent.step}, and the steps before did not have the rates of the new schedule; add "
-      "--confirm_jump, or set a schedule with the same past"
-    )
-  best_epochs = child.callbacks.best_epochs(tree["control"])
-  selected = [parent.rows[epoch - 1]["step"] if epoch else 0 for epoch in best_epochs]
-  entry = _describe(parent, child, changes, rates, notes)
-  if folder.writer:
-    test_uses.inherit(folder.path, parent.path)
-  folder.write_lineage([*parent.lineage, entry])
-  folder.write_metrics(parent.rows)
-  folder.write_config(child.config)
-  folder.write_dataset(child.dataset)
-  checkpoint_files.save_latest(parent.step, tree, selected if any(selected) else None)
-  checkpoint_files.wait()
+  return tree, [*notes, *callback_notes]
 
 
 def _begins_with(changes: Changes, names: tuple[str, ...]) -> list[str]:
