@@ -58,32 +58,26 @@ def _send(
   folder: epath.Path, to: str, destination: str, follow: bool, received: list[int]
 ) -> tuple[str, Row]:
   file = folder / f"sync_{to}.json"
-  state: Row = {"run_id": None, "rows": 0, "finished": False}
-  state |= run_record.read_json_if_present(file)
-  with run_folder.reading(file):
-    is_new, num_sent = state["run_id"] is None, int(state["rows"])
+  state = _read_state(file)
   if state["finished"]:
     log.info("%s already has all of %s; remove %s to send it again", to, folder, file.name)
     return str(state["run_id"]), state
   record = _wait_for_rows(folder, follow, received)
   name = record.path.resolve().name if "://" not in str(record.path) else record.path.name
   with trackers.reporting(to):
+    is_new = state["run_id"] is None
     tracker = trackers.TRACKERS[to](name, record.fields, destination, state["run_id"])
     state["run_id"] = tracker.run_id
     try:
       if to in trackers.REPLAYED:
-        num_sent = 0
+        state["rows"] = 0
       elif is_new:
-        _write_state(file, state)
-      while True:
-        for row in record.rows[num_sent:]:
-          tracker.log(row)
-          num_sent = state["rows"] = num_sent + 1
-          _write_state(file, state)
-        if record.results or not follow or received:
-          break
+        _write_state(file, state)  # before any row, so that a failure does not lose the run's id
+      _send_rows(tracker, record.rows, file, state)
+      while follow and not record.results and not received:
         _pause(received)
         record = run_record.read_record(folder)
+        _send_rows(tracker, record.rows, file, state)
       if record.results:
         results = {n: v for n, v in trackers.numbers(record.results).items() if v is not None}
         tracker.finish(results, _list_pictures(folder))
@@ -95,6 +89,22 @@ def _send(
   if received and not state["finished"]:
     raise signals.Interrupted(received[0])
   return str(state["run_id"]), state
+
+
+def _read_state(file: epath.Path) -> Row:
+  """Return what has been sent: the content of sync_<tracker>.json, or defaults if there is none."""
+  state: Row = {"run_id": None, "rows": 0, "finished": False}
+  state |= run_record.read_json_if_present(file)
+  with run_folder.reading(file):
+    return state | {"rows": int(state["rows"])}
+
+
+def _send_rows(tracker: trackers.Tracker, rows: list[Row], file: epath.Path, state: Row) -> None:
+  """Send the rows that have not been sent; count each in the state and in the file."""
+  for row in rows[state["rows"] :]:
+    tracker.log(row)
+    state["rows"] += 1
+    _write_state(file, state)
 
 
 def _wait_for_rows(folder: epath.Path, follow: bool, received: list[int]) -> RunRecord:

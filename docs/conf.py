@@ -53,31 +53,35 @@ _INCLUDED_BY = {
 _LINK = re.compile(r"\[([^\]\[]*)\]\(([^)\s]+)\)")
 
 
-def _rewrite(text: str, folder: pathlib.Path, page: pathlib.Path) -> str:
+def _rewrite(text: str, folder: pathlib.Path, page_folder: pathlib.Path) -> str:
   """Return a page's text with its links adapted to the site.
 
   Args:
     folder: the folder that the links in the text are relative to.
-    page: the folder of the page that shows the text.
+    page_folder: the folder of the page that shows the text.
   """
 
-  def replace(match: re.Match[str]) -> str:
-    label, link = match.groups()
-    path, _, anchor = link.partition("#")
-    if "://" in link or not path:
-      return match[0]
-    target = (folder / path).resolve()
-    name = str(target.relative_to(ROOT))
-    anchor = f"#{anchor}" if anchor else ""
-    target = ROOT / "docs" / _INCLUDED_BY[name] if name in _INCLUDED_BY else target
-    if target.is_relative_to(ROOT / "docs"):
-      return f"[{label}]({os.path.relpath(target, page)}{anchor})"
-    # Show only the names of other files: the site has no address for them.
-    if label == target.stem:  # such as a config in a table of results
-      return f"`{label}`"
-    return f"`{name}`" if label.strip("`/") in name else f"{label} (`{name}`)"
+  def replace(link: re.Match[str]) -> str:
+    label, address = link.groups()
+    path, _, anchor = address.partition("#")
+    if "://" in address or not path:  # another site, or this page
+      return link[0]
+    file = (folder / path).resolve()
+    name = str(file.relative_to(ROOT))
+    page = ROOT / "docs" / _INCLUDED_BY[name] if name in _INCLUDED_BY else file
+    if not page.is_relative_to(ROOT / "docs"):
+      return _mention(name, label)
+    page_address = os.path.relpath(page, page_folder)
+    return f"[{label}]({page_address}#{anchor})" if anchor else f"[{label}]({page_address})"
 
   return _LINK.sub(replace, text)
+
+
+def _mention(name: str, label: str) -> str:
+  """Return the text that replaces a link to a file for which the site has no address."""
+  if label == pathlib.PurePath(name).stem:  # such as a config in a table of results
+    return f"`{label}`"
+  return f"`{name}`" if label.strip("`/") in name else f"{label} (`{name}`)"
 
 
 def _read_page(app: Sphinx, name: str, content: list[str]) -> None:

@@ -156,20 +156,34 @@ def process_docstring(
   result: list[str] = []
   in_section = False
   for paragraph in _paragraphs(lines):
-    in_section = in_section or bool(_SECTION.match(paragraph[0]))
     if paragraph[0].startswith("Alias for field number"):
       continue
-    if not in_section and paragraph[0].startswith("  "):
-      result += ["::", "", *("  " + line for line in paragraph), ""]
-      continue
-    paragraph = [_escape(line) for line in paragraph]
-    if paragraph[0] in ("Returns:", "Yields:"):
-      # Without an empty line, napoleon takes the text before a colon for a type.
-      paragraph.insert(1, "  \\ ")
-    if not in_section and set(re.split(r", ", paragraph[0].partition(":")[0])) <= parameters:
-      paragraph = ["Args:", *("  " + line for line in paragraph)]
-    result += [*paragraph, ""]
+    in_section = in_section or bool(_SECTION.match(paragraph[0]))
+    if in_section:
+      result += [*_convert_section(paragraph), ""]
+    else:
+      result += [*_convert_description(paragraph, parameters), ""]
   lines[:] = result
+
+
+def _convert_description(paragraph: list[str], parameters: set[str]) -> list[str]:
+  """Convert a paragraph that precedes the sections; give it a heading if it explains parameters."""
+  if paragraph[0].startswith("  "):
+    return ["::", "", *_indent(paragraph)]
+  escaped = [_escape(line) for line in paragraph]
+  names = escaped[0].partition(":")[0].split(", ")
+  return ["Args:", *_indent(escaped)] if parameters.issuperset(names) else escaped
+
+
+def _convert_section(paragraph: list[str]) -> list[str]:
+  """Convert the first paragraph of a section, which begins with the heading, or a later one."""
+  first, *rest = (_escape(line) for line in paragraph)
+  # Without an empty line, napoleon takes the text before a colon for a type.
+  return [first, "  \\ ", *rest] if first in ("Returns:", "Yields:") else [first, *rest]
+
+
+def _indent(lines: list[str]) -> list[str]:
+  return ["  " + line for line in lines]
 
 
 def _paragraphs(lines: list[str]) -> list[list[str]]:

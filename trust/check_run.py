@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import numpy as np
@@ -70,6 +70,27 @@ def _check_trial(path: pathlib.Path, trial: Row) -> list[Finding]:
     problem = f"{wrong[0]} is {content[wrong[0]]}, but {trial[wrong[0]]} in sweep.json"
     return [Finding(str(file), problem, "restore one of the files from a copy")]
   return []
+
+
+class _Intact(NamedTuple):
+  """An intact checkpoint: its step and its content."""
+
+  step: int
+  saved: checkpoint_arrays.Saved
+
+
+class _Damaged(NamedTuple):
+  """A checkpoint that cannot be read.
+
+  Attributes:
+    kind: the name of its directory, 'latest' or 'best'.
+    step: its step.
+    problem: why it cannot be read.
+  """
+
+  kind: str
+  step: int
+  problem: str
 
 
 class _RunCheck:
@@ -191,35 +212,36 @@ class _RunCheck:
     root = self._folder / "checkpoints"
     if not root.exists():
       return None, "no checkpoints"
-    intact: dict[str, dict[int, checkpoint_arrays.Saved]] = {}
-    damaged: list[tuple[str, int, str]] = []
-    num_read = 0
-    for directory in sorted(d for d in root.iterdir() if d.is_dir() and d.name != "set_aside"):
-      intact[directory.name] = {}
-      for step in sorted(checkpoint_files.list_steps(directory)):
-        folder, num_read = checkpoint_files.checkpoint_folder(directory, step), num_read + 1
-        try:
-          saved = checkpoint_arrays.read(folder)
-          intact[directory.name] = {step: saved}  # keep only the newest, to save memory
-        except (checkpoint_arrays.Unreadable, errors.UserError) as error:
-          damaged.append((directory.name, step, str(error).removeprefix(f"{folder}: ")))
-    latest, best = intact.get("latest", {}), intact.get("best", {})
-    newest = max(latest, default=None)
-    for kind, step, problem in damaged:
-      self._report_checkpoint(kind, step, problem, latest, best)
-    self._check_best(latest, best, any(kind == "best" for kind, *_ in damaged))
-    return newest, f"{num_read} checkpoints"
+    directories = sorted(d for d in root.iterdir() if d.is_dir() and d.name != "set_aside")
+    saved_steps = [
+      (d, step) for d in directories for step in sorted(checkpoint_files.list_steps(d))
+    ]
+    newest: dict[str, _Intact] = {}  # by kind; older ones are dropped, to save memory
+    damaged = []
+    for directory, step in saved_steps:
+      folder = checkpoint_files.checkpoint_folder(directory, step)
+      try:
+        newest[directory.name] = _Intact(step, checkpoint_arrays.read(folder))
+      except (checkpoint_arrays.Unreadable, errors.UserError) as error:
+        problem = str(error).removeprefix(f"{folder}: ")
+        damaged.append(_Damaged(directory.name, step, problem))
+    latest, best = newest.get("latest"), newest.get("best")
+    for checkpoint in damaged:
+      self._report_checkpoint(checkpoint, latest, best)
+    self._check_best(latest, best, any(checkpoint.kind == "best" for checkpoint in damaged))
+    return latest.step if latest else None, f"{len(saved_steps)} checkpoints"
 
   def _report_checkpoint(
-    self, kind: str, step: int, problem: str, latest: dict, best: dict
+    self, damaged: _Damaged, latest: _Intact | None, best: _Intact | None
   ) -> None:
     """Add the finding of a damaged checkpoint, with its remedy."""
+    kind, step, problem = damaged
     name = f"checkpoints/{kind}/{checkpoint_files.checkpoint_folder(self._folder, step).name}"
     rebuild = self._rebuilding(latest)
     if kind == "best" and rebuild:
       self._add(name, problem, "`latest` holds these weights: start the run, or repair", rebuild)
     elif kind == "latest" and latest:
-      remedy = f"the run resumes from step {max(latest)}, with the same bits; set this one aside"
+      remedy = f"the run resumes from step {latest.step}, with the same bits; set this one aside"
       self._add(name, problem, remedy, lambda: self._set_aside("latest", step))
     elif kind == "latest" and best:
       remedy = "restore it from a copy; the selected weights, in `best`, are intact"
@@ -227,17 +249,16 @@ class _RunCheck:
     else:
       self._add(name, problem, "restore it from a copy; no other checkpoint holds these weights")
 
-  def _check_best(self, latest: dict, best: dict, is_damaged: bool) -> None:
+  def _check_best(self, latest: _Intact | None, best: _Intact | None, is_damaged: bool) -> None:
     """Compare the selected weights with those that `latest` holds."""
     rebuild = self._rebuilding(latest)
-    if rebuild is None or is_damaged:
+    if latest is None or rebuild is None or is_damaged:
       return
-    saved = latest[max(latest)].checksums
-    prefix = checkpoint_files.BEST
-    expected = {p.removeprefix(prefix): s for p, s in saved.items() if p.startswith(prefix)}
-    if not best:
+    checksums, prefix = latest.saved.checksums, checkpoint_files.BEST
+    expected = {p.removeprefix(prefix): s for p, s in checksums.items() if p.startswith(prefix)}
+    if best is None:
       problem = "the selected weights are missing"
-    elif best[max(best)].checksums != expected:
+    elif best.saved.checksums != expected:
       problem = "the selected weights are not those that `latest` holds"
     else:
       return
@@ -254,11 +275,11 @@ class _RunCheck:
       )
       self._add("checkpoints/latest", problem, remedy)
 
-  def _rebuilding(self, latest: dict) -> Callable[[], str] | None:
+  def _rebuilding(self, latest: _Intact | None) -> Callable[[], str] | None:
     """Return a repair that writes `best` from `latest`; None if that has no selected weights."""
-    if not latest:
+    if latest is None:
       return None
-    arrays = latest[max(latest)].arrays
+    arrays = latest.saved.arrays
     epochs = (np.atleast_1d(arrays.get(_BEST_EPOCH, -1)) + 1).tolist()
     variables = {p: a for p, a in arrays.items() if p.startswith(checkpoint_files.BEST)}
     if not any(epochs) or not variables or max(epochs) > len(self._rows):

@@ -15,8 +15,8 @@ _TIMES = ("seconds", "images_per_second")
 _NOT_PER_SEED = ("step", "epoch", "file")
 
 
-class Side(NamedTuple):
-  """One of the two runs.
+class ComparedRun(NamedTuple):
+  """One of the two runs that are compared.
 
   Attributes:
     workdir: the run folder.
@@ -42,7 +42,7 @@ class Difference(NamedTuple):
   epoch: int | None
 
 
-def compare(a: Side, b: Side) -> Difference:
+def compare(a: ComparedRun, b: ComparedRun) -> Difference:
   """Compare the metrics and the newest checkpoints `latest` of two finished runs.
 
   Raises:
@@ -56,7 +56,7 @@ def compare(a: Side, b: Side) -> Difference:
   return Difference(is_same, weights, first_difference(rows_a, rows_b))
 
 
-def distance(a: Side, b: Side) -> float:
+def distance(a: ComparedRun, b: ComparedRun) -> float:
   """Return the norm of the difference of the final weights, relative to the norm of those of `a`.
 
   Raises:
@@ -70,14 +70,14 @@ def distance(a: Side, b: Side) -> float:
   return float(np.linalg.norm(reference - other) / np.linalg.norm(reference))
 
 
-def metrics(side: Side) -> list[Row]:
+def metrics(run: ComparedRun) -> list[Row]:
   """Return the rows of metrics.jsonl without times, of the chosen seed if one is chosen."""
   rows = []
-  for row in run_folder.RunFolder(side.workdir, writer=False).metrics():
+  for row in run_folder.RunFolder(run.workdir, writer=False).metrics():
     values = {name: value for name, value in row.items() if name != "seeds"}
-    if side.seed is not None and "seeds" in row:
+    if run.seed is not None and "seeds" in row:
       values = {name: row[name] for name in _NOT_PER_SEED if name in row}
-      values |= {name: v for name, v in row["seeds"][side.seed].items() if name != "seed"}
+      values |= {name: v for name, v in row["seeds"][run.seed].items() if name != "seed"}
     elif "seeds" in row:
       values["seeds"] = row["seeds"]
     rows.append({name: value for name, value in values.items() if name not in _TIMES})
@@ -93,17 +93,17 @@ def first_difference(rows_a: list[Row], rows_b: list[Row]) -> int | None:
   return None if shorter == longer else shorter + 1
 
 
-def _arrays(side: Side) -> checkpoint_arrays.Arrays:
+def _arrays(run: ComparedRun) -> checkpoint_arrays.Arrays:
   """Return the arrays of the newest `latest` without times, of the chosen seed if one is chosen."""
-  folder = epath.Path(side.workdir) / "checkpoints" / "latest"
+  folder = epath.Path(run.workdir) / "checkpoints" / "latest"
   steps = checkpoint_files.list_steps(folder)
   if not steps:
-    raise errors.UserError(f"{side.workdir}: has no checkpoint; train it to the end")
+    raise errors.UserError(f"{run.workdir}: has no checkpoint; train it to the end")
   try:
     arrays = checkpoint_arrays.read(checkpoint_files.checkpoint_folder(folder, max(steps))).arrays
   except checkpoint_arrays.Unreadable as error:
     raise errors.UserError(f"{error}; repeat the training") from error
   del arrays["seconds"]
-  if side.seed is not None:
-    arrays = {path: array[side.seed] for path, array in arrays.items()}
+  if run.seed is not None:
+    arrays = {path: array[run.seed] for path, array in arrays.items()}
   return arrays

@@ -42,7 +42,7 @@ from cifar_jax.runtime.text_table import format_table
 from cifar_jax.types import Row
 from configs import default
 from trust import differences, processes
-from trust.differences import Side
+from trust.differences import ComparedRun
 from trust.processes import Job
 
 _LEVEL = 0.01
@@ -160,9 +160,10 @@ def _raise_if_other_data(record: RunRecord, config: ml_collections.ConfigDict) -
 
 def _common(record: RunRecord, repeated: RunRecord, num_epochs: int) -> list[tuple[Row, Row]]:
   """Return the rows of both runs by epoch, with the metrics that both have, without times."""
-  both = [differences.metrics(Side(pathlib.Path(r.path)))[:num_epochs] for r in (record, repeated)]
+  runs = [ComparedRun(pathlib.Path(run.path)) for run in (record, repeated)]
+  recorded_rows, repeated_rows = (differences.metrics(run)[:num_epochs] for run in runs)
   pairs = []
-  for recorded, again in zip(*both, strict=False):
+  for recorded, again in zip(recorded_rows, repeated_rows, strict=False):
     names = recorded.keys() & again.keys()
     pairs.append(({n: recorded[n] for n in names}, {n: again[n] for n in names}))
   if len(pairs) < num_epochs:

@@ -209,18 +209,20 @@ def judge(differences: Sequence[Difference]) -> list[Verdict]:
   that any of m equal pairs is called different is at most SIGNIFICANCE. Each interval has the level
   of its comparison's step, or of the step that stopped the procedure.
   """
-  values = np.array([difference.p for difference in differences])
-  verdicts: list[Verdict | None] = [None] * len(values)
-  is_going, adjusted, alpha = True, 0.0, SIGNIFICANCE
-  for step, index in enumerate(np.argsort(values, kind="stable")):
-    remaining = len(values) - step
-    adjusted = max(adjusted, min(1.0, remaining * float(values[index])))
-    if is_going:
-      alpha = SIGNIFICANCE / remaining
-      is_going = bool(values[index] <= alpha)
+  p_values = [difference.p for difference in differences]
+  ascending = np.argsort(p_values, kind="stable").tolist()
+  levels = [SIGNIFICANCE / remaining for remaining in range(len(p_values), 0, -1)]
+  passes = [p_values[index] <= level for index, level in zip(ascending, levels, strict=True)]
+  num_distinguishable = [*passes, False].index(False)
+  verdicts: dict[int, Verdict] = {}
+  corrected = 0.0
+  for step, index in enumerate(ascending):
+    corrected = max(corrected, min(1.0, (len(p_values) - step) * p_values[index]))
+    alpha = levels[min(step, num_distinguishable)]
     low, high = differences[index].interval(alpha)
-    verdicts[index] = Verdict(differences[index], adjusted, alpha, low, high, is_going)
-  return [verdict for verdict in verdicts if verdict is not None]
+    is_distinguishable = step < num_distinguishable
+    verdicts[index] = Verdict(differences[index], corrected, alpha, low, high, is_distinguishable)
+  return [verdicts[index] for index in range(len(differences))]
 
 
 def distinguishable(first: Mapping[int, float], second: Mapping[int, float]) -> Verdict | None:

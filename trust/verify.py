@@ -41,7 +41,7 @@ from cifar_jax.runtime.console import log
 from cifar_jax.types import Row
 from configs import default
 from trust import differences, processes, verdicts
-from trust.differences import Side
+from trust.differences import ComparedRun
 from trust.processes import Job
 from trust.short_config import shorten
 from trust.verdicts import DIFFERENT, ROUNDING, SAME, Line
@@ -156,21 +156,23 @@ class _Verification:
     return self._line(name, job, False)
 
   def _seeds(self) -> Iterator[Line]:
-    """Yield the comparison of each of two seeds trained together with the seed trained alone."""
-    config = self._config.copy_and_resolve_references()
-    together, alone = self._first, None
-    if config.num_seeds == 1:
-      config.num_seeds = 2
-      together, alone = Job(config, self._folder / "seeds"), self._first
-      self._train(together)
-    for i in (0, config.num_seeds - 1):
-      seed = config.seed + i
-      if i or alone is None:
-        alone = self._job(f"seed_{seed}")
-        alone.config.seed, alone.config.num_seeds = seed, 1
-        self._train(alone)
-      name = f"seed {seed} with {config.num_seeds} seeds in one program"
-      yield self._compare(name, (alone, None), (together, i), False)
+    """Yield the comparisons of the first and last seed of one program with each trained alone."""
+    first_seed, num_seeds = self._config.seed, max(2, self._config.num_seeds)
+    together = self._train_seeds("seeds", first_seed, num_seeds)
+    for index in (0, num_seeds - 1):
+      seed = first_seed + index
+      alone = self._train_seeds(f"seed_{seed}", seed, 1)
+      name = f"seed {seed} with {num_seeds} seeds in one program"
+      yield self._compare(name, (alone, None), (together, index), False)
+
+  def _train_seeds(self, name: str, seed: int, num_seeds: int) -> Job:
+    """Return a training of the seeds from `seed` on: the first one if it has them, or another."""
+    if (seed, num_seeds) == (self._config.seed, self._config.num_seeds):
+      return self._first
+    job = self._job(name)
+    job.config.seed, job.config.num_seeds = seed, num_seeds
+    self._train(job)
+    return job
 
   def _with_flags(self, lines: list[Line]) -> tuple[list[Line], str]:
     """Judge the promises by trainings with the platform's flags; also return the flags' cost."""
@@ -203,14 +205,14 @@ class _Verification:
     Args:
       at_end: measure a difference at the end, because no short training can reproduce its cause.
     """
-    sides = [Side(job.workdir, seed) for job, seed in (a, b)]
-    difference = differences.compare(*sides)
+    runs = [ComparedRun(job.workdir, seed) for job, seed in (a, b)]
+    difference = differences.compare(*runs)
     verdict = SAME
     if not difference.is_same:
       log.info("%s: the bits differ; measuring by how much", name)
       if not at_end:
-        sides = [Side(self._shorten(job).workdir, seed) for job, seed in (a, b)]
-        difference = difference._replace(weights=differences.distance(*sides))
+        runs = [ComparedRun(self._shorten(job).workdir, seed) for job, seed in (a, b)]
+        difference = difference._replace(weights=differences.distance(*runs))
       largest = _FACTOR * self._yardstick(at_end)
       verdict = ROUNDING if difference.weights <= largest else DIFFERENT
     log.info("%s: %s", name, verdict)
@@ -224,7 +226,7 @@ class _Verification:
       reference, perturbed = self._shorten(reference), self._shorten(perturbed)
     elif not perturbed.workdir.exists():
       self._train(perturbed)
-    return differences.distance(Side(reference.workdir), Side(perturbed.workdir))
+    return differences.distance(ComparedRun(reference.workdir), ComparedRun(perturbed.workdir))
 
   def _shorten(self, job: Job) -> Job:
     """Return a training of only a few steps of `job`, in float32; run it on the first call."""
@@ -251,7 +253,7 @@ class _Verification:
   def _describe(self, lines: list[Line], flags_text: str) -> str:
     """Return the table, its explanation and the conclusion as text."""
     config, device = self._config, self._device
-    steps = differences.metrics(Side(self._first.workdir))[0]["step"]
+    steps = differences.metrics(ComparedRun(self._first.workdir))[0]["step"]
     title = (
       f"{config.model.name}, {_results(self._first)['dtype']}, {config.num_epochs} epochs of "
       f"{steps} batches of {config.batch_size}, on {device['count']} × {device['kind']}"
@@ -272,11 +274,14 @@ class _Verification:
 
 def _after(seconds: float) -> Callable[[], bool]:
   """Return a function that returns whether `seconds` have passed since its first call."""
-  calls: list[float] = []
+  first_call: float | None = None
 
   def is_time() -> bool:
-    calls[1:] = [time.monotonic()]
-    return calls[-1] - calls[0] >= seconds
+    nonlocal first_call
+    now = time.monotonic()
+    if first_call is None:
+      first_call = now
+    return now - first_call >= seconds
 
   return is_time
 

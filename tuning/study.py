@@ -104,17 +104,13 @@ class Study:
       UserError: TPE drew an invalid config.
     """
     with self._locked():
-      claimed = [
-        trial for frozen in self._stored_trials(TrialState.RUNNING) if (trial := self._take(frozen))
-      ]
-      while not claimed:
-        new: list[Trial] = []
-        while len(new) < at_once and (trial := self._next()):
-          new.append(trial)
-        if not new:
-          return []
-        claimed = [trial for trial in new if not self._end_if_finished(trial)]
-      return claimed
+      if left := self._claim_left():
+        return left
+      while claimed := self._claim_new(at_once):
+        # Some may have finished in another study of the folder, or before the journal was lost.
+        if unfinished := [trial for trial in claimed if not self._end_if_finished(trial)]:
+          return unfinished
+      return []
 
   def release(self, trials: Sequence[Trial]) -> None:
     """Give up claims on trials that have not ended; any worker may take them over."""
@@ -194,54 +190,65 @@ class Study:
       )
     )
 
-  def _next(self) -> Trial | None:
-    """Claim a waiting trial, or draw a new one; return None if there is neither."""
-    while True:
-      if self._stored_trials(TrialState.WAITING):
-        optuna_trial = self._study.ask()
-        trial = self._trial(self._stored_trials()[optuna_trial.number])
-      elif len(self.trials()) < self._sweep.count:
-        drawn = self._draw()
-        if drawn is None:
-          return None
-        optuna_trial, trial = drawn
-      else:
-        return None
-      if self._hold(trial, optuna_trial):
-        return trial
-      # A worker of another study trains it; a later `claim` takes it over once it is free.
-
-  def _draw(self) -> tuple[optuna.Trial, Trial] | None:
-    """Draw a new trial with TPE; return None if the space is exhausted."""
-    known = {trial.name for trial in self.trials()}
-    space = {name: draw.distribution() for name, draw in self._draws.items()}
-    for _ in range(_MAX_REPEATS):
-      # Workers with the same seed would draw the same trial, and a generator's state would not
-      # survive a restart.
-      seed = self._sweep.sampler_seed + len(self._stored_trials())
-      self._study.sampler = optuna.samplers.TPESampler(seed=seed)
-      drawn = self._study.ask(space)
-      try:
-        trial = self._make_trial(self._fields(drawn.params))
-      except errors.UserError:
-        self._study.tell(drawn, state=TrialState.FAIL)
-        raise
-      if trial.name not in known:
-        self._trials[trial.name] = trial
-        drawn.set_user_attr("name", trial.name)
-        return drawn, trial
-      drawn.set_user_attr("repeats", trial.name)
-      self._study.tell(drawn, **self._outcome(trial.name))
+  def _ask(self) -> tuple[Trial, optuna.Trial] | None:
+    """Ask the study for a waiting trial, or else for a new draw; return None if it has neither."""
+    if self._stored_trials(TrialState.WAITING):
+      optuna_trial = self._study.ask()
+      return self._trial(self._stored_trials()[optuna_trial.number]), optuna_trial
+    if len(self.trials()) < self._sweep.count:
+      return self._draw_new()
     return None
 
-  def _outcome(self, name: str) -> dict[str, Any]:
-    """Return the arguments of `tell` for a draw that repeats an earlier trial."""
+  def _draw_new(self) -> tuple[Trial, optuna.Trial] | None:
+    """Draw a trial that differs from all earlier ones; return None if the space is exhausted."""
+    known = {trial.name for trial in self.trials()}
+    for _ in range(_MAX_REPEATS):
+      trial, optuna_trial = self._draw()
+      if trial.name not in known:
+        self._trials[trial.name] = trial
+        optuna_trial.set_user_attr("name", trial.name)
+        return trial, optuna_trial
+      self._end_repeat(trial.name, optuna_trial)
+    return None
+
+  def _draw(self) -> tuple[Trial, optuna.Trial]:
+    """Draw a trial with TPE; raise UserError if its config is invalid."""
+    # Workers with the same seed would draw the same trial, and a generator's state would not
+    # survive a restart.
+    seed = self._sweep.sampler_seed + len(self._stored_trials())
+    self._study.sampler = optuna.samplers.TPESampler(seed=seed)
+    drawn = self._study.ask({name: draw.distribution() for name, draw in self._draws.items()})
+    try:
+      return self._make_trial(self._fields(drawn.params)), drawn
+    except errors.UserError:
+      self._study.tell(drawn, state=TrialState.FAIL)
+      raise
+
+  def _end_repeat(self, name: str, drawn: optuna.Trial) -> None:
+    """End a draw that repeats a trial: with its value if that trial is complete, else as failed."""
+    drawn.set_user_attr("repeats", name)
     for frozen in self._stored_trials(TrialState.COMPLETE):
       if frozen.user_attrs.get("name") == name:
-        return {"values": frozen.values}
-    return {"state": TrialState.FAIL}
+        self._study.tell(drawn, frozen.values)
+        return
+    self._study.tell(drawn, state=TrialState.FAIL)
 
   # --- Claims -------------------------------------------------------------------------------------
+
+  def _claim_left(self) -> list[Trial]:
+    """Claim the unfinished trials that dead workers left."""
+    running = self._stored_trials(TrialState.RUNNING)
+    return [trial for trial in map(self._take, running) if trial is not None]
+
+  def _claim_new(self, at_once: int) -> list[Trial]:
+    """Claim at most `at_once` trials that wait or are drawn; return [] if there are none."""
+    claimed: list[Trial] = []
+    while len(claimed) < at_once and (asked := self._ask()):
+      trial, optuna_trial = asked
+      # If a worker of another study trains it, a later `claim` takes it over once it is free.
+      if self._hold(trial, optuna_trial):
+        claimed.append(trial)
+    return claimed
 
   def _take(self, frozen: FrozenTrial) -> Trial | None:
     """Take over a running trial; return None if a worker holds it or it has already ended."""

@@ -18,9 +18,9 @@ the same workdir. The last process to end writes the complete ranking.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import ml_collections
@@ -72,6 +72,20 @@ def run_sweep(
       worker.train(group)
       jax.clear_caches()  # the next trial cannot use the compiled programs of this one
   return worker.finish()
+
+
+class _Progress(NamedTuple):
+  """How far a trial has come.
+
+  Attributes:
+    status: one of _STATUSES.
+    epochs: the number of finished epochs.
+    metrics: the results if there are any, else those of the last epoch; {} before the first ends.
+  """
+
+  status: str
+  epochs: int
+  metrics: Row
 
 
 class _Worker:
@@ -209,19 +223,13 @@ class _Worker:
   def _rows(self, study: "Study") -> list[list[str]]:
     """Return the rows of the live table: running trials first, waiting ones last."""
     running, pruned = list(self._running), study.pruned()
-    group_rows: list[Row] = []
-    if len(running) > 1:
-      group_rows = RunFolder(together.folder_of(running, self._folder), writer=False).metrics()
+    group_progress = self._read_group_progress(running)
     rows: list[list[str]] = []
     for trial in study.trials():
-      state = ranking.read_state(trial, pruned)
-      status, epochs = state["status"], state["epochs"]
-      metrics: dict[str, Any] = [{}, *RunFolder(trial.path, writer=False).metrics()][-1]
-      if trial in running and status != "finished":
-        status = "running"
-        if group_rows:
-          metrics, epochs = group_rows[-1]["seeds"][running.index(trial)], len(group_rows)
-      metrics = state.get("results", metrics)
+      progress = _read_progress(trial, pruned)
+      if trial in running and progress.status != "finished":
+        progress = group_progress.get(trial.name) or progress._replace(status="running")
+      status, epochs, metrics = progress
       rows.append(
         [
           trial.name,
@@ -231,3 +239,23 @@ class _Worker:
         ]
       )
     return sorted(rows, key=lambda row: _STATUSES.index(row[1]))
+
+  def _read_group_progress(self, group: Sequence[Trial]) -> dict[str, _Progress]:
+    """Return the progress of trials that train in one program, by name; {} if there is none."""
+    if len(group) < 2:
+      return {}
+    rows = RunFolder(together.folder_of(group, self._folder), writer=False).metrics()
+    if not rows:
+      return {}
+    return {
+      trial.name: _Progress("running", len(rows), metrics)
+      for trial, metrics in zip(group, rows[-1]["seeds"], strict=True)
+    }
+
+
+def _read_progress(trial: Trial, pruned: Container[str]) -> _Progress:
+  """Return the progress of a trial according to its run folder."""
+  state = ranking.read_state(trial, pruned)
+  rows = RunFolder(trial.path, writer=False).metrics()
+  metrics = state.get("results", rows[-1] if rows else {})
+  return _Progress(state["status"], state["epochs"], metrics)

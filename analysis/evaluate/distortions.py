@@ -94,21 +94,17 @@ def stretch(
   """Distort images by the affine map that moves three corners at random, then by random waves."""
   height, width = images.shape[1:3]
   amplitude, sigma, max_shift = (share * min(height, width) for share in waves)
-  rows, columns = np.mgrid[:height, :width].astype(np.float64)
+  pixels = np.mgrid[:height, :width].astype(np.float64)  # their rows and columns
   corners = _corners(height, width)
   output = np.empty_like(images)
   for i, image in enumerate(images):
-    moved = corners + rng.uniform(-max_shift, max_shift, corners.shape)
-    # The matrix maps positions in the output to positions in the image.
-    matrix = np.linalg.solve(np.c_[moved, np.ones(3)], corners)
-    places = np.stack([rows, columns, np.ones_like(rows)], -1) @ matrix
-    x = _sample(image / 255, places[..., 0], places[..., 1], "mirror")
-    down, right = (
-      amplitude * blur(rng.uniform(-1, 1, (1, height, width, 1)), sigma, "reflect", 3)[0, ..., 0]
-      for _ in range(2)
-    )
-    x = _sample(x, rows + down, columns + right, "reflect")
-    output[i] = as_bytes(x)
+    moved_corners = corners + rng.uniform(-max_shift, max_shift, corners.shape)
+    # For each pixel of the output, the position in the image that it shows.
+    positions = _map_affinely(pixels, moved_corners, corners)
+    x = _sample(image / 255, positions, "mirror")
+    noise = rng.uniform(-1, 1, (2, height, width, 1))  # down and to the right
+    shifts = amplitude * blur(noise, sigma, "reflect", 3)[..., 0]
+    output[i] = as_bytes(_sample(x, pixels + shifts, "reflect"))
   return output
 
 
@@ -118,10 +114,17 @@ def _corners(height: int, width: int) -> np.ndarray:
   return centre + reach * np.array([[1, 1], [-1, 1], [-1, -1]], np.float64)
 
 
-def _sample(image: np.ndarray, rows: np.ndarray, columns: np.ndarray, mode: str) -> np.ndarray:
-  """Interpolate an image [height, width, channels] linearly at positions between its pixels."""
+def _map_affinely(positions: np.ndarray, points: np.ndarray, targets: np.ndarray) -> np.ndarray:
+  """Apply the affine map from three points to three targets, both [3, 2], to positions [2, …]."""
+  matrix = np.linalg.solve(np.c_[points, np.ones(3)], targets)
+  mapped = np.stack([*positions, np.ones_like(positions[0])], -1) @ matrix
+  return np.moveaxis(mapped, -1, 0)
+
+
+def _sample(image: np.ndarray, positions: np.ndarray, mode: str) -> np.ndarray:
+  """Interpolate an image [height, width, channels] linearly at positions [2, height, width]."""
   channels = [
-    scipy.ndimage.map_coordinates(image[..., c], [rows, columns], order=1, mode=mode)
+    scipy.ndimage.map_coordinates(image[..., c], positions, order=1, mode=mode)
     for c in range(image.shape[-1])
   ]
   return np.stack(channels, -1)

@@ -227,27 +227,35 @@ def _make_calibration(run: RunRecord) -> list[Html]:
 
 
 def _make_test_sets(run: RunRecord, folder: epath.Path) -> list[Html]:
-  """Return the figures of each evaluation on another test set; [] if there is none."""
+  """Return the figures of each evaluation on another test set; [] if there is none.
+
+  A corruption has several parts, one for each severity. Its accuracy is that over all their images;
+  its calibration error is the mean of those of the parts, weighted by their numbers of images.
+  """
   content: list[Html] = []
   for file in sorted(folder.glob("test_set_*.json")):
     record = read_json_if_present(file)
     by_name: dict[str, list[Row]] = {}
     for part in record["parts"]:
       by_name.setdefault(part["corruption"], []).append(part)
+    # A test set without corruptions is a single part, whose name is ''.
+    heading = "corruption" if any(by_name) else "test set"
+    header = [heading, "images", "accuracy", "expected calibration error"]
     rows = [
-      [
-        text_cell(name or record["test_set"]),
-        number_cell(sum(part["examples"] for part in parts)),
-        *(
-          percent_cell(float(np.mean([part[key] for part in parts]))) for key in ("accuracy", "ece")
-        ),
-      ]
-      for name, parts in by_name.items()
+      _make_test_set_row(name or record["test_set"], parts) for name, parts in by_name.items()
     ]
-    header = ["images", "number", "accuracy", "expected calibration error"]
     content += [tag("h3", record["test_set"]), page.table(header, rows)]
     if (error := record.get("mean_corruption_error")) is not None:
       count = len(record["counted_corruptions"])
       note = f"Mean corruption error {error:.2%}, over {count} corruptions and 5 severities."
       content.append(tag("p", note, class_="soft"))
   return content
+
+
+def _make_test_set_row(name: str, parts: list[Row]) -> list[Cell]:
+  """Return the number of images of some parts, and their means weighted by that number."""
+  counts = [part["examples"] for part in parts]
+  accuracy, ece = (
+    float(np.average([part[key] for part in parts], weights=counts)) for key in ("accuracy", "ece")
+  )
+  return [text_cell(name), number_cell(sum(counts)), percent_cell(accuracy), percent_cell(ece)]

@@ -152,7 +152,7 @@ def _make_box(
 
 # Mixing images with each other.
 
-Rows: TypeAlias = tuple[jax.Array, jax.Array]  # images and labels
+Examples: TypeAlias = tuple[jax.Array, jax.Array]  # images and labels
 
 _ALPHA = number(1e-6, 1e6, "a number above 0")
 
@@ -212,32 +212,42 @@ def cutmix(
 
 def _choose_partners(
   key: jax.Array, images: jax.Array, labels: jax.Array, axis_name: str | None
-) -> tuple[jax.Array, jax.Array]:
-  """Return the partners of this device's rows, from a permutation of the global batch.
-
-  The devices pass their rows round in a ring: one device may lack memory for the global batch.
-  """
+) -> Examples:
+  """Return a partner for each of this device's examples, from a permutation of the global batch."""
+  size = len(images)
   if axis_name is None:
-    partners = jax.random.permutation(key, len(images))
+    partners = jax.random.permutation(key, size)
     return jnp.take(images, partners, axis=0), jnp.take(labels, partners, axis=0)
-  size, num_devices = len(images), lax.axis_size(axis_name)
+  row_numbers = lax.axis_index(axis_name) * size + jnp.arange(size)
+  partners = jax.random.permutation(key, size * lax.axis_size(axis_name))[row_numbers]
+  return _take_from_devices((images, labels), partners, axis_name)
+
+
+def _take_from_devices(examples: Examples, row_numbers: jax.Array, axis_name: str) -> Examples:
+  """Return the examples in these rows of the global batch, as many as each device holds.
+
+  The devices pass their examples round in a ring: one device may lack memory for the global batch.
+  """
+  size, num_devices = len(row_numbers), lax.axis_size(axis_name)
   device = lax.axis_index(axis_name)
-  own_rows = device * size + jnp.arange(size)
-  partners = jax.random.permutation(key, size * num_devices)[own_rows]
   ring = [(i, (i - 1) % num_devices) for i in range(num_devices)]
 
-  def collect(distance: jax.Array, carry: tuple[Rows, Rows]) -> tuple[Rows, Rows]:
-    """Take the partners among the visiting rows, which belong to device + distance."""
-    collected, visiting = carry
-    offsets = partners - (device + distance) % num_devices * size
-    is_here = (offsets >= 0) & (offsets < size)
+  def take_visiting(
+    distance: jax.Array, carry: tuple[Examples, Examples]
+  ) -> tuple[Examples, Examples]:
+    """Take the requested examples among the visiting ones, which belong to device + distance."""
+    taken, visiting = carry
+    first_row = (device + distance) % num_devices * size
+    offsets = row_numbers - first_row
+    is_visiting = (offsets >= 0) & (offsets < size)
 
-    def choose(rows: jax.Array, before: jax.Array) -> jax.Array:
-      here = is_here.reshape(-1, *[1] * (rows.ndim - 1))
-      return jnp.where(here, jnp.take(rows, offsets.clip(0, size - 1), axis=0), before)
+    def update(before: jax.Array, visitors: jax.Array) -> jax.Array:
+      mask = jnp.expand_dims(is_visiting, range(1, before.ndim))
+      return jnp.where(mask, jnp.take(visitors, offsets.clip(0, size - 1), axis=0), before)
 
-    collected = jax.tree.map(choose, visiting, collected)
-    return collected, lax.ppermute(visiting, axis_name, ring)
+    taken = jax.tree.map(update, taken, visiting)
+    return taken, lax.ppermute(visiting, axis_name, ring)
 
-  rows = images, labels
-  return lax.fori_loop(0, num_devices, collect, (rows, rows))[0]
+  # The first `examples` only give the shapes: every row is replaced.
+  taken, _ = lax.fori_loop(0, num_devices, take_visiting, (examples, examples))
+  return taken

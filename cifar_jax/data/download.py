@@ -26,8 +26,8 @@ _ATTEMPTS = 4
 _PAUSE_SECONDS = 2.0
 
 
-class _Interrupted(fetch.Failed):
-  """The transfer broke off, and another attempt may continue it."""
+class _Retryable(fetch.Failed):
+  """This attempt failed, but another may succeed."""
 
 
 def download_file(url: str, sha256: str, folder: epath.Path, min_rate: float) -> epath.Path:
@@ -54,31 +54,38 @@ def download_file(url: str, sha256: str, folder: epath.Path, min_rate: float) ->
   part = folder / f"{path.name}.part"
   if path.exists() and _hash(path) == sha256:
     return path
-  failure: fetch.Failed | None = None
-  for attempt in range(_ATTEMPTS):
-    if attempt:
-      log.info("%s; attempt %d of %d", failure, attempt + 1, _ATTEMPTS)
-      time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
-    start = part.stat().length if part.exists() else 0
+  for attempt in range(1, _ATTEMPTS + 1):
     try:
-      if not start or _hash(part) != sha256:
-        _receive(url, part, start, min_rate)
-    except _Interrupted as error:
-      failure = error
-      continue
-    if _hash(part) == sha256:
-      os.replace(part, path)
-      return path
-    failure = fetch.Failed(f"{url}: sent {part.stat().length} bytes whose SHA-256 is not {sha256}")
-    part.unlink()
-    if not start:  # otherwise the earlier bytes may be the wrong ones
-      raise failure
-  assert failure is not None
-  raise failure
+      _complete(url, sha256, part, min_rate)
+      break
+    except _Retryable as error:
+      if attempt == _ATTEMPTS:
+        raise
+      log.info("%s; attempt %d of %d", error, attempt + 1, _ATTEMPTS)
+      time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
+  os.replace(part, path)
+  return path
+
+
+def _complete(url: str, sha256: str, part: epath.Path, min_rate: float) -> None:
+  """Download the missing bytes of `part`; remove it and raise Failed if its SHA-256 is wrong."""
+  start = part.stat().length if part.exists() else 0
+  if start and _hash(part) == sha256:
+    return
+  _receive(url, part, start, min_rate)
+  if _hash(part) == sha256:
+    return
+  size = part.stat().length
+  part.unlink()
+  kind = _Retryable if start else fetch.Failed  # the bytes before `start` may be the wrong ones
+  raise kind(f"{url}: sent {size} bytes whose SHA-256 is not {sha256}")
 
 
 def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
-  """Download the file from byte `start` on, and append it to `part`."""
+  """Download the file from byte `start` on, and append the bytes to `part`.
+
+  A server that ignores Range sends the whole file, which then replaces the content of `part`.
+  """
   headers = {"Range": f"bytes={start}-"} if start else {}
   try:
     response = urllib.request.urlopen(
@@ -87,16 +94,16 @@ def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
   except urllib.error.HTTPError as error:
     error.close()
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-      part.unlink()
+      part.unlink()  # it is as long as the file, or longer, but wrong
     is_temporary = error.code in (408, 416, 429) or error.code >= 500
-    kind = _Interrupted if is_temporary else fetch.Failed
+    kind = _Retryable if is_temporary else fetch.Failed
     raise kind(f"{url}: {error.reason}") from error
   except (OSError, http.client.HTTPException, ValueError) as error:
-    kind = _Interrupted if start else fetch.Failed
+    kind = _Retryable if start else fetch.Failed
     raise kind(f"{url}: {getattr(error, 'reason', error)}") from error
   with response:
     if not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-      start = 0  # the server sends the whole file
+      start = 0  # the server ignores Range
     length = response.headers.get("Content-Length", "")
     total = start + int(length) if length.isdecimal() else None
     if total is not None and total > _MAX_BYTES:
@@ -126,7 +133,7 @@ def _copy(
       try:
         chunk = response.read1(_CHUNK_BYTES)  # whatever has arrived; `read` waits for a full chunk
       except (OSError, http.client.HTTPException) as error:
-        raise _Interrupted(f"{url}: the transfer stopped after {size} bytes ({error})") from error
+        raise _Retryable(f"{url}: the transfer stopped after {size} bytes ({error})") from error
       if not chunk:
         break
       size += len(chunk)
@@ -139,7 +146,7 @@ def _copy(
         fetch.check_rate(url, size - window_size, seconds, min_rate)
         window_size, window_start = size, time.monotonic()
   if total is not None and size < total:
-    raise _Interrupted(f"{url}: the transfer stopped after {size} of {total} bytes")
+    raise _Retryable(f"{url}: the transfer stopped after {size} of {total} bytes")
 
 
 def _hash(path: epath.Path) -> str:
