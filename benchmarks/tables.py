@@ -49,8 +49,8 @@ _MEASURED = ("ours", "selected on", "seeds", "epochs", "dtype", "device")  # col
 _HEADLINES = (
   "quickstart",
   "airbench94",
+  "airbench95",
   "report000_simple_cnn",
-  "report002_model3",
   "report004_a",
 )
 
