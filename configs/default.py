@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.num_epochs = 10  # passes over the training examples
   config.last_epoch = 1.0  # fraction of the last epoch to train: 10 epochs with 0.9 are 9.9
   config.batch_size = 128  # examples per step, over all devices and processes
-  config.eval_batch_size = 1000  # the same for evaluation; does not change the results
+  config.eval_batch_size = 1000  # the same for evaluation; results change by rounding at most
 
   # Type of the computation: 'float32', 'bfloat16', or 'auto', which is bfloat16 on devices with
   # bfloat16 units (TPUs, GPUs from Ampere on, CPUs with AMX or AVX512-BF16), else float32.
