@@ -15,7 +15,7 @@ import scipy.stats
 import small_runs
 from PIL import Image
 
-from analysis.report import page, report
+from analysis.report import evaluation, page, report
 from cifar_jax import errors
 from cifar_jax.runs import test_uses
 from configs import default
@@ -498,3 +498,12 @@ def test_a_recorded_run_has_a_page(tmp_path):
   parsed = Page(report.write_report(path))
   recorded = json.loads((path / "results.json").read_text())
   assert f"Test accuracy{recorded['test_accuracy']:.2%}" in parsed.text
+
+
+def test_parts_of_a_test_set_count_by_their_images():
+  parts = [
+    {"examples": 30, "accuracy": 0.5, "ece": 0.1},
+    {"examples": 10, "accuracy": 0.9, "ece": 0.3},
+  ]
+  cells = evaluation._make_test_set_row("fog", parts)
+  assert [cell.content for cell in cells] == ["fog", "40", "60.00%", "15.00%"]
