@@ -94,7 +94,7 @@ def _receive(url: str, part: epath.Path, start: int, min_rate: float) -> None:
   except urllib.error.HTTPError as error:
     error.close()
     if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-      part.unlink()  # it is as long as the file, or longer, but wrong
+      part.unlink(missing_ok=True)  # it is as long as the file, or longer, but wrong
     is_temporary = error.code in (408, 416, 429) or error.code >= 500
     kind = _Retryable if is_temporary else fetch.Failed
     raise kind(f"{url}: {error.reason}") from error

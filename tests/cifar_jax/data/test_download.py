@@ -168,8 +168,8 @@ def test_what_is_complete_is_not_downloaded_again(get, tmp_path):
 
 
 def test_a_busy_server_is_asked_again(get):
-  reply = Reply(b"right", status=[503, 429])
-  assert get(reply) == b"right" and len(reply.starts) == 3
+  reply = Reply(b"right", status=[503, 429, 416])
+  assert get(reply) == b"right" and len(reply.starts) == 4
   reply = Reply(b"right", status=[503] * 9)
   with pytest.raises(fetch.Failed, match=r"busy: Service Unavailable"):
     get(reply, name="busy")
