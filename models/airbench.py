@@ -65,7 +65,8 @@ def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax
   places = [(i, j) for i in range(size) for j in range(size)]
   patches = jnp.concatenate([images[:, i : i + rows, j : j + columns] for i, j in places], axis=-1)
   patches = patches.reshape(-1, patches.shape[-1])
-  moments = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
+  # Not len(): an exported program has a symbol for the number of images.
+  moments = jnp.matmul(patches.T, patches, precision="highest") / patches.shape[0]
   eigenvalues, eigenvectors = jnp.linalg.eigh(moments)
   kernel = (eigenvectors / jnp.sqrt(jnp.maximum(eigenvalues, 0) + eps))[:, ::-1]
   kernel = jnp.concatenate([kernel, -kernel], axis=1)

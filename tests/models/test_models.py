@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from keras_weights import apply, random_variables, shapes
 
 import models
@@ -95,6 +96,12 @@ def test_every_model_has_its_parameters_and_keeps_float32_around_bfloat16(name):
   hidden = {module: out for module, out in updates["intermediates"].items() if module != "head"}
   del hidden["__call__"]
   assert {leaf.dtype for leaf in jax.tree.leaves(hidden)} == {jnp.dtype("bfloat16")}
+
+  # An exported program takes any number of images.
+  (batch,) = export.symbolic_shape("n")
+  images = jax.ShapeDtypeStruct((batch, 32, 32, 3), jnp.float32)
+  logits = jax.eval_shape(functools.partial(model.apply, train=False), variables, images)
+  assert logits.shape == (batch, 7)
 
 
 @pytest.mark.parametrize(
