@@ -8,11 +8,9 @@ lines are the figures that the report prints.
 """
 
 import hashlib
-import itertools
 import json
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from etils import epath
 
@@ -59,8 +57,7 @@ def path(report: str) -> epath.Path:
 
 def list_runs(report: str) -> list[str]:
   """Return the names of the recorded runs of a report."""
-  folders = sorted((tables.ROOT / "benchmarks" / "results").glob(f"{report}_*"))
-  return [folder.name for folder in folders]
+  return [folder.name for folder in sorted(tables.RECORDS.glob(f"{report}_*"))]
 
 
 def describe(report: str) -> str:
@@ -69,7 +66,7 @@ def describe(report: str) -> str:
 
 
 def _hash(name: str) -> str:
-  file = tables.ROOT / "benchmarks" / "results" / name / "metrics.jsonl"
+  file = tables.RECORDS / name / "metrics.jsonl"
   return hashlib.sha256(file.read_bytes() + tables.published(name).encode()).hexdigest()[:8]
 
 
@@ -105,7 +102,7 @@ def _draw_run(accuracy: "Axes", loss: "Axes", name: str) -> None:
   """Draw one run into its two panels."""
   from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-  file = tables.ROOT / "benchmarks" / "results" / name / "metrics.jsonl"
+  file = tables.RECORDS / name / "metrics.jsonl"
   rows = [json.loads(line) for line in file.read_text().splitlines()]
   is_penalised = "train_objective" in rows[0]
   for axis, metric in ((accuracy, "accuracy"), (loss, "objective" if is_penalised else "loss")):
@@ -124,15 +121,12 @@ def _draw_run(accuracy: "Axes", loss: "Axes", name: str) -> None:
   loss.set_ylabel("loss + penalty" if is_penalised else "loss", fontsize=7)
 
 
-def _draw_metric(axis: "Axes", rows: Sequence[Row], split: str, metric: str) -> None:
-  """Draw a metric of every seed, with a break where the run goes on to another file."""
+def _draw_metric(axis: "Axes", rows: list[Row], split: str, metric: str) -> None:
+  """Draw a metric of every seed, with a break between files."""
   key = f"{_PREFIXES[split]}_{metric}"
-  for _, group in itertools.groupby(rows, lambda row: row.get("file")):
-    part = list(group)
-    epochs = [row["epoch"] for row in part]
-    seeds: list[Any] = list(zip(*(row.get("seeds", [row]) for row in part), strict=True))
-    for values in seeds:
-      axis.plot(epochs, [value[key] for value in values], color=_COLOURS[split], lw=1.0)
+  for seed_rows in zip(*(row.get("seeds", [row]) for row in rows), strict=True):
+    values = [row[key] for row in seed_rows]
+    plots.plot_by_file(axis, rows, values, color=_COLOURS[split], lw=1.0)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from cifar_jax.runs.run_folder import HISTORY
 from configs import default
 
 ROOT = pathlib.Path(__file__).parent.parent
-_RECORDS = ROOT / "benchmarks" / "results"
+RECORDS = ROOT / "benchmarks" / "results"
 # Fields that change no result: of the machine, of further evaluations, and the number of seeds.
 _MACHINE_FIELDS = (
   "checkpoint_every",
@@ -99,7 +99,7 @@ def published(name: str) -> str:
 
 def _result_cells(name: str) -> list[str]:
   """Return the columns `_MEASURED` for one recorded run."""
-  file = _RECORDS / name / "results.json"
+  file = RECORDS / name / "results.json"
   if not file.exists():
     return [_reason_not_run(name), *[""] * (len(_MEASURED) - 1)]
   results = json.loads(file.read_text())
@@ -136,7 +136,7 @@ def _changed_fields(name: str) -> list[str]:
 
   Records older than a field were made with its default.
   """
-  record = json.loads((_RECORDS / name / "config.json").read_text())
+  record = json.loads((RECORDS / name / "config.json").read_text())
   defaults = config.flatten(config.as_json(default.get_config()))
   old = defaults | config.flatten(record)
   new = config.flatten(config.as_json(_module(name).get_config()))
@@ -202,7 +202,7 @@ def _compared(pattern: str, what: str) -> str:
     "date",
   ]
   rows = []
-  for file in sorted((_RECORDS / "speed").glob(pattern)):
+  for file in sorted((RECORDS / "speed").glob(pattern)):
     record = json.loads(file.read_text())
     ours, *peers = record["rows"]
     ratios = [
@@ -224,7 +224,7 @@ def _compared(pattern: str, what: str) -> str:
 def headline_speed() -> str:
   """Return the row of ResNet-18, in bfloat16 if it was measured, as a sentence."""
   names = ("train_step_resnet18_bfloat16.json", "train_step_resnet18_float32.json")
-  file = next(file for name in names if (file := _RECORDS / "speed" / name).exists())
+  file = next(file for name in names if (file := RECORDS / "speed" / name).exists())
   record = json.loads(file.read_text())
   ours, *peers = record["rows"]
   eager = {"PyTorch": "PyTorch eager"}
@@ -243,7 +243,7 @@ def headline_speed() -> str:
 def convolutions() -> str:
   """Return the table of the time of a step, and of its convolutions alone."""
   rows = []
-  for file in sorted((_RECORDS / "speed").glob("conv_floor_*.json")):
+  for file in sorted((RECORDS / "speed").glob("conv_floor_*.json")):
     record = json.loads(file.read_text())
     total = record["rows"][-1]
     step, alone = statistics.median(total["step_seconds"]), total["convolution_seconds"]
@@ -292,12 +292,12 @@ def columns_of(names: str, *columns: str) -> Callable[[], str]:
 
 
 def _record_rows(benchmark: str) -> list[dict[str, Any]]:
-  return json.loads((_RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
+  return json.loads((RECORDS / "speed" / f"{benchmark}.json").read_text())["rows"]
 
 
 def serving() -> str:
   """Return the table of the server's speed, with the network and the processor."""
-  record = json.loads((_RECORDS / "speed" / "serve.json").read_text())
+  record = json.loads((RECORDS / "speed" / "serve.json").read_text())
   columns = ("side", "clients", "load", "requests/s", "p50 ms", "p95 ms", "p99 ms", "refused")
   environment, rows = record["environment"], record["rows"]
   return (

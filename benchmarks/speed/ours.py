@@ -152,7 +152,7 @@ class Predictor:
 def _constant_batch(
   experiment: Experiment,
 ) -> tuple[CompiledSteps, Iterator[tuple[int, TrainShard, ResidentData]]]:
-  """Return compiled steps that take their batch as it is, and the same batch for every dispatch."""
+  """Return steps that neither gather nor augment a batch, and one batch for all dispatches."""
   config, num_classes = experiment.config, len(experiment.dataset.class_names)
   shape = experiment.dataset.train.images.shape[1:]
   on_cpu = jax.default_backend() == "cpu"

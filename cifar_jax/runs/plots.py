@@ -137,7 +137,7 @@ def _draw_panel(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[floa
     axis.yaxis.set_major_formatter(PercentFormatter(1.0))
   if name == "learning_rate":
     rates = [row["learning_rate"] for row in rows]
-    _plot_by_file(axis, rows, rates, color="tab:green", marker=_marker(rows), markersize=3)
+    plot_by_file(axis, rows, rates, color="tab:green", marker=_marker(rows), markersize=3)
     axis.set_ylim(bottom=0)
     return {"rate": rates}
   return _draw_splits(axis, rows, name)
@@ -153,15 +153,15 @@ def _draw_splits(axis: "Axes", rows: list[Row], name: str) -> dict[str, list[flo
       continue
     for i in range(num_seeds):
       values = [row["seeds"][i].get(key) for row in rows]
-      _plot_by_file(axis, rows, values, color=colour, alpha=0.25, lw=0.7)
+      plot_by_file(axis, rows, values, color=colour, alpha=0.25, lw=0.7)
     drawn[label] = [row.get(key) for row in rows]
     style = {"color": colour, "marker": _marker(rows), "markersize": 3}
-    _plot_by_file(axis, rows, drawn[label], label=label, **style)
+    plot_by_file(axis, rows, drawn[label], label=label, **style)
   axis.legend()
   return drawn
 
 
-def _plot_by_file(
+def plot_by_file(
   axis: "Axes", rows: list[Row], values: list[float | None], label: str | None = None, **style: Any
 ) -> None:
   """Plot values by epoch, with a separate line for each file that was trained on."""

@@ -60,11 +60,11 @@ def test_speed_names_the_peers_and_the_processor():
 )
 def test_a_record_of_another_config_says_so(change, note, tmp_path, monkeypatch):
   folder = tmp_path / "airbench94"
-  shutil.copytree(tables._RECORDS / "airbench94", folder)
+  shutil.copytree(tables.RECORDS / "airbench94", folder)
   config = json.loads((folder / "config.json").read_text()) | change
   config = {field: value for field, value in config.items() if value is not None}
   (folder / "config.json").write_text(json.dumps(config))
-  monkeypatch.setattr(tables, "_RECORDS", tmp_path)
+  monkeypatch.setattr(tables, "RECORDS", tmp_path)
   if "num_epochs" in change and change["num_epochs"] is None:
     module = tables._module("airbench94")
     longer = module.get_config()
