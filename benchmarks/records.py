@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -81,6 +81,31 @@ def add_peer_option(parser: argparse.ArgumentParser) -> None:
     "--peer_python",
     default=str(ROOT / ".venv-peers" / "bin" / "python"),
     help="Python with torch, keras and tensorflow, or some of them (default: %(default)s)",
+  )
+
+
+def add_names_option(
+  parser: argparse.ArgumentParser,
+  option: str,
+  known: Iterable[str],
+  default: Iterable[str] | None = None,
+) -> None:
+  """Add an option that takes some of the `known` names, separated by commas, or none of them.
+
+  Args:
+    default: the names without the option; None means all.
+  """
+  known = tuple(known)
+
+  def parse_names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+      raise argparse.ArgumentTypeError(f"there is no {unknown[0]!r}; use {', '.join(known)}")
+    return names
+
+  names = known if default is None else tuple(default)
+  parser.add_argument(
+    option, type=parse_names, default=list(names), help=f"default: {','.join(names)}"
   )
 
 

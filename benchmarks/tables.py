@@ -213,9 +213,10 @@ def _compared(pattern: str, what: str) -> str:
     environment = record["environment"]
     device = _device(environment["sides"]["ours"]["device"])
     if "CPU" in device:
-      device += f", {environment['processor']}"
-    if limit := record["options"].get("limit_to"):
-      device += f" limited to {limit.upper()}"
+      kernels = environment["sides"]["ours"]["device"]["instruction_set"]
+      device += f", {environment['processor']}, {kernels}"
+    if record["options"].get("limit_to"):
+      device += " (limited)"
     cells = [ours["model"], str(ours["batch"]), ours["dtype"], device, f"{ours['step ms']:.4g}"]
     rows.append([*cells, ", ".join(ratios), environment["date"][:10]])
   return _table(header, rows)

@@ -75,18 +75,18 @@ def of_step(config: ml_collections.ConfigDict) -> tuple[tuple[int, int], list[in
 
 def main() -> None:
   parser = records.bare_parser(__doc__, "all_reduce")
-  parser.add_argument("--models", default=",".join(NETWORKS))
+  records.add_names_option(parser, "--models", NETWORKS)
   parser.add_argument("--devices", default="1,2,4,8", help="numbers of devices")
   parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)  # see `measure`
   options = records.parse(parser)
   if options.measure:
-    measure(options.models.split(","), options.measure)
+    measure(options.models, options.measure)
     return
   columns = ["model", "devices", "sync_bn", "all-reduces", "bytes", "formula", "ratio"]
   record = records.Record("all_reduce", options, columns)
   for num_devices in options.devices.split(","):
     command = [sys.executable, "-m", "benchmarks.speed.all_reduce", f"--measure={num_devices}"]
-    command.append(f"--models={options.models}")
+    command.append(f"--models={','.join(options.models)}")
     environment = records.side_environment(int(num_devices))
     with subprocess.Popen(
       command, cwd=records.ROOT, env=environment, stdout=subprocess.PIPE, text=True

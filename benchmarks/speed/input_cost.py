@@ -13,20 +13,21 @@ import argparse
 import statistics
 
 from benchmarks import records, timing
+from benchmarks.peers.common import MODELS
 
 INPUTS = ("constant", "plain", "augmented")
 
 
 def main() -> None:
   parser = records.parser(__doc__, "input_cost")
-  parser.add_argument("--models", default="simple_cnn,resnet18")
+  records.add_names_option(parser, "--models", MODELS, ("simple_cnn", "resnet18"))
   parser.add_argument("--batch", type=int, help="default: 512 on a GPU, 128 on CPU")
   options = records.parse(parser)
   batch = options.batch or (8 if options.quick else 512 if records.on_gpu() else 128)
   columns = ["model", "batch", "input", "step ms", "cost %", "lowest %", "highest %"]
   record = records.Record("input_cost", options, columns)
   with records.images(options.data_dir) as folder:
-    for model in options.models.split(","):
+    for model in options.models:
       measure(model, batch, options, folder, record)
 
 

@@ -67,7 +67,7 @@ def make_config(
   config.data.dir = data_dir
   config.data.validation = 0
   config.select.monitor = ""
-  config.num_epochs = 1_000_000
+  config.num_epochs = 10_000
   config.batch_size = batch
   config.model.name = model
   config.optimizer.learning_rate = 1e-4

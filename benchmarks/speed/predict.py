@@ -18,12 +18,12 @@ from benchmarks.speed.train_step import PEERS
 def main() -> None:
   parser = records.parser(__doc__, "predict")
   records.add_peer_option(parser)
-  parser.add_argument("--models", default=",".join(MODELS))
-  parser.add_argument("--peers", default=",".join(PEERS))
+  records.add_names_option(parser, "--models", MODELS)
+  records.add_names_option(parser, "--peers", PEERS)
   options = records.parse(parser)
   record = records.Record("predict", options, ["model", "side", "batch", "step ms", "ours / it"])
   with records.images(options.data_dir) as folder:
-    for model in options.models.split(","):
+    for model in options.models:
       measure(model, options, folder, record)
 
 
@@ -32,7 +32,7 @@ def measure(model: str, options: argparse.Namespace, folder: str, record: record
   dtype = records.choose_dtype(options)
   arguments = [f"--batch={BATCH_SIZE}", "--inputs=predict", f"--dtype={dtype}"]
   sides = [timing.ours("ours", model, options, folder, *arguments)]
-  sides += [timing.peer(name, model, options, *arguments) for name in options.peers.split(",")]
+  sides += [timing.peer(name, model, options, *arguments) for name in options.peers]
   cells = [timing.Cell(side, "predict") for side in sides]
   with timing.running(sides, options.limit) as problems:
     timings = timing.measure(cells, problems, options.rounds, options.seconds, options.limit)

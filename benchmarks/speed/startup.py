@@ -33,7 +33,7 @@ def main() -> None:
   records.add_peer_option(parser)
   parser.add_argument("--model", default="resnet18")
   parser.add_argument("--batch", type=int, default=128)
-  parser.add_argument("--peers", default=",".join(PEERS))
+  records.add_names_option(parser, "--peers", PEERS)
   parser.add_argument("--prepare", action="store_true", help="fetch and prepare CIFAR-10 too")
   parser.set_defaults(rounds=3)
   options = records.parse(parser)
@@ -42,7 +42,7 @@ def main() -> None:
   columns = ["side", "model", "batch", *(f"{state} s" for state in STATES)]
   columns += [f"begun {state} s" for state in STATES]
   record = records.Record("startup", options, [*columns, "ours / it"])
-  starts = Starts(["ours", *filter(None, options.peers.split(","))])
+  starts = Starts(["ours", *options.peers])
   try:
     with records.images(options.data_dir) as data:
       for round_index in range(-1, options.rounds):

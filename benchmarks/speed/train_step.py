@@ -48,8 +48,8 @@ class Sizes(NamedTuple):
 def main() -> None:
   parser = records.parser(__doc__, "train_step")
   records.add_peer_option(parser)
-  parser.add_argument("--models", default=",".join(MODELS))
-  parser.add_argument("--peers", default=",".join(PEERS))
+  records.add_names_option(parser, "--models", MODELS)
+  records.add_names_option(parser, "--peers", PEERS)
   parser.add_argument(
     "--batch", type=int, help="default: 512 on a GPU; 128 on CPU, wrn28_10 16, airbench94 1,024"
   )
@@ -61,7 +61,7 @@ def main() -> None:
   columns = ["model", "side", "batch", "step ms", "ours / it", "images/s", "epoch s"]
   record = records.Record("train_step", options, [*columns, "epoch examples", "ours / it, epoch"])
   with records.images(options.data_dir) as folder:
-    for model in options.models.split(","):
+    for model in options.models:
       measure(model, options, folder, record)
 
 
@@ -90,7 +90,7 @@ def measure(model: str, options: argparse.Namespace, folder: str, record: record
   sides = [timing.ours("ours", model, options, folder, *arguments, epoch_examples)]
   sides += [
     timing.peer(name, model, options, *arguments, f"--examples={sizes.examples}")
-    for name in options.peers.split(",")
+    for name in options.peers
   ]
   steps = [timing.Cell(side, "constant") for side in sides]
   epochs = [timing.Cell(side, "augmented", epoch=True) for side in sides]

@@ -17,7 +17,7 @@ from benchmarks.peers.common import MODELS
 
 def main() -> None:
   parser = records.parser(__doc__, "utilisation")
-  parser.add_argument("--models", default=",".join(MODELS))
+  records.add_names_option(parser, "--models", MODELS)
   parser.add_argument("--batch", type=int, help="default: 512 on a GPU, 32 on CPU")
   parser.add_argument("--matmul", type=int, help="default: 8192 on a GPU, 2048 on CPU")
   options = records.parse(parser)
@@ -27,7 +27,7 @@ def main() -> None:
   columns = ["model", "batch", "dtype", "step ms", "images/s", "GFLOP/image", "TFLOP/s"]
   record = records.Record("utilisation", options, [*columns, "peak TFLOP/s", "used %"])
   with records.images(options.data_dir) as folder:
-    for model in options.models.split(","):
+    for model in options.models:
       side = timing.ours(model, model, options, folder, f"--batch={options.batch}")
       measure(side, options, record)
 

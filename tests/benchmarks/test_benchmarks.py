@@ -110,6 +110,24 @@ def test_final_rows_of_an_airbench_script():
   assert to_accuracy.final_rows(["nothing\n"]) == []
 
 
+@pytest.mark.parametrize(
+  ("arguments", "names"),
+  [([], ["a", "b", "c"]), (["--sides="], []), (["--sides=c,a"], ["c", "a"])],
+)
+def test_names_are_separated_by_commas(arguments, names):
+  parser = records.bare_parser("", "sides")
+  records.add_names_option(parser, "--sides", ("a", "b", "c"))
+  assert parser.parse_args(arguments).sides == names
+
+
+def test_an_unknown_name_is_refused_with_the_known_ones(capsys):
+  parser = records.bare_parser("", "sides")
+  records.add_names_option(parser, "--sides", ("a", "b"))
+  with pytest.raises(SystemExit):
+    parser.parse_args(["--sides=a,d"])
+  assert "argument --sides: there is no 'd'; use a, b" in capsys.readouterr().err
+
+
 def test_random_images_load_as_cifar10(tmp_path):
   records.write_random_cifar10(str(tmp_path), train=30, test=20)
   dataset = datasets.load("cifar10", str(tmp_path))
