@@ -20,6 +20,7 @@ import optax
 import input_pipeline
 import models
 from cifar_jax import errors
+from cifar_jax.augment import chain, evaluation
 from cifar_jax.config import check_config
 from cifar_jax.data import sources, splits
 from cifar_jax.kernels import convolution
@@ -63,6 +64,14 @@ def _has_bfloat16_units() -> bool:
   return all(int(major) >= 8 for major in majors if major.isdigit())
 
 
+def _check_parts(config: ml_collections.ConfigDict) -> None:
+  """Raise UserError for a wrong name or argument now, before a dataset is downloaded."""
+  models.create(config.model, num_classes=1)
+  optimizers.create(config.optimizer, optax.constant_schedule(0.0))
+  chain.parse(config.augment)
+  evaluation.parse(config.eval_transform)
+
+
 class Experiment:
   """The parts of a run that training does not change.
 
@@ -90,6 +99,7 @@ class Experiment:
 
   def __init__(self, config: ml_collections.ConfigDict, schedule: schedules.Schedule | None = None):
     self.config = config
+    _check_parts(config)
     self.dataset = self.inputs = input_pipeline.load(config)
     self.splits = splits.make_splits(self.dataset, config.data)
     if config.num_seeds > 1 and not sources.is_resident(self.dataset, config.data):
@@ -227,7 +237,7 @@ class Experiment:
     remedies.append("take a smaller batch_size or network")
     return {
       "train": ("batch_size", ", or ".join(remedies)),
-      "evaluate": ("eval_batch_size", "take a smaller one, which changes no result"),
+      "evaluate": ("eval_batch_size", "take a smaller one; results change by rounding at most"),
     }
 
   @property

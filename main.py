@@ -208,9 +208,9 @@ def main(argv: list[str]) -> int | None:
     )
   if mode.needs_config and flags.FLAGS.config is None:
     raise errors.UserError("--config: missing; name an experiment, such as configs/resnet18.py")
-  if mode.workdirs and not _WORKDIR.value and not (mode.reads_hub and _OPTIONS["model"].value):
+  if mode.needs_workdir and not _WORKDIR.value and not (mode.reads_hub and _OPTIONS["model"].value):
     raise errors.UserError("--workdir: missing; pass the run folder (it is created if needed)")
-  if len(_WORKDIR.value) > 1 and mode.workdirs < 2:
+  if len(_WORKDIR.value) > 1 and not mode.takes_workdirs:
     raise errors.UserError(f"--workdir: --mode={_MODE.value} takes only one; pass one run folder")
   if not mode.reads_hub and any(map(hub.is_address, _WORKDIR.value)):
     raise errors.UserError(

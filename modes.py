@@ -34,7 +34,8 @@ class Mode(NamedTuple):
   Attributes:
     run: runs the mode and returns the exit code; None stands for 0.
     needs_config: whether --config is required.
-    workdirs: the number of run folders that the mode requires: 0, 1, or 2 for one or more.
+    needs_workdir: whether --workdir is required.
+    takes_workdirs: whether --workdir may be given several times.
     takes_paths: whether files and folders may follow the flags.
     starts_jax: whether JAX is started before the mode runs.
     in_parallel: whether several processes may run the mode together.
@@ -42,8 +43,9 @@ class Mode(NamedTuple):
   """
 
   run: Callable[[Call], int | None]
-  needs_config: bool
-  workdirs: int
+  needs_config: bool = False
+  needs_workdir: bool = False
+  takes_workdirs: bool = False
   takes_paths: bool = False
   starts_jax: bool = True
   in_parallel: bool = False
@@ -322,24 +324,26 @@ def _serve(call: Call) -> None:
 
 
 MODES = {
-  "train": Mode(_train, needs_config=True, workdirs=1, in_parallel=True),
-  "prepare": Mode(_prepare, needs_config=True, workdirs=0, starts_jax=False),
-  "dataset": Mode(_dataset, needs_config=True, workdirs=0),
-  "summary": Mode(_summary, needs_config=True, workdirs=0),
-  "models": Mode(_models, needs_config=False, workdirs=0, takes_paths=True),
-  "lr_range": Mode(_lr_range, needs_config=True, workdirs=1),
-  "sweep": Mode(_sweep, needs_config=False, workdirs=1, in_parallel=True),
-  "evaluate": Mode(_evaluate, needs_config=False, workdirs=1),
-  "predict": Mode(_predict, needs_config=False, workdirs=2, takes_paths=True, reads_hub=True),
-  "visualize": Mode(_visualize, needs_config=False, workdirs=1, takes_paths=True),
-  "report": Mode(_report, needs_config=False, workdirs=2, starts_jax=False),
-  "compare": Mode(_compare, needs_config=False, workdirs=0, takes_paths=True),
-  "export": Mode(_export, needs_config=False, workdirs=1),
-  "sync": Mode(_sync, needs_config=False, workdirs=1, starts_jax=False),
-  "push": Mode(_push, needs_config=False, workdirs=1, takes_paths=True),
-  "verify": Mode(_verify, needs_config=True, workdirs=0, starts_jax=False),
-  "rerun": Mode(_rerun, needs_config=False, workdirs=1, takes_paths=True, starts_jax=False),
-  "check": Mode(_check, needs_config=False, workdirs=0, takes_paths=True, starts_jax=False),
-  "serve": Mode(_serve, needs_config=False, workdirs=2),
-  "completion": Mode(_completion, needs_config=False, workdirs=0, starts_jax=False),
+  "train": Mode(_train, needs_config=True, needs_workdir=True, in_parallel=True),
+  "prepare": Mode(_prepare, needs_config=True, starts_jax=False),
+  "dataset": Mode(_dataset, needs_config=True),
+  "summary": Mode(_summary, needs_config=True),
+  "models": Mode(_models, takes_paths=True),
+  "lr_range": Mode(_lr_range, needs_config=True, needs_workdir=True),
+  "sweep": Mode(_sweep, needs_workdir=True, in_parallel=True),
+  "evaluate": Mode(_evaluate, needs_workdir=True),
+  "predict": Mode(
+    _predict, needs_workdir=True, takes_workdirs=True, takes_paths=True, reads_hub=True
+  ),
+  "visualize": Mode(_visualize, needs_workdir=True, takes_paths=True),
+  "report": Mode(_report, needs_workdir=True, takes_workdirs=True, starts_jax=False),
+  "compare": Mode(_compare, takes_paths=True),
+  "export": Mode(_export, needs_workdir=True),
+  "sync": Mode(_sync, needs_workdir=True, starts_jax=False),
+  "push": Mode(_push, needs_workdir=True, takes_paths=True),
+  "verify": Mode(_verify, needs_config=True, starts_jax=False),
+  "rerun": Mode(_rerun, needs_workdir=True, takes_paths=True, starts_jax=False),
+  "check": Mode(_check, takes_paths=True, starts_jax=False),
+  "serve": Mode(_serve, needs_workdir=True, takes_workdirs=True),
+  "completion": Mode(_completion, starts_jax=False),
 }

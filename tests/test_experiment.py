@@ -35,6 +35,31 @@ def test_auto_is_bfloat16_where_the_devices_have_units_for_it(
   assert experiment.resolve(default.get_config()).dtype == dtype
 
 
+@pytest.mark.parametrize(
+  ("section", "field", "value"),
+  [
+    ("model", "name", "resnet81"),
+    ("optimizer", "name", "sdg"),
+    ("optimizer", "momentum", 2.0),
+  ],
+)
+def test_wrong_parts_are_refused_before_a_dataset_is_fetched(monkeypatch, section, field, value):
+  monkeypatch.setattr(input_pipeline, "load", lambda config: pytest.fail("a dataset was fetched"))
+  config = default.get_config()
+  config[section][field] = value
+  with pytest.raises(errors.UserError, match=f"{section}.{field}"):
+    experiment.Experiment(experiment.resolve(config))
+
+
+@pytest.mark.parametrize("field", ["augment", "eval_transform"])
+def test_wrong_transforms_are_refused_before_a_dataset_is_fetched(monkeypatch, field):
+  monkeypatch.setattr(input_pipeline, "load", lambda config: pytest.fail("a dataset was fetched"))
+  config = default.get_config()
+  config[field] = "flop()"
+  with pytest.raises(errors.UserError, match=f"{field}.*flop"):
+    experiment.Experiment(experiment.resolve(config))
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
   """Pretend an accelerator; return a function that makes an experiment on a small dataset there."""

@@ -99,7 +99,8 @@ def mode_target(folder: pathlib.Path, run: pathlib.Path) -> Target:
       contextlib.redirect_stdout(io.StringIO()),
       contextlib.suppress(_Trains),
     ):
-      mode.run(modes.Call(config, workdirs[: mode.workdirs], paths, options))
+      num_workdirs = len(workdirs) if mode.takes_workdirs else int(mode.needs_workdir)
+      mode.run(modes.Call(config, workdirs[:num_workdirs], paths, options))
 
   intact: list[dict[str, Any]] = [
     {"mode": mode, "changes": {}, "paths": [], "workdirs": [], "options": OPTIONS}

@@ -1,8 +1,8 @@
 """Optimizers, by name: optax chains that turn a gradient into an update of the parameters.
 
 Every optimizer consists of, in this order: clipping by global norm, a method (`METHODS`), decoupled
-weight decay, and multipliers of the learning rate by parameter; `muon_sgd` then normalises its
-kernels. To add a method, write it below and add it to `METHODS`.
+weight decay, multipliers of the learning rate by parameter, and the part of a method that no
+learning rate scales (`UNSCALED`). To add a method, write it below and add it to `METHODS`.
 
 Where Keras, PyTorch and optax differ, these optimizers follow Keras, because the reports used it:
 
@@ -108,8 +108,8 @@ def create(
       gradients, state.method, params, learning_rate=learning_rate
     )
     updates = _multiply_rates(updates, common)
-    if method_config["name"] == "muon_sgd":
-      updates = normalise_kernels(updates, params, label_frozen(frozen, params))
+    if add_unscaled := UNSCALED.get(method_config["name"]):
+      updates = add_unscaled(updates, params, label_frozen(frozen, params))
     updates = _freeze_after(updates, state.step, common, steps_per_epoch)
     return updates, OptimizerState(optax.safe_increment(state.step), method_state)
 
@@ -240,6 +240,9 @@ METHODS: dict[str, Callable[..., optax.GradientTransformation]] = {
   "rmsprop": rmsprop,
   "sgd": sgd,
 }
+# By method: returns updates with the part added that no learning rate scales. Its arguments are
+# updates, params, and the labels of `label_frozen`.
+UNSCALED: dict[str, Callable[[PyTree, PyTree, PyTree], PyTree]] = {"muon_sgd": normalise_kernels}
 
 
 def l2_penalty(params: PyTree, rules: Iterable[tuple[str, float]]) -> jax.Array:
