@@ -185,23 +185,19 @@ def unique_name(name: str) -> str:
 def _watch(client: Client, group: Group, hosts: Mapping[str, str]) -> None:
   """Ask repeatedly which processes are alive; the answer comes once all of them have asked."""
   everyone = list(range(group.count))
-  first: Mapping[int, int] | None = None
-  try:
-    while True:
-      live = client.get_live_nodes(everyone)
-      first = first or live
-      if _leaving.is_set():
-        if live.keys() <= {0}:
-          _alone.set()
-          return
+  # An error means that the service has ended: the relay reports that, or the run is over.
+  with contextlib.suppress(RuntimeError, ValueError):
+    first = live = client.get_live_nodes(everyone)
+    while not _leaving.is_set():
       # A restarted process answers with a different number than at first.
-      elif lost := [i for i in everyone if i not in live or live[i] != first.get(i)]:
+      if lost := [i for i in everyone if i not in live or live[i] != first.get(i)]:
         _end(group, lost[0], hosts[f"host/{lost[0]}"])
       _leaving.wait(_ASK_SECONDS)
-      if _leaving.is_set():
-        time.sleep(0.1)
-  except (RuntimeError, ValueError):
-    return  # the service has ended: the relay reports that, or the run is over
+      live = client.get_live_nodes(everyone)
+    while live.keys() - {0}:
+      time.sleep(0.1)
+      live = client.get_live_nodes(everyone)
+    _alone.set()
 
 
 def _keep_in_touch(client: Client, group: Group) -> None:
