@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
+import ml_collections
+
 from analysis.model_card import wilson_interval
 from benchmarks import records
 from cifar_jax import config
@@ -68,13 +70,18 @@ def accuracy() -> str:
   """Return two tables: every recipe, then every reproduction with its report's figure."""
   tables = []
   for folder, column in (("configs", "published"), ("configs/reproductions", "report")):
-    files = sorted((ROOT / folder).glob("*.py"))
-    names = [file.stem for file in files if file.stem not in ("__init__", "default")]
     rows = [
-      [_config_link(name, ROOT / "docs"), published(name), *_result_cells(name)] for name in names
+      [_config_link(name, ROOT / "docs"), published(name), *_result_cells(name)]
+      for name in config_names(folder)
     ]
     tables.append(_table(["config", column, *_MEASURED], rows))
   return "\n\n".join(tables)
+
+
+def config_names(folder: str) -> list[str]:
+  """Return the names of the experiments in a folder of the repository."""
+  files = sorted((ROOT / folder).glob("*.py"))
+  return [file.stem for file in files if file.stem not in ("__init__", "default")]
 
 
 def _config_module(name: str) -> str:
@@ -84,12 +91,22 @@ def _config_module(name: str) -> str:
 
 def _config_link(name: str, folder: pathlib.Path) -> str:
   """Return a Markdown link to a config, relative to the `folder` of the document."""
-  file = ROOT / (_config_module(name).replace(".", "/") + ".py")
-  return f"[{name}]({pathlib.PurePath(os.path.relpath(file, folder)).as_posix()})"
+  path = pathlib.PurePath(os.path.relpath(config_file(name), folder))
+  return f"[{name}]({path.as_posix()})"
+
+
+def config_file(name: str) -> pathlib.Path:
+  """Return the file of a config."""
+  return ROOT / (_config_module(name).replace(".", "/") + ".py")
 
 
 def _module(name: str) -> ModuleType:
   return importlib.import_module(_config_module(name))
+
+
+def load_config(name: str) -> ml_collections.ConfigDict:
+  """Return the config of that name."""
+  return _module(name).get_config()
 
 
 def published(name: str) -> str:
@@ -101,7 +118,9 @@ def _result_cells(name: str) -> list[str]:
   """Return the columns `_MEASURED` for one recorded run."""
   file = RECORDS / name / "results.json"
   if not file.exists():
-    return [_reason_not_run(name), *[""] * (len(_MEASURED) - 1)]
+    needs = missing_files(name)
+    reason = f"not run: needs {needs}" if needs else "not run yet"
+    return [reason, *[""] * (len(_MEASURED) - 1)]
   results = json.loads(file.read_text())
   changed = _changed_fields(name)
   note = f", made with {', '.join(changed)}" if changed else ""
@@ -121,14 +140,12 @@ def _result_cells(name: str) -> list[str]:
   ]
 
 
-def _reason_not_run(name: str) -> str:
-  """Return 'not run' with the reason, as far as the config tells."""
-  experiment = _module(name).get_config()
+def missing_files(name: str) -> str:
+  """Return the files that a config needs and this project's machines lack; '' for none."""
+  experiment = load_config(name)
   if experiment.data.name.startswith("cifar100"):
-    return "not run: needs CIFAR-100"
-  if experiment.model.get("pretrained"):
-    return "not run: needs ImageNet's weights"
-  return "not run yet"
+    return "CIFAR-100"
+  return "ImageNet's weights" if experiment.model.get("pretrained") else ""
 
 
 def _changed_fields(name: str) -> list[str]:
@@ -139,7 +156,7 @@ def _changed_fields(name: str) -> list[str]:
   record = json.loads((RECORDS / name / "config.json").read_text())
   defaults = config.flatten(config.as_json(default.get_config()))
   old = defaults | config.flatten(record)
-  new = config.flatten(config.as_json(_module(name).get_config()))
+  new = config.flatten(config.as_json(load_config(name)))
   return [
     f"{field}={_value_text(old.get(field))}"
     for field in sorted(old.keys() | new.keys())

@@ -35,7 +35,7 @@ def test_a_recorded_run_has_its_figures_and_links_to_its_config():
   [("report003_cifar100", "CIFAR-100"), ("report001_vgg16_frozen", "ImageNet's weights")],
 )
 def test_a_config_that_needs_other_files_says_which(name, needs):
-  assert tables._reason_not_run(name) == f"not run: needs {needs}"
+  assert tables._result_cells(name)[0] == f"not run: needs {needs}"
 
 
 def test_the_headline_compares_with_the_time_of_each_peer():
