@@ -262,12 +262,11 @@ def test_odd_file_names_are_handled(workdir, tmp_path):
   )
   assert code == 2
   assert [row["file"] for row in output["images"]] == [f"{tmp_path}/\\xff.png"] * 2
-  assert [bad["reason"] for bad in output["skipped"]] == [
-    "File name too long",
-    "embedded null byte",
-    "not a regular file",
-    "No such file or directory",
-  ]
+  too_long, null, folder, missing = [bad["reason"] for bad in output["skipped"]]
+  assert too_long == "File name too long"
+  assert "embedded null" in null  # Python's words, which change
+  assert folder == "not a regular file"
+  assert missing == "No such file or directory"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

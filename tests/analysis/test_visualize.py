@@ -212,8 +212,9 @@ def test_the_median_filter_of_a_trained_network_is_excited_tenfold(run):
     excited = ascent.excite_filters(run, layer)
     assert excited.pixels.shape == (layer.shape[2], 32, 32, 3)
     assert excited.pixels.dtype == np.uint8
-    assert (excited.ascent_response > excited.noise_response).all(), layer.name
-    assert np.median(excited.pixels_response) > np.median(excited.noise_response), layer.name
+    assert (excited.ascent_response >= excited.noise_response).all(), layer.name
+    for response in (excited.ascent_response, excited.pixels_response):
+      assert np.median(response) > np.median(excited.noise_response), layer.name
     assert np.median(excited.ascent_response / np.abs(excited.noise_response)) >= 10, layer.name
 
 
