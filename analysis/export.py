@@ -49,7 +49,7 @@ def export(run: Run) -> list[epath.Path]:
     text = json.dumps(weights_file.describe(content_of(run)), indent=2)
     write_atomically(description, f"{text}\n".encode())
 
-  pixels = np.random.RandomState(0).randint(0, 256, (3, *run.image_shape), np.uint8)
+  pixels = np.random.RandomState(0).randint(0, 256, (3, *run.image_shape), dtype=np.uint8)
   expected = run.logits(pixels)
   logits = load_function(function)(pixels)
   difference = np.abs(logits - expected).max() / max(1.0, np.abs(expected).max())

@@ -48,7 +48,7 @@ def export_onnx(run: Run) -> list[epath.Path]:
       "formats (without --format)"
     )
   run = run.in_float32()
-  images = np.random.RandomState(0).randint(0, 256, (_NUM_IMAGES, *run.image_shape), np.uint8)
+  images = np.random.RandomState(0).randint(0, 256, (_NUM_IMAGES, *run.image_shape), dtype=np.uint8)
   with tempfile.TemporaryDirectory() as name:
     folder = pathlib.Path(name)
     (folder / "weights.safetensors").write_bytes(export.serialize_weights(run))

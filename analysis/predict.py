@@ -242,7 +242,7 @@ def describe_prediction(network: Network, probabilities: np.ndarray, limits: Thr
     "top5": ranked,
     "normalized_entropy": entropy,
     "probably_none_of_the_classes": bool(
-      p.max() < limits.min_probability or entropy > limits.max_entropy
+      np.max(p) < limits.min_probability or entropy > limits.max_entropy
     ),
   }
 

@@ -89,7 +89,7 @@ def list_arguments(name: str) -> dict[str, Any]:
 def create(
   config_model: Mapping[str, Any],
   num_classes: int,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: jax.typing.DTypeLike = jnp.float32,
   axis_name: str | None = None,
 ) -> nn.Module:
   """Return the model that a config describes.

@@ -73,7 +73,9 @@ def whitening_kernel(images: jax.Array, size: int = 2, eps: float = 5e-4) -> jax
   return kernel.reshape(size, size, images.shape[-1], -1)
 
 
-def dirac(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def dirac(
+  key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32
+) -> jax.Array:
   """Return a kernel whose first outputs copy the inputs; the rest is drawn from U(±1/√fan-in).
 
   Args:
@@ -89,7 +91,7 @@ def dirac(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) 
 class Whitening(nn.Module):
   """A 2×2 convolution with bias and no padding, whose initial kernel whitens the images."""
 
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
   draw_bias: bool = False
 
   @nn.compact
@@ -154,7 +156,7 @@ class Airbench(nn.Module):
   scale: float
   unit_head: bool
   draw_whitening_bias: bool
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 
@@ -183,7 +185,7 @@ class Airbench(nn.Module):
 
 
 def _draw_unit_kernel(
-  key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32
+  key: jax.Array, shape: Sequence[int], dtype: jax.typing.DTypeLike = jnp.float32
 ) -> jax.Array:
   kernel = _FAN_IN(key, shape, dtype)
   return kernel / jnp.std(kernel, ddof=1)

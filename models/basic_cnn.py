@@ -52,7 +52,7 @@ class Inception(nn.Module):
   """
 
   width: int
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -90,7 +90,7 @@ class BasicCNN(nn.Module):
   single_logit: bool = False
   padding: str = "same"
   kind: str = "plain"
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -31,7 +31,7 @@ class SimpleCNN(nn.Module):
   widths: Sequence[int] = (32, 64, 128)
   dense: Sequence[int] = (256, 128)
   dropout: float = 0.3
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -37,7 +37,7 @@ def create_model(
   *,
   images: Array | None = None,
   seed: int = 0,
-  dtype: jnp.dtype = jnp.float32,
+  dtype: jax.typing.DTypeLike = jnp.float32,
   **arguments: Any,
 ) -> tuple[nn.Module, Variables]:
   """Return a network and its variables: `logits = model.apply(variables, images, train=False)`.

@@ -150,7 +150,7 @@ class EluResNet(nn.Module):
   head_dropout: float = 0.5
   epsilon: float = 2.5
   gate_bias: float = -2.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -62,7 +62,9 @@ def place_blocks(stages: Sequence[int], widths: Sequence[int]) -> list[BlockPlac
   ]
 
 
-def conv(features: int, size: int, stride: int = 1, *, dtype: jnp.dtype, name: str) -> nn.Conv:
+def conv(
+  features: int, size: int, stride: int = 1, *, dtype: jax.typing.DTypeLike, name: str
+) -> nn.Conv:
   """Return a convolution of the ResNets: odd `size`, no bias, He fan-out normal weights.
 
   The padding is size // 2 on every side. At stride 2, 'SAME' would pad only the right and bottom
@@ -99,7 +101,7 @@ def pooled_logits(x: jax.Array, num_classes: int) -> jax.Array:
 
 def batch_norm(
   train: bool,
-  dtype: jnp.dtype,
+  dtype: jax.typing.DTypeLike,
   axis_name: str | None,
   momentum: float = 0.99,
   epsilon: float = 1e-3,

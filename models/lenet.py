@@ -46,7 +46,7 @@ class LeNet(nn.Module):
   batch_norm: bool = False
   dense: int = 512
   linear_convs: Sequence[int] = ()
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -31,7 +31,7 @@ class BatchNorm(nn.Module):
   use_running_average: bool
   momentum: float = 0.99
   epsilon: float = 1e-3
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   use_scale: bool = True
   scale_init: Callable = nn.initializers.ones

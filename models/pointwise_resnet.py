@@ -65,7 +65,7 @@ class PointwiseResNet(nn.Module):
   widths: Sequence[int] = (64, 128, 256, 512)
   blocks: int = 3
   dropout: float = 0.3
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -98,7 +98,7 @@ class PreActResNet(nn.Module):
   widths: Sequence[int]
   stem_width: int
   dropout: float = 0.0
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

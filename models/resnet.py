@@ -109,7 +109,7 @@ class ResNet(nn.Module):
   stem: str = "cifar"
   shortcut: str = "B"
   zero_init_residual: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -42,7 +42,7 @@ class VGGBase(nn.Module):
   stages: Sequence[int]
   widths: Sequence[int] = (64, 128, 256, 512, 512)
   kernel_init: nn.initializers.Initializer = _GLOROT_UNIFORM
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, images: jax.Array) -> jax.Array:
@@ -79,7 +79,7 @@ class VGG(nn.Module):
   kernel_init: nn.initializers.Initializer = _GLOROT_UNIFORM
   single_logit: bool = False
   from_features: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
   axis_name: str | None = None
   sync_bn: bool = True
 

@@ -194,7 +194,7 @@ def _explain(served: Served, content: bytes, class_name: str) -> bytes:
   if class_name and class_name not in run.class_names:
     raise errors.UserError(f"class: {class_name!r} is unknown; use one of {run.class_names}")
   chosen = (
-    run.class_names.index(class_name) if class_name else int(served.run.predict(pixels).argmax())
+    run.class_names.index(class_name) if class_name else int(np.argmax(served.run.predict(pixels)))
   )
   inputs = run.prepare(pixels)
   layer = gradients.find_last_feature_map(layers)

@@ -31,7 +31,7 @@ class BrightestCorner(nn.Module):
   """
 
   has_convolution: bool = False
-  dtype: jnp.dtype = jnp.float32
+  dtype: jax.typing.DTypeLike = jnp.float32
 
   @nn.compact
   def __call__(self, x, train):

@@ -55,6 +55,6 @@ def parse(spec: str) -> EvalTransform:
 def _keys_of(pixels: jax.Array) -> jax.Array:
   """Return a key for each image [n, height, width, channels] that depends on its pixels alone."""
   values = jnp.clip(pixels, 0, 255).astype(jnp.uint32).reshape(pixels.shape[0], -1)
-  factors = np.random.RandomState(0).randint(0, 2**32, values.shape[1:], np.uint32)
+  factors = np.random.RandomState(0).randint(0, 2**32, values.shape[1:], dtype=np.uint32)
   sums = jnp.sum(values * factors, axis=1, dtype=jnp.uint32)  # exact modulo 2 ** 32, in any order
   return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), sums)

@@ -35,7 +35,7 @@ class Plain(nn.Module):
   """What BatchNorm is to equal, by Flax."""
 
   activation: str
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x, residual=None):
@@ -49,7 +49,7 @@ class Ours(nn.Module):
   """BatchNorm under the name it has in Plain."""
 
   activation: str
-  dtype: jnp.dtype
+  dtype: jax.typing.DTypeLike
 
   @nn.compact
   def __call__(self, x, residual=None):
