@@ -83,14 +83,14 @@ def count_operations(name: str) -> Missing:
   """Return the operations of a config's training, or why it cannot be trained here."""
   from experiment import Experiment, resolve
 
-  if needs := tables.missing_files(name):
-    return Missing(name, 0, f"needs {needs}")
+  config = tables.load_config(name)
+  if config.model.get("pretrained"):
+    return Missing(name, 0, "name the file of the weights; see the config")
   try:
-    experiment = Experiment(resolve(tables.load_config(name)))
+    experiment = Experiment(resolve(config))
   except errors.UserError as error:
     return Missing(name, 0, errors.first_line(error))
   forward = flops.of_model(experiment.model, (1, *experiment.dataset.train.images.shape[1:]))
-  config = experiment.config
   examples = experiment.total_steps * (config.proxy.keep or config.batch_size)
   return Missing(name, flops.of_training(forward) * examples)
 
@@ -132,6 +132,8 @@ def train_all(
           running[cores] = name, _start(name, runs, flags, cores)
           print(f"{name}: training; log: {runs / name}.log", flush=True)
       time.sleep(_POLL_SECONDS)
+  except KeyboardInterrupt:
+    print("stopping; wait until all are saved", flush=True)
   finally:
     for _, process in running.values():
       process.send_signal(signal.SIGTERM)

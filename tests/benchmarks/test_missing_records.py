@@ -9,6 +9,7 @@ from fakes import fake_dataset
 
 import input_pipeline
 from benchmarks import missing_records, tables
+from cifar_jax import errors
 
 # Stands in for main.py: `fails` fails, `waits` trains until SIGTERM, the others finish at once.
 MAIN = """
@@ -63,18 +64,22 @@ def test_when_the_time_is_over_a_training_is_asked_to_save(folders, capsys):
 def test_missing_configs_are_ordered_by_their_cost_and_the_impossible_come_last(
   tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(input_pipeline, "load", lambda config: fake_dataset(train=5120, test=160))
+  def load(config):
+    if config.data.name == "cifar100":
+      raise errors.UserError("cifar100: no source has it; see docs/data.md")
+    return fake_dataset(train=5120, test=160)
+
+  monkeypatch.setattr(input_pipeline, "load", load)
   (tmp_path / "report004_b").mkdir()
   (tmp_path / "report004_b" / "results.json").write_text("{}")
-  names = ["report003_cifar100", "resnet18", "report004_b", "report004_a"]
+  names = ["report001_vgg16_frozen", "report003_cifar100", "resnet18", "report004_b", "report004_a"]
   missing = missing_records.find_missing(names, tmp_path)
   assert [config.name for config in missing] == [
     "report004_a",
     "resnet18",
+    "report001_vgg16_frozen",
     "report003_cifar100",
   ]
-  assert missing[-1].reason == "needs CIFAR-100"
-  assert missing_records.describe(missing).splitlines()[-1].split() == [
-    "report003_cifar100",
-    *missing[-1].reason.split(),
-  ]
+  assert missing[-2].reason.startswith("name the file of the weights")
+  last_line = missing_records.describe(missing).splitlines()[-1]
+  assert last_line.split(maxsplit=1) == ["report003_cifar100", missing[-1].reason]
