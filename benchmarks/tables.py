@@ -118,7 +118,7 @@ def _result_cells(name: str) -> list[str]:
   """Return the columns `_MEASURED` for one recorded run."""
   file = RECORDS / name / "results.json"
   if not file.exists():
-    needs = missing_files(name)
+    needs = _missing_files(name)
     reason = f"not run: needs {needs}" if needs else "not run yet"
     return [reason, *[""] * (len(_MEASURED) - 1)]
   results = json.loads(file.read_text())
@@ -140,7 +140,7 @@ def _result_cells(name: str) -> list[str]:
   ]
 
 
-def missing_files(name: str) -> str:
+def _missing_files(name: str) -> str:
   """Return the files that a config needs and this project's machines lack; '' for none."""
   experiment = load_config(name)
   if experiment.data.name.startswith("cifar100"):

@@ -56,17 +56,14 @@ def main() -> None:
   parser = records.parser(__doc__, "gpu")
   records.add_peer_option(parser)
   parser.add_argument("--minutes", type=float, default=8.7, help="for all parts")
-  parser.add_argument("--parts", default=",".join(part.name for part in PARTS))
+  records.add_names_option(parser, "--parts", (part.name for part in PARTS))
   options = records.parse(parser)
-  names = options.parts.split(",")
-  if unknown := set(names) - {part.name for part in PARTS}:
-    parser.error(f"--parts: {', '.join(sorted(unknown))} is unknown; see --help")
   end = time.monotonic() + 60 * options.minutes
   record = Record(options.output)
   try:
     with records.images(options.data_dir) as data, tempfile.TemporaryDirectory() as folder:
       for part in PARTS:
-        if part.name in names:
+        if part.name in options.parts:
           file = pathlib.Path(folder) / f"{part.name}.json"
           run(part, options, data, file, end - time.monotonic(), record)
   finally:
